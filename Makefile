@@ -1,0 +1,55 @@
+# Every command of the README; `make` alone lists them.
+#
+# The virtual environment is created and filled on demand. Stamp files inside it remember what was
+# installed: a second run starts at once, a changed dependency or another PYTHON installs again.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CREATED := $(VENV)/.created-with-$(subst /,_,$(PYTHON))
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-slow lint clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
+	@echo 'Another Python (3.10 or later): make test PYTHON=python3.12'
+
+demo: $(VENV)/.installed-demo ## Fit the baseball posterior with a mixture guide: a table and figures
+	$(BIN)/python -m experiments baseball --demo
+
+test: lint ## Run the linters and the tests
+	$(PYTEST)
+
+test-slow: $(VENV)/.installed-test ## Run the tests that take longer
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.installed-test ## Run ruff and mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+clean: ## Remove the virtual environment, caches and build outputs (results/ stays)
+	rm -rf $(VENV) build dist docs/_build *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed-demo: EXTRAS := experiments
+$(VENV)/.installed-test: EXTRAS := experiments,test
+$(VENV)/.installed-demo $(VENV)/.installed-test: $(CREATED) setup.cfg pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo 'error: "$(PYTHON)" is not a Python 3.10 or later; name one: make ... PYTHON=python3.12' >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo 'error: "$(PYTHON)" cannot create virtual environments: it has no ensurepip or venv.' >&2; \
+	  echo 'Debian and Ubuntu ship them apart: apt install python3-venv' >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
