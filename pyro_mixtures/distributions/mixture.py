@@ -1,0 +1,337 @@
+"""The base class of the mixtures: everything that does not depend on the components' family."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.score_parts import ScoreParts
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
+from pyro_mixtures.velocity.pathwise import pathwise
+
+WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
+
+
+class Mixture(TorchDistribution):
+    r"""A mixture whose ``rsample`` carries gradients to its components and to its weights.
+
+    .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
+
+    A family names its component parameters in ``component_parameters`` (with the shape of each
+    behind the batch, in letters), lists its ``transports`` and supplies ``mean``, ``variance`` and
+    pure functions of samples ``(*B, S, D)`` and parameters that have the full batch shape ``B``:
+
+    - ``_draw(index, *components)``: samples of the components ``index (*B, S)``, ``(*B, S, D)``;
+    - ``_log_components(z, *components)``: log densities, ``(*B, S, K)``;
+    - ``_component_vjp(z, grad, responsibilities, *components)``: the components' gradients;
+    - ``_component_distance(*components)``: for the grouping, ``(*B, K, K)``.
+
+    The weights' gradient is estimated as ``weight_gradient`` says:
+
+    - ``"pathwise"``: by the transport alone; ``rsample`` on its own is unbiased for any cost.
+    - ``"clustered"``: by the transport within groups of overlapping components and by the score
+      function between groups. ``rsample`` carries the first part *only*; the second is in
+      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. Outside such an objective the gradient of
+      the logits is biased.
+    - ``"score"``: by the score function alone (the paper's hybrid estimator); the same warning.
+    """
+
+    has_rsample = True
+    support = constraints.real_vector
+    component_parameters: ClassVar[dict[str, str]]
+    transports: ClassVar[dict[str, Callable[..., Tensor]]]
+
+    component_logits: Tensor
+
+    def __init__(
+        self,
+        *components: Tensor,
+        component_logits: Tensor,
+        transport: str,
+        weight_gradient: str,
+        validate_args: bool | None = None,
+    ) -> None:
+        _check_choice("transport", transport, tuple(self.transports))
+        _check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        values = (*components, component_logits)
+        parameters = dict(zip(self._parameter_shapes(), values, strict=True))
+        batch_shape, sizes = _check_shapes(parameters, self._parameter_shapes())
+        for name, letters in self._parameter_shapes().items():
+            event_shape = tuple(sizes[letter] for letter in letters)
+            setattr(self, name, parameters[name].expand(batch_shape + event_shape))
+        self.transport, self.weight_gradient = transport, weight_gradient
+        super().__init__(batch_shape, torch.Size([sizes["D"]]), validate_args=validate_args)
+        if self._validate_args:
+            self._check_logits()
+
+    @classmethod
+    def _parameter_shapes(cls) -> dict[str, str]:
+        return {**cls.component_parameters, "component_logits": "K"}
+
+    def _check_logits(self) -> None:
+        if not bool(self.component_logits.detach().amax(-1).isfinite().all()):
+            raise ValueError(
+                "Expected component_logits below +inf with a finite entry in each mixture, but got"
+                f" {self.component_logits}"
+            )
+
+    def expand(self, batch_shape, _instance=None):
+        batch_shape = torch.Size(batch_shape)
+        new = self._get_checked_instance(type(self), _instance)
+        for name, letters in self._parameter_shapes().items():
+            value = getattr(self, name)
+            setattr(new, name, value.expand(batch_shape + value.shape[-len(letters) :]))
+        new.transport, new.weight_gradient = self.transport, self.weight_gradient
+        core = self._core
+        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
+            new._unexpanded = core
+        super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def _core(self) -> Mixture:
+        """This mixture before ``expand`` added dimensions on the left.
+
+        Those (a plate of particles, say) hold samples of one mixture, not many mixtures.
+        """
+        return self.__dict__.get("_unexpanded", self)
+
+    @property
+    def _components(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, name) for name in self.component_parameters)
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.component_logits.shape[-1]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Normalized logarithms of the weights, ``(*B, K)``."""
+        return self.component_logits.log_softmax(-1)
+
+    def rsample(self, sample_shape=torch.Size()):
+        core = self._core
+        shape = torch.Size(sample_shape) + self.batch_shape
+        count = shape[: len(shape) - len(core.batch_shape)].numel()
+        with torch.no_grad():
+            index = _draw_index(core.log_weights.exp(), count)
+            z = self._draw(index, *core._components)  # (*B, S, D)
+        return core._pathwise(z).movedim(-2, 0).reshape(shape + self.event_shape)
+
+    def reparameterize(self, value: Tensor) -> Tensor:
+        """Give samples drawn elsewhere the gradients that ``rsample`` would give them.
+
+        Args:
+            value: samples of this mixture, ``(*X, D)``; their own gradient history is cut.
+
+        Returns:
+            A tensor equal to ``value``.
+        """
+        core, z, shape = self._folded(value.detach())
+        return core._pathwise(z).movedim(-2, 0).reshape(shape + self.event_shape)
+
+    def _pathwise(self, z: Tensor) -> Tensor:
+        """Samples ``(*B, S, D)`` with their gradients."""
+        groups = (self._same_group,) if self.weight_gradient == "clustered" else ()
+        transport = None if self.weight_gradient == "score" else self.transports[self.transport]
+        vjp = functools.partial(self._vjp, transport)
+        return pathwise(z, vjp, *self._components, self.component_logits, *groups)
+
+    def component_log_prob(self, value: Tensor) -> Tensor:
+        r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, D) -> (*X, K)``."""
+        return self._component_log_prob(value).to(value.dtype)
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        r"""Posterior probabilities :math:`\pi_j q_j(z) / q(z)` of the components, ``(*X, K)``."""
+        return self._joint_log_prob(value).softmax(-1).to(value.dtype)
+
+    def log_prob(self, value):
+        return self._joint_log_prob(value).logsumexp(-1).to(value.dtype)
+
+    def score_parts(self, x, *args, **kwargs):
+        r"""Pyro's terms of a surrogate objective.
+
+        For ``weight_gradient`` other than ``"pathwise"`` the score function's product with the
+        cost completes the gradient of the logits. It has the gradient of
+        :math:`\sum_C r_C \log \pi_C` with :math:`r_C = \sum_{j \in C} r_j` held fixed.
+        """
+        joint = self._joint_log_prob(x)
+        log_prob = joint.logsumexp(-1).to(x.dtype)
+        if not self._has_score:
+            return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
+        return ScoreParts(log_prob, self._group_score(joint.detach().softmax(-1)), log_prob)
+
+    def _group_score(self, responsibilities: Tensor) -> Tensor:
+        r"""The score function, ``(*X, K) -> (*X,)``.
+
+        It is :math:`\sum_j c_j \log \pi_j` with constants :math:`c_j = r_C \pi_j / \pi_C`, which
+        stays finite for zero weights.
+        """
+        log_weights = self._core.log_weights
+        if self.weight_gradient == "score":
+            share = responsibilities.to(log_weights)  # (*X, K)
+        else:
+            weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
+            same = self._core._same_group.to(weights)
+            group_weight = (weights @ same).clamp_min(torch.finfo(weights.dtype).tiny)
+            group = responsibilities.to(weights).unsqueeze(-2) @ same  # r_C, (*X, 1, K)
+            share = (group * (weights / group_weight)).squeeze(-2)
+        return (share * log_weights.masked_fill(share == 0, 0)).sum(-1)
+
+    def _joint_log_prob(self, value: Tensor) -> Tensor:
+        return self._core.log_weights + self._component_log_prob(value)
+
+    def _component_log_prob(self, value: Tensor) -> Tensor:
+        """``component_log_prob`` in the precision of the arithmetic."""
+        if self._validate_args:
+            self._validate_sample(value)
+        core, z, shape = self._folded(value)
+        z, *components = _promoted(z, *core._components)
+        result = self._log_components(z, *components)  # (*B, S, K)
+        return result.movedim(-2, 0).reshape(*shape, self.num_components)
+
+    def _folded(self, value: Tensor) -> tuple[Mixture, Tensor, Size]:
+        """The mixture to use for a value, the value as ``(*B, S, D)`` of it, and its own batch."""
+        core = self._core
+        shape = _broadcast(value.shape[:-1], self.batch_shape)
+        batch = shape[len(shape) - len(core.batch_shape) :]
+        if batch != core.batch_shape:
+            core = core.expand(batch)
+        value = value.expand(shape + self.event_shape)
+        count = shape[: len(shape) - len(batch)].numel()
+        return core, value.reshape(count, *batch, *self.event_shape).movedim(0, -2), shape
+
+    @property
+    def _has_score(self) -> bool:
+        """Whether a score term is due: not for components that are all one group."""
+        if self.weight_gradient == "clustered":
+            return not bool(self._core._same_group.all())
+        return self.weight_gradient == "score"
+
+    @functools.cached_property
+    @torch.no_grad()
+    def _same_group(self) -> Tensor:
+        """Which pairs of components overlap and so share a group, ``(*B, K, K)``."""
+        distance = self._component_distance(*self._components)
+        labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
+        return labels.unsqueeze(-1) == labels.unsqueeze(-2)
+
+    @classmethod
+    def _vjp(
+        cls, transport: Callable[..., Tensor] | None, z: Tensor, grad: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Gradients of the components and the logits from the gradient at the samples.
+
+        ``transport`` is None where the weights get theirs from the score function alone. A last
+        parameter behind the logits holds the groups, if there are any.
+        """
+        num_components = len(cls.component_parameters)
+        precision = parameters[0].dtype
+        z, grad, *components, logits = _promoted(z, grad, *parameters[: num_components + 1])
+        log_weights = logits.log_softmax(-1)
+        log_joint = log_weights.unsqueeze(-2) + cls._log_components(z, *components)
+        log_prob = log_joint.logsumexp(-1, keepdim=True)  # (*B, S, 1)
+        gradients = cls._component_vjp(z, grad, (log_joint - log_prob).exp(), *components)
+        if transport is None or logits.shape[-1] == 1:
+            grad_logits = torch.zeros_like(logits)
+        else:
+            within = _within_group(log_weights, *parameters[num_components + 1 :])
+            contributions = transport(
+                z, grad, log_prob, within, *components, precision=precision
+            ).sum(-2)  # (*B, K)
+            average = (within @ contributions.unsqueeze(-1)).squeeze(-1)
+            grad_logits = log_weights.exp() * (contributions - average)
+        return tuple(
+            gradient.to(parameter.dtype)
+            for gradient, parameter in zip((*gradients, grad_logits), parameters, strict=False)
+        )
+
+
+def _promoted(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in double precision, where the device has it.
+
+    Squares may then be expanded into matrix products, and log densities of many coordinates
+    subtracted, without loss.
+    """
+    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def _broadcast(first: Size, second: Size) -> Size:
+    """``torch.broadcast_shapes``, which costs more than a small tensor operation, where needed."""
+    return first if first == second else torch.broadcast_shapes(first, second)
+
+
+def _draw_index(weights: Tensor, count: int) -> Tensor:
+    """Component indices by inversion, ``(*B, K) -> (*B, count)``; never one of weight zero."""
+    cdf = weights.cumsum(-1)
+    cdf = cdf / cdf[..., -1:]  # exactly 1 from the last positive weight on
+    uniform = torch.rand(*weights.shape[:-1], count, dtype=cdf.dtype, device=cdf.device)
+    return (uniform.unsqueeze(-1) >= cdf.unsqueeze(-2)).sum(-1)
+
+
+def _within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tensor:
+    r"""Weights :math:`\pi_k / \pi_C` of k within the group C of j, zero outside it.
+
+    They have shape ``(*B, K, K)``, or ``(*B, 1, K)`` when every mixture of the batch is one group.
+    In a group of zero weight all members count alike.
+    """
+    log_weights = log_weights.clamp_min(torch.finfo(log_weights.dtype).min).unsqueeze(-2)
+    if same_group is None or bool(same_group.all()):
+        return log_weights.exp()
+    return log_weights.masked_fill(~same_group, -torch.inf).softmax(-1)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}")
+
+
+def _check_shapes(
+    parameters: dict[str, Tensor], shapes: dict[str, str]
+) -> tuple[Size, dict[str, int]]:
+    """The batch shape and the sizes of the lettered dimensions.
+
+    Raises:
+        ValueError: naming the argument, its shape and what was expected.
+    """
+    described = ", ".join(f"{name} (*B, {', '.join(shapes[name])})" for name in parameters)
+    sizes: dict[str, int] = {}
+    owners: dict[str, str] = {}
+    batch_shape = torch.Size()
+    for name, value in parameters.items():
+        letters = shapes[name]
+        if not isinstance(value, Tensor):
+            raise ValueError(f"Expected {name} to be a tensor, but got {type(value).__name__}")
+        shape = tuple(value.shape)
+        if len(shape) < len(letters):
+            raise ValueError(
+                f"Expected {name} of at least {len(letters)} dimensions, but got shape {shape};"
+                f" expected shapes are {described}"
+            )
+        for letter, size in zip(letters, shape[-len(letters) :], strict=True):
+            if size < 1:
+                raise ValueError(f"Expected {letter} >= 1, but {name} has shape {shape}")
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError(
+                    f"Expected {letter} = {sizes[letter]} (from {owners[letter]}) in {name}, but"
+                    f" its shape is {shape}; expected shapes are {described}"
+                )
+            owners.setdefault(letter, name)
+        batch = value.shape[: len(shape) - len(letters)]
+        try:
+            batch_shape = _broadcast(batch_shape, batch)
+        except RuntimeError:
+            raise ValueError(
+                f"Expected {name} with a batch shape that broadcasts with {tuple(batch_shape)},"
+                f" but got {tuple(batch)} (shape {shape})"
+            ) from None
+    return batch_shape, sizes

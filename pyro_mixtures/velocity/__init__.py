@@ -1,0 +1,1 @@
+"""Velocity fields: solutions of the transport equation, as pure functions of tensors."""

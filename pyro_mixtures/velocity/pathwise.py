@@ -1,0 +1,109 @@
+"""The one way a gradient enters a sample: an identity whose backward pass is a velocity field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+VectorJacobianProduct = Callable[..., tuple[Tensor, ...]]
+
+
+def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tensor:
+    r"""Return ``z`` unchanged, with gradients that flow to ``parameters`` by ``vjp``.
+
+    When ``z`` moves with the velocity :math:`v^\theta`, the incoming gradient :math:`g_s` reaches
+    the parameter as :math:`\sum_s g_s \cdot v^\theta(z_s)`; ``vjp`` computes that sum.
+
+    Args:
+        z: samples drawn without gradient, shape ``(*B, S, D)``: the sample dimension stands
+            next to the event so that sums over samples are matrix products.
+        vjp: ``vjp(z, grad, *parameters)`` returns the gradients of the parameters, each of the
+            parameter's shape; the last parameters may go without. It must be a pure function of
+            its arguments.
+        parameters: tensors of shape ``(*B, ...)``, each with the full batch shape ``B``.
+
+    Returns:
+        A tensor equal to ``z``.
+
+    Raises:
+        NotImplementedError: when the gradient itself is differentiated.
+
+    Reference:
+        Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions*, Eq. 2-3.
+
+    Example:
+        >>> loc = torch.zeros(1, requires_grad=True)
+        >>> z = pathwise(torch.randn(5, 1), lambda z, grad, loc: (grad.sum(-2),), loc)
+        >>> z.sum().backward()
+        >>> loc.grad
+        tensor([5.])
+    """
+    return _Pathwise.apply(z, vjp, *parameters)
+
+
+class _Pathwise(torch.autograd.Function):
+    @staticmethod
+    def forward(z, vjp, *parameters):
+        return z.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        z, ctx.vjp, *parameters = inputs
+        ctx.save_for_backward(z, *parameters)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, *parameters = ctx.saved_tensors
+        gradient = (
+            _PathwiseGradient.apply if torch.is_grad_enabled() else _PathwiseGradient.forward
+        )
+        gradients = gradient(z, grad, ctx.vjp, *parameters)
+        return None, None, *gradients, *(None,) * (len(parameters) - len(gradients))
+
+    @staticmethod
+    def vmap(info, in_dims, z, vjp, *parameters):
+        z_dim, _, *parameter_dims = in_dims
+        tensors = _batch_first(info.batch_size, (z, *parameters), (z_dim, *parameter_dims))
+        return _Pathwise.apply(tensors[0], vjp, *tensors[1:]), 0
+
+
+class _PathwiseGradient(torch.autograd.Function):
+    """The backward pass where a transform or ``create_graph`` may look at it.
+
+    As a Function of its own it always hands plain tensors with their batch dimensions to ``vjp``,
+    which may look at values, and a second derivative meets a clear error.
+    """
+
+    @staticmethod
+    def forward(z, grad, vjp, *parameters):
+        return vjp(z, grad, *parameters)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError(
+            "second derivatives of a pathwise sample are not implemented: the velocity field is"
+            " not unique and its own derivative is not tracked. Differentiate log_prob instead,"
+            " or estimate curvature from differences of first derivatives."
+        )
+
+    @staticmethod
+    def vmap(info, in_dims, z, grad, vjp, *parameters):
+        z_dim, grad_dim, _, *parameter_dims = in_dims
+        dims = (z_dim, grad_dim, *parameter_dims)
+        tensors = _batch_first(info.batch_size, (z, grad, *parameters), dims)
+        gradients = _PathwiseGradient.apply(*tensors[:2], vjp, *tensors[2:])
+        return gradients, (0,) * len(gradients)
+
+
+def _batch_first(size: int, tensors, dims) -> list[Tensor]:
+    """Move (or add, by expanding) the vmapped dimension to the front of each tensor."""
+    return [
+        tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, dims, strict=True)
+    ]
