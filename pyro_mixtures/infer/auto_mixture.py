@@ -1,0 +1,189 @@
+"""What the mixture guides share: starting points, the latent site and quantiles."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.util import sum_rightmost
+from pyro.infer.autoguide import AutoContinuous, init_to_uniform
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from pyro_mixtures.distributions import Mixture
+
+
+class AutoMixture(AutoContinuous):
+    """Base of the guides whose posterior is a mixture over the packed latent vector.
+
+    A guide creates its component parameters in ``_setup_components(locs)`` from the starting
+    points ``(K, D)`` and returns the mixture of them in ``get_posterior``.
+
+    Args:
+        model: a Pyro model with continuous latent sites.
+        num_components: K, at least 1.
+        init_loc_fn: a per-site initialization function of Pyro. Each component starts from a draw
+            of its own, moved by a Normal of scale ``init_scale``: equal components would get equal
+            gradients for ever.
+        init_scale: standard deviation of each component in each unconstrained coordinate.
+        transport: as for the distribution.
+        weight_gradient: as for the distribution. The guide is unbiased in all three settings under
+            objectives that read ``score_parts``: ``Trace_ELBO``, ``BaselinedTrace_ELBO`` and
+            ``RenyiELBO``. Others need ``"pathwise"``.
+
+    Raises:
+        ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive, or (at
+            the first call) a discrete latent site in the model.
+    """
+
+    def __init__(
+        self,
+        model,
+        num_components: int,
+        init_loc_fn=init_to_uniform,
+        init_scale: float = 0.1,
+        transport: str = "displacement",
+        weight_gradient: str = "clustered",
+    ) -> None:
+        if isinstance(num_components, bool) or not isinstance(num_components, int):
+            raise ValueError(
+                f"Expected num_components to be an integer, but got {num_components!r}"
+            )
+        if num_components < 1:
+            raise ValueError(f"Expected num_components >= 1, but got {num_components}")
+        if not (isinstance(init_scale, (int, float)) and init_scale > 0):
+            raise ValueError(f"Expected init_scale > 0, but got {init_scale!r}")
+        super().__init__(model, init_loc_fn=init_loc_fn)
+        self.num_components = num_components
+        self.init_scale = float(init_scale)
+        self.transport, self.weight_gradient = transport, weight_gradient
+
+    def _setup_components(self, locs: Tensor) -> None:
+        raise NotImplementedError
+
+    def _setup_prototype(self, *args, **kwargs):
+        starts = []
+        for _ in range(self.num_components):
+            super()._setup_prototype(*args, **kwargs)
+            starts.append(self._init_loc())
+        locs = torch.stack(starts)  # (K, D)
+        self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
+        self._setup_components(locs + self.init_scale * torch.randn_like(locs))
+        self.get_posterior()  # a wrong transport or weight_gradient is told now
+
+    def get_posterior(self, *args, **kwargs) -> Mixture:
+        """The mixture over the packed unconstrained latent vector."""
+        raise NotImplementedError
+
+    def sample_latent(self, *args, **kwargs):
+        """Sample a packed unconstrained latent vector."""
+        return self._sample_latent(*args, **kwargs)[0]
+
+    def _sample_latent(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """A latent vector and the log density that the model's sites have to carry."""
+        site = _LatentSite(self.get_posterior(*args, **kwargs))
+        name = f"_{self._pyro_name}_latent"
+        latent = pyro.sample(name, site, infer={"is_auxiliary": True})
+        return latent, site.carried(latent)
+
+    def forward(self, *args, **kwargs):
+        """Sample all latent sites of the model.
+
+        Pyro leaves the auxiliary latent site out of the cost that multiplies score functions,
+        which is right for fully reparameterized guides only. Here the first of the model's sites
+        therefore carries the density of the mixture, and the auxiliary site the score function.
+        """
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        latent, carried = self._sample_latent(*args, **kwargs)
+        plates = self._create_plates(*args, **kwargs)
+        result: dict[str, Tensor] = {}
+        for site, unconstrained in self._unpack_latent(latent):
+            transform = biject_to(site["fn"].support)
+            value = transform(unconstrained)
+            log_density = transform.inv.log_abs_det_jacobian(value, unconstrained)
+            log_density = sum_rightmost(
+                log_density, log_density.dim() - value.dim() + site["fn"].event_dim
+            )
+            if not result:
+                log_density = log_density + carried / max(1, site["fn"].batch_shape.numel())
+            with ExitStack() as stack:
+                for frame in self._cond_indep_stacks[site["name"]]:
+                    stack.enter_context(plates[frame.name])
+                delta = dist.Delta(value, log_density, event_dim=site["fn"].event_dim)
+                result[site["name"]] = pyro.sample(site["name"], delta)
+        return result
+
+    @torch.no_grad()
+    def median(self, *args, **kwargs):
+        """Median of each latent site: that of the mixture in each unconstrained coordinate."""
+        quantiles = self.quantiles([0.5], *args, **kwargs)
+        return {name: value.squeeze(0) for name, value in quantiles.items()}
+
+    @torch.no_grad()
+    def quantiles(self, quantiles, *args, **kwargs):
+        """Quantiles of each latent site, by the distribution function of the whole mixture.
+
+        ``quantiles`` is a list or vector of probabilities between 0 and 1, the rest are arguments
+        of the model. Returns a dict from site name to values, with the quantiles along the first
+        dimension.
+        """
+        posterior = self.get_posterior(*args, **kwargs)
+        latents = posterior.marginal_icdf(torch.as_tensor(quantiles).unsqueeze(-1))
+        values: dict[str, list[Tensor]] = {}
+        for latent in latents:
+            for site, unconstrained in self._unpack_latent(latent):
+                value = biject_to(site["fn"].support)(unconstrained)
+                values.setdefault(site["name"], []).append(value)
+        return {name: torch.stack(value) for name, value in values.items()}
+
+
+class _LatentSite(dist.TorchDistribution):
+    """The auxiliary site: samples of the mixture, of which it carries the score function S only.
+
+    Its ``log_prob`` has the value zero and the gradient of S; what the model's sites carry is the
+    mixture's log density less that. ``Trace_ELBO`` takes the gradient of S times the cost, and the
+    S at the model's sites has mean zero. ``RenyiELBO`` cannot have a score and an entropy at one
+    site: it adds alpha / (1 - alpha) times this ``log_prob``, which with the S at the model's
+    sites makes the 1 / (1 - alpha) that is due.
+    """
+
+    arg_constraints = {}
+    has_rsample = True
+
+    def __init__(self, mixture: Mixture, parts: dict | None = None) -> None:
+        self.mixture = mixture
+        self._parts = (
+            {} if parts is None else parts
+        )  # of the last value; shared by expanded copies
+        super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
+
+    @property
+    def support(self):
+        return self.mixture.support
+
+    def expand(self, batch_shape, _instance=None):
+        return _LatentSite(self.mixture.expand(batch_shape), self._parts)
+
+    def rsample(self, sample_shape=torch.Size()):
+        return self.mixture.rsample(sample_shape)
+
+    def log_prob(self, value):
+        return self.score_parts(value).log_prob
+
+    def score_parts(self, x, *args, **kwargs):
+        log_prob, score, _ = self._mixture_parts(x)
+        zero = torch.zeros_like(log_prob) if isinstance(score, int) else score - score.detach()
+        return ScoreParts(zero, score, 0)  # type: ignore[arg-type]
+
+    def carried(self, value: Tensor) -> Tensor:
+        """The log density for the model's sites, ``(*X,)``."""
+        return self._mixture_parts(value).log_prob - self.log_prob(value)
+
+    def _mixture_parts(self, value: Tensor) -> ScoreParts:
+        if self._parts.get("value") is not value:
+            self._parts.update(value=value, parts=self.mixture.score_parts(value))
+        return self._parts["parts"]
