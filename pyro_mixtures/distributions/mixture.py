@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Independent, TorchDistribution
 from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 from torch.distributions import constraints
 
@@ -28,7 +29,7 @@ class Mixture(TorchDistribution):
     pure functions of samples ``(*B, S, D)`` and parameters that have the full batch shape ``B``:
 
     - ``_draw(index, *components)``: samples of the components ``index (*B, S)``, ``(*B, S, D)``;
-    - ``_log_components(z, *components)``: log densities, ``(*B, S, K)``;
+    - ``_log_components(z, logits, *components)``: log densities, ``(*B, S, K)``;
     - ``_component_vjp(z, grad, responsibilities, *components)``: the components' gradients;
     - ``_component_distance(*components)``: for the grouping, ``(*B, K, K)``.
 
@@ -37,8 +38,9 @@ class Mixture(TorchDistribution):
     - ``"pathwise"``: by the transport alone; ``rsample`` on its own is unbiased for any cost.
     - ``"clustered"``: by the transport within groups of overlapping components and by the score
       function between groups. ``rsample`` carries the first part *only*; the second is in
-      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. Outside such an objective the gradient of
-      the logits is biased.
+      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. Elsewhere (a cost of your own,
+      ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, a ``TransformedDistribution`` around the
+      mixture) the gradient of the logits is biased.
     - ``"score"``: by the score function alone (the paper's hybrid estimator); the same warning.
     """
 
@@ -169,6 +171,12 @@ class Mixture(TorchDistribution):
             return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
         return ScoreParts(log_prob, self._group_score(joint.detach().softmax(-1)), log_prob)
 
+    def to_event(self, reinterpreted_batch_ndims=None):
+        event = super().to_event(reinterpreted_batch_ndims)
+        if event is self or self.weight_gradient == "pathwise":
+            return event
+        return _IndependentMixture(self, event.reinterpreted_batch_ndims)
+
     def _group_score(self, responsibilities: Tensor) -> Tensor:
         r"""The score function, ``(*X, K) -> (*X,)``.
 
@@ -194,8 +202,8 @@ class Mixture(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         core, z, shape = self._folded(value)
-        z, *components = _promoted(z, *core._components)
-        result = self._log_components(z, *components)  # (*B, S, K)
+        promoted = _promoted(z, core.component_logits, *core._components)
+        result = self._log_components(*promoted)  # (*B, S, K)
         return result.movedim(-2, 0).reshape(*shape, self.num_components)
 
     def _folded(self, value: Tensor) -> tuple[Mixture, Tensor, Size]:
@@ -219,7 +227,11 @@ class Mixture(TorchDistribution):
     @functools.cached_property
     @torch.no_grad()
     def _same_group(self) -> Tensor:
-        """Which pairs of components overlap and so share a group, ``(*B, K, K)``."""
+        """Which pairs of components overlap and so share a group, ``(*B, K, K)``.
+
+        Any grouping is unbiased that does not depend on the sample, so one that was kept while the
+        parameters moved on is, too.
+        """
         distance = self._component_distance(*self._components)
         labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
         return labels.unsqueeze(-1) == labels.unsqueeze(-2)
@@ -237,7 +249,7 @@ class Mixture(TorchDistribution):
         precision = parameters[0].dtype
         z, grad, *components, logits = _promoted(z, grad, *parameters[: num_components + 1])
         log_weights = logits.log_softmax(-1)
-        log_joint = log_weights.unsqueeze(-2) + cls._log_components(z, *components)
+        log_joint = log_weights.unsqueeze(-2) + cls._log_components(z, logits, *components)
         log_prob = log_joint.logsumexp(-1, keepdim=True)  # (*B, S, 1)
         gradients = cls._component_vjp(z, grad, (log_joint - log_prob).exp(), *components)
         if transport is None or logits.shape[-1] == 1:
@@ -253,6 +265,16 @@ class Mixture(TorchDistribution):
             gradient.to(parameter.dtype)
             for gradient, parameter in zip((*gradients, grad_logits), parameters, strict=False)
         )
+
+
+class _IndependentMixture(Independent):
+    """``to_event`` of a mixture with a score term, which Pyro's own would drop."""
+
+    def score_parts(self, x, *args, **kwargs):
+        count = self.reinterpreted_batch_ndims
+        parts = self.base_dist.score_parts(x)
+        parts = (p if isinstance(p, int) else sum_rightmost(p, count) for p in parts)
+        return ScoreParts(*parts)
 
 
 def _promoted(*tensors: Tensor) -> list[Tensor]:

@@ -32,7 +32,8 @@ class MixtureOfDiagNormals(Mixture):
             time, to the product of the marginals; exact, but arrays of shape ``S x K x D``).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
-        validate_args: check the values of the arguments and of ``log_prob``'s argument.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
 
     The batch shapes ``B`` of the arguments broadcast against each other. ``batch_shape`` is ``B``
     and ``event_shape`` is ``(D,)``.

@@ -7,17 +7,18 @@ import math
 from torch import Tensor
 
 
-def diag_normal_log_prob(z: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
+def diag_normal_log_prob(z: Tensor, logits: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
     r"""Log densities of all components at all samples, by matrix products.
 
     .. math:: \log q_j(z) = -\tfrac12 \sum_i \frac{(z_i - \mu_{ji})^2}{\sigma_{ji}^2}
               - \sum_i \log \sigma_{ji} - \tfrac D2 \log 2\pi
 
-    For several samples the square is expanded about the centre of the locations. That loses about
+    For several samples the square is expanded about the mean of the mixture. That loses about
     ``eps * (distance / scale)**2``, so callers hand in float64 (see ``distributions/mixture.py``).
 
     Args:
         z: ``(*B, S, D)``.
+        logits: of the components, ``(*B, K)``; only to find the mean.
         locs: ``(*B, K, D)``.
         scales: ``(*B, K, D)``, positive.
 
@@ -28,7 +29,7 @@ def diag_normal_log_prob(z: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
     if z.shape[-2] == 1:
         quadratic = ((z - locs) / scales).square().sum(-1).unsqueeze(-2)  # (*B, 1, K)
         return -quadratic / 2 - constant.unsqueeze(-2)
-    center = locs.detach().mean(-2, keepdim=True)  # (*B, 1, D)
+    center = (logits.softmax(-1).unsqueeze(-2) @ locs).detach()  # (*B, 1, D)
     z, locs = z - center, locs - center
     precision = scales.reciprocal().square()  # (*B, K, D)
     scaled = locs * precision

@@ -1,0 +1,179 @@
+"""The expectation of the backward pass, integrated on a grid instead of sampled.
+
+Points of a grid stand for the samples and ``q(z) grad f(z) dA`` for the incoming gradient: in one
+and two dimensions that judges an estimator without sampling error (MATH, section 2).
+"""
+
+from types import SimpleNamespace
+
+import pyro.distributions.diag_normal_mixture as pyro_mixture
+import pytest
+import torch
+
+from tests.registry import (
+    COSTS,
+    FAMILIES,
+    each_family,
+    each_transport,
+    gradients,
+    grid,
+    leaves,
+    relative_error,
+    sample_at,
+)
+
+TOLERANCE = 1e-8
+SCALES = {
+    1: (0.2, 5.0),
+    2: ((0.2, 0.6), (5.0, 1.2)),  # narrow and wide in one coordinate keeps the grid small
+}
+
+
+def exact_and_expected(family, parameters, costs, **options):
+    """For each cost the exact gradient of its expectation and that of the estimator, with the
+    score term where it has one."""
+    reference = family.reference(parameters)
+    points, cell = grid(reference)
+    assert len(points) < 500_000
+    density = reference.log_prob(points).exp()
+    mass = density.detach() * cell
+    mixture = family.build(parameters, **options)
+    z = sample_at(mixture, points)
+    score = torch.as_tensor(mixture.score_parts(points).score_function)
+    for cost in costs.values():
+        at = points.clone().requires_grad_()
+        value = cost(at)
+        (slope,) = torch.autograd.grad(value.sum(), at)
+        exact = gradients((density * value.detach() * cell).sum(), parameters)
+        surrogate = (z * slope * mass.unsqueeze(-1)).sum() + (score * value.detach() * mass).sum()
+        yield exact, gradients(surrogate, parameters)
+
+
+def some(*names):
+    return {name: COSTS[name] for name in names}
+
+
+def worst_error(family, parameters, costs=COSTS, **options):
+    pairs = exact_and_expected(family, parameters, costs, **options)
+    return {
+        name: relative_error(expected, exact)
+        for name, (exact, expected) in zip(costs, pairs, strict=True)
+    }
+
+
+@each_transport
+@pytest.mark.parametrize("D", [1, 2])
+def test_pathwise(family, transport, D):
+    parameters = family.parameters(K=4, D=D, scales=SCALES[D], seed=1)
+    errors = worst_error(family, parameters, transport=transport)
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+@each_transport
+@pytest.mark.parametrize("D", [1, 2])
+@pytest.mark.parametrize("weight_gradient", ["clustered", "score"])
+def test_with_score_term(family, transport, weight_gradient, D):
+    parameters = family.parameters(K=4, D=D, spread=3.0, seed=2)
+    same_group = family.build(parameters)._same_group
+    assert 4 < same_group.sum() < 16  # several groups, one of them with several members
+    options = {"transport": transport, "weight_gradient": weight_gradient}
+    errors = worst_error(family, parameters, some("cosine", "quartic", "product"), **options)
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+@each_family
+def test_clustered_without_score_term_is_biased(family):
+    """The documented warning; also shows that the test above sees the score term."""
+    parameters = family.parameters(K=4, D=2, spread=3.0, seed=2)
+    points, cell = grid(family.reference(parameters))
+    density = family.reference(parameters).log_prob(points).exp()
+    exact = gradients((density * points.sum(-1) * cell).sum(), parameters)["component_logits"]
+    z = sample_at(family.build(parameters, weight_gradient="clustered"), points)
+    grad_z = (density.detach() * cell).unsqueeze(-1).expand_as(z)
+    biased = gradients(z, parameters, grad_z)["component_logits"]
+    assert (biased - exact).abs().max() > 0.1 * exact.abs().max()
+
+
+@each_transport
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("corner", ["coinciding", "zero weight", "far and dead", "tiny weight"])
+def test_corners(family, transport, weight_gradient, corner):
+    parameters = family.parameters(K=3, D=2, scales=(0.8, 1.4), spread=2.0, seed=3)
+    with torch.no_grad():
+        match corner:
+            case "coinciding":
+                for name, letters in family.distribution.component_parameters.items():
+                    if letters.startswith("K"):
+                        parameters[name][1] = parameters[name][0]
+            case "zero weight":
+                parameters["component_logits"][1] = -torch.inf
+            case "far and dead":
+                parameters["component_logits"][1] = -torch.inf
+                parameters["locs"][1] = 1e6
+            case "tiny weight":
+                parameters["component_logits"][1] = -200.0
+    options = {"transport": transport, "weight_gradient": weight_gradient}
+    errors = worst_error(family, parameters, some("cubic", "cosine"), **options)
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+@each_transport
+@pytest.mark.parametrize("D", [1, 2])
+def test_one_component(family, transport, D):
+    parameters = family.parameters(K=1, D=D)
+    for exact, expected in exact_and_expected(family, parameters, COSTS, transport=transport):
+        assert relative_error(expected, exact) < TOLERANCE
+        assert expected["component_logits"] == 0
+
+
+def pyro_gradients(parameters, points, grad_z):
+    """The backward pass of Pyro's class at chosen points."""
+    locs, scales, logits = (value.detach() for value in parameters.values())
+    saved = SimpleNamespace(saved_tensors=(points, scales, locs, logits, logits.softmax(-1)))
+    values = pyro_mixture._MixDiagNormalSample.backward(saved, grad_z)
+    return dict(zip(parameters, values[:3], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "pyro_is_right"),
+    [("cubic", False), ("cosine", False), ("quartic", False), ("square", True)],
+)
+def test_why_this_project_exists(name, pyro_is_right):
+    """Pyro's class with the same arguments: its logit gradient is wrong for every cost but
+    ``|z|^2``, the only one its own tests use (MATH, section 2)."""
+    family = FAMILIES["diag_normals"]
+    cost = {**COSTS, "square": lambda z: z.square().sum(-1)}[name]
+    parameters = family.parameters(K=3, D=2, scales=(0.5, 1.5), seed=2)
+    points, cell = grid(family.reference(parameters))
+    mass = family.reference(parameters).log_prob(points).exp().detach() * cell
+    at = points.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(cost(at).sum(), at)
+    theirs = pyro_gradients(parameters, points, slope * mass.unsqueeze(-1))
+    ((exact, ours),) = exact_and_expected(family, parameters, {name: cost})
+
+    assert relative_error(ours, exact) < TOLERANCE
+    logits = {"component_logits": exact["component_logits"]}
+    error = relative_error(theirs, logits)
+    assert error < TOLERANCE if pyro_is_right else error > 0.1
+    for parameter in ("locs", "coord_scale"):  # Eq. 12 is right in both
+        assert relative_error(theirs, {parameter: exact[parameter]}) < TOLERANCE
+
+
+@each_transport
+def test_batch(family, transport):
+    """The entries of a batch stay apart, and one in the middle of wider ones is as exact."""
+    parameters = family.parameters((3,), K=3, D=1, scales=(0.4, 2.0), seed=5)
+    each = [leaves({k: v[b] for k, v in parameters.items()}) for b in range(3)]
+    points, _ = grid(family.reference({k: v.flatten(0, 1) for k, v in parameters.items()}))
+    # cos z with the weights of a Normal, so that far tails do not decide
+    grad_z = points.cos() * (-points.square() / 8).exp()
+    z = sample_at(
+        family.build(parameters, transport=transport),
+        points.unsqueeze(-2).expand(-1, 3, -1),
+    )
+    batched = gradients(z, parameters, grad_z.unsqueeze(-2).expand_as(z))
+    for b, single in enumerate(each):
+        alone = gradients(
+            sample_at(family.build(single, transport=transport), points), single, grad_z
+        )
+        assert relative_error({k: v[b] for k, v in batched.items()}, alone) < TOLERANCE
