@@ -19,7 +19,7 @@ help: ## List these commands
 	@echo 'Another Python (3.10 or later): make test PYTHON=python3.12'
 
 demo: $(VENV)/.installed-demo ## Fit the baseball posterior with a mixture guide: a table and figures
-	$(BIN)/python -m experiments baseball --demo
+	$(BIN)/python -m experiments baseball --demo --resume
 
 test: lint ## Run the linters and the tests
 	$(PYTEST)

@@ -1,0 +1,32 @@
+"""``python -m experiments NAME [options]``; ``--help`` after a name lists its options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from experiments.baseball import Baseball
+from experiments.weight_gradient_bias import WeightGradientBias
+
+EXPERIMENTS: dict[str, Callable[..., Any]] = {
+    "baseball": Baseball,
+    "weight-gradient-bias": WeightGradientBias,
+}
+
+
+def main() -> None:
+    """Run the experiment named on the command line."""
+    experiment = tyro.extras.subcommand_cli_from_dict(EXPERIMENTS, prog="python -m experiments")
+    try:
+        experiment.run()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; go on with the same command and --resume")
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
