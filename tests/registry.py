@@ -42,7 +42,7 @@ class Family:
     ) -> Parameters:
         """Random parameters with gradient. In each coordinate the components' scales run from
         ``scales[0]`` to ``scales[1]`` (numbers, or one for each coordinate) in random order. The
-        common shift of all means matters: see MATH, section 2."""
+        common shift of all means finds fields that take distances from the origin."""
         generator = torch.Generator().manual_seed(seed)
 
         def randn(*shape):

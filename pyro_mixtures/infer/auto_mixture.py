@@ -69,6 +69,10 @@ class AutoMixture(AutoContinuous):
         for _ in range(self.num_components):
             super()._setup_prototype(*args, **kwargs)
             starts.append(self._init_loc())
+        nodes = self.prototype_trace.iter_stochastic_nodes()  # type: ignore[union-attr]
+        sites = {name: site["fn"] for name, site in nodes}
+        self._transforms = {name: biject_to(fn.support) for name, fn in sites.items()}
+        self._carrier = min(sites, key=lambda name: sites[name].batch_shape.numel())
         locs = torch.stack(starts)  # (K, D)
         self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
         self._setup_components(locs + self.init_scale * torch.randn_like(locs))
@@ -93,8 +97,9 @@ class AutoMixture(AutoContinuous):
         """Sample all latent sites of the model.
 
         Pyro leaves the auxiliary latent site out of the cost that multiplies score functions,
-        which is right for fully reparameterized guides only. Here the first of the model's sites
-        therefore carries the density of the mixture, and the auxiliary site the score function.
+        which is right for fully reparameterized guides only. Here one of the model's sites (the
+        one in the fewest plates) therefore carries the density of the mixture, and the auxiliary
+        site the score function.
         """
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
@@ -102,19 +107,19 @@ class AutoMixture(AutoContinuous):
         plates = self._create_plates(*args, **kwargs)
         result: dict[str, Tensor] = {}
         for site, unconstrained in self._unpack_latent(latent):
-            transform = biject_to(site["fn"].support)
+            name, fn = site["name"], site["fn"]
+            transform = self._transforms[name]
             value = transform(unconstrained)
-            log_density = transform.inv.log_abs_det_jacobian(value, unconstrained)
-            log_density = sum_rightmost(
-                log_density, log_density.dim() - value.dim() + site["fn"].event_dim
-            )
-            if not result:
-                log_density = log_density + carried / max(1, site["fn"].batch_shape.numel())
+            log_density = -transform.log_abs_det_jacobian(unconstrained, value)
+            summed = log_density.dim() - value.dim() + fn.event_dim
+            log_density = sum_rightmost(log_density, summed)
+            if name == self._carrier:
+                log_density = log_density + carried / fn.batch_shape.numel()
             with ExitStack() as stack:
-                for frame in self._cond_indep_stacks[site["name"]]:
+                for frame in self._cond_indep_stacks[name]:
                     stack.enter_context(plates[frame.name])
-                delta = dist.Delta(value, log_density, event_dim=site["fn"].event_dim)
-                result[site["name"]] = pyro.sample(site["name"], delta)
+                delta = dist.Delta(value, log_density, event_dim=fn.event_dim)
+                result[name] = pyro.sample(name, delta)
         return result
 
     @torch.no_grad()
@@ -136,7 +141,7 @@ class AutoMixture(AutoContinuous):
         values: dict[str, list[Tensor]] = {}
         for latent in latents:
             for site, unconstrained in self._unpack_latent(latent):
-                value = biject_to(site["fn"].support)(unconstrained)
+                value = self._transforms[site["name"]](unconstrained)
                 values.setdefault(site["name"], []).append(value)
         return {name: torch.stack(value) for name, value in values.items()}
 

@@ -1,7 +1,7 @@
 """The expectation of the backward pass, integrated on a grid instead of sampled.
 
 Points of a grid stand for the samples and ``q(z) grad f(z) dA`` for the incoming gradient: in one
-and two dimensions that judges an estimator without sampling error (MATH, section 2).
+and two dimensions that judges an estimator without sampling error.
 """
 
 from types import SimpleNamespace
@@ -140,7 +140,7 @@ def pyro_gradients(parameters, points, grad_z):
 )
 def test_why_this_project_exists(name, pyro_is_right):
     """Pyro's class with the same arguments: its logit gradient is wrong for every cost but
-    ``|z|^2``, the only one its own tests use (MATH, section 2)."""
+    ``|z|^2``, the only one its own tests use."""
     family = FAMILIES["diag_normals"]
     cost = {**COSTS, "square": lambda z: z.square().sum(-1)}[name]
     parameters = family.parameters(K=3, D=2, scales=(0.5, 1.5), seed=2)

@@ -168,9 +168,11 @@ def test_weight_gradients_under_plates_and_several_sites():
     """The density of the latent vector is carried once, whatever the plates of the first site."""
 
     def plated():
-        with pyro.plate("rows", 2, dim=-2), pyro.plate("columns", 3, dim=-1):
+        rows, columns = pyro.plate("rows", 2, dim=-2), pyro.plate("columns", 3, dim=-1)
+        with rows, columns:
             a = pyro.sample("a", dist.Gamma(2.0, 1.0))
-        b = pyro.sample("b", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with columns:
+            b = pyro.sample("b", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
         pyro.sample("y", dist.Normal(a.sum() + b.sum(), 1.0), obs=torch.tensor(1.0))
 
     pyro.clear_param_store()

@@ -89,6 +89,6 @@ def test_bhattacharyya_adds_over_coordinates_and_batches():
 
 
 def test_cut_grows_with_the_dimension():
-    """MATH, section 4: 0.5 + 0.7 ln D."""
+    """0.5 + 0.7 ln D: wider groups in higher dimension."""
     assert linkage_cut(1) == 0.5
     assert linkage_cut(100) == pytest.approx(3.7236, abs=1e-4)

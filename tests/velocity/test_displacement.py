@@ -25,7 +25,7 @@ def gauss_legendre():
 
 
 def integral(time, weight, z, path):
-    """``w . 1`` and ``|w|`` at samples z, the integrand written out as in MATH, section 3."""
+    """``w . 1`` and ``|w|`` at samples z, the integrand written out."""
     hub_loc, hub_scale, loc, scale = path
     t = time.unsqueeze(-1)
     loc_t, scale_t = (1 - t) * hub_loc + t * loc, (1 - t) * hub_scale + t * scale  # (T, D)
