@@ -19,11 +19,11 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
 
 def main() -> None:
     """Run the experiment named on the command line."""
-    experiment = tyro.extras.subcommand_cli_from_dict(EXPERIMENTS, prog="python -m experiments")
     try:
-        experiment.run()
+        prog = "python -m experiments"
+        tyro.extras.subcommand_cli_from_dict(EXPERIMENTS, prog=prog).run()
     except KeyboardInterrupt:
-        sys.exit("\nstopped; go on with the same command and --resume")
+        sys.exit("\nstopped; what has checkpoints goes on with the same command and --resume")
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -115,13 +116,17 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device for ``auto``, ``cpu`` or ``cuda``."""
+def on_device(name: str) -> AbstractContextManager:
+    """A context in which new tensors are on the device ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: when ``cuda`` is asked for and torch finds none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("Expected a CUDA device for device = cuda, but torch finds none")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        return nullcontext()  # torch's own context costs time with each operation
+    return torch.device("cuda")
 
 
 def environment() -> dict[str, Any]:

@@ -49,7 +49,7 @@ def train(
         parameters: leaf tensors, changed in place.
         loss: a surrogate whose gradient is the estimate; it also gives the loss by its value.
         evaluate: figures for a row of ``metrics.csv``, called every ``log_every`` steps; ``elbo``
-            among them is shown in the progress bar. It is given a random state of its own.
+            among them is shown in the progress bar. It leaves the random state as it was.
         schedule: steps and learning rates.
         extra_state: further tensors that ``loss`` changes in place.
 

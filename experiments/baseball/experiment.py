@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch.distributions import Distribution
 
 from benchmarks.timing import medians
 from experiments.baseball import curves, figures, fits, reference
-from experiments.run import Run, atomic_write, resolve_device
+from experiments.run import Run, atomic_write, on_device
 from experiments.training import Schedule
 
 PARTICLES = 32
@@ -48,8 +49,13 @@ class Baseball:
         for name in ("seeds", "steps", "curve_steps", "draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name} >= 1, but got {getattr(self, name)}")
+        on_device(self.device)  # tells of a missing one before any work is done
         if self.quick and self.demo:
             raise ValueError("Expected quick or demo, but got both")
+        if self.quick or self.demo:
+            for name in ("seeds", "steps", "curve_steps", "draws"):
+                if getattr(self, name) != getattr(Baseball, name):
+                    raise ValueError(f"Expected no {name} of your own with quick or demo")
         if self.quick:
             self.seeds, self.steps, self.curve_steps, self.draws = 3, 20, 20, 50
         if self.demo:
@@ -78,7 +84,7 @@ class Baseball:
         figures.plot_elbo(run.folder / "elbo.png", elbos)
         if not self.demo:
             schedule = Schedule(self.curve_steps)
-            with resolve_device(self.device):
+            with on_device(self.device):
                 traces = {
                     name: curves.curve(run, name, self.seeds, 20, schedule)
                     for name in curves.ESTIMATORS
@@ -97,9 +103,12 @@ class Baseball:
         if self.demo:
             return reference.read()
         chains, warmup = (2, 50) if self.quick else (4, 1000)
-        nuts = reference.reference(run, chains, self.draws, warmup, self.seed)
-        reference.write(run.folder / "reference.npz", nuts)
-        return nuts
+        path = run.folder / "reference.npz"
+        settings = numpy.array([chains, self.draws, warmup, self.seed])
+        if not path.exists() or (reference.read(path)["settings"] != settings).any():
+            nuts = reference.reference(run, *settings.tolist())
+            reference.write(path, {**nuts, "settings": settings})
+        return reference.read(path)
 
     def _fits(
         self, run: Run, nuts: dict[str, Any]
@@ -107,15 +116,14 @@ class Baseball:
         """Rows of the table, ELBO curves and our posteriors, by the candidates' names."""
         rows, elbos, posteriors = [], {}, {}
         schedule = Schedule(self.steps, final_fraction=0.02, log_every=100)
-        device = resolve_device(self.device)
         for candidate in self.candidates:
-            with device:
+            with on_device(self.device):
                 guide, elbo = fits.fit(run, candidate, schedule, PARTICLES, self.seed)
             elbos[candidate.name] = elbo
             rows.append({"guide": candidate.name, **fits.judge(guide, nuts, self.seed)})
             if not candidate.peer:
                 posteriors[candidate.name] = fits.approximation(guide)
-        with device:
+        with on_device(self.device):
             steps = {row.name: fits.step(row, PARTICLES) for row in self.candidates}
             seconds = medians(steps, 11 if self.quick else 301)
         for row in rows:

@@ -91,14 +91,14 @@ def plot_curves(path: Path, curves: dict[str, list[dict[str, Any]]], seeds: int)
             numpy.array([row[key] for row in rows]) for key in ("step", "elbo", "elbo_std")
         )
         last.append(mean[-1])
-        for ax in axes:
+        for ax, band in zip(axes, (std, std / seeds**0.5), strict=True):
             ax.plot(step, mean, color=f"C{color}", label=name, lw=1)
-            ax.fill_between(step, mean - std, mean + std, color=f"C{color}", alpha=0.15, lw=0)
+            ax.fill_between(step, mean - band, mean + band, color=f"C{color}", alpha=0.2, lw=0)
     for ax, below in zip(axes, (30, 1.2), strict=True):
         ax.set(xlabel="step of Adam (single-sample gradients)", ylabel="ELBO")
         ax.set_ylim(max(last) - below, max(last) + 0.1 * below + 0.2)
-    axes[0].set_title(f"mean and one standard deviation over {seeds} seeds, K = 20")
-    axes[1].set_title("the same, enlarged")
+    axes[0].set_title(f"K = 20: mean and standard deviation over {seeds} seeds")
+    axes[1].set_title("enlarged: mean and its standard error")
     axes[0].legend(loc="lower right")
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
+from numbers import Integral
 
 import pyro
 import pyro.distributions as dist
@@ -11,7 +13,7 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide import AutoContinuous, init_to_uniform
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to
 
 from pyro_mixtures.distributions import Mixture
 
@@ -30,14 +32,21 @@ class AutoMixture(AutoContinuous):
             gradients for ever.
         init_scale: standard deviation of each component in each unconstrained coordinate.
         transport: as for the distribution.
-        weight_gradient: as for the distribution. The guide is unbiased in all three settings under
-            objectives that read ``score_parts``: ``Trace_ELBO``, ``BaselinedTrace_ELBO`` and
-            ``RenyiELBO``. Others need ``"pathwise"``.
+        weight_gradient: as for the distribution. Under ``Trace_ELBO`` and ``BaselinedTrace_ELBO``
+            the guide is unbiased in all three settings. Under ``RenyiELBO`` only ``"pathwise"`` is
+            right for few particles; the others are consistent as their number grows, as all
+            score functions there are, and for alpha = 0 leave the groups' weights untrained.
+            Other objectives need ``"pathwise"``, with which this is an ordinary guide of Pyro.
 
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive, or (at
             the first call) a discrete latent site in the model.
     """
+
+    num_components: int
+    init_scale: float
+    transport: str
+    weight_gradient: str
 
     def __init__(
         self,
@@ -48,16 +57,16 @@ class AutoMixture(AutoContinuous):
         transport: str = "displacement",
         weight_gradient: str = "clustered",
     ) -> None:
-        if isinstance(num_components, bool) or not isinstance(num_components, int):
+        if isinstance(num_components, bool) or not isinstance(num_components, Integral):
             raise ValueError(
                 f"Expected num_components to be an integer, but got {num_components!r}"
             )
         if num_components < 1:
             raise ValueError(f"Expected num_components >= 1, but got {num_components}")
-        if not (isinstance(init_scale, (int, float)) and init_scale > 0):
-            raise ValueError(f"Expected init_scale > 0, but got {init_scale!r}")
+        if not (isinstance(init_scale, (int, float)) and 0 < init_scale < math.inf):
+            raise ValueError(f"Expected a finite init_scale > 0, but got {init_scale!r}")
         super().__init__(model, init_loc_fn=init_loc_fn)
-        self.num_components = num_components
+        self.num_components = int(num_components)
         self.init_scale = float(init_scale)
         self.transport, self.weight_gradient = transport, weight_gradient
 
@@ -84,6 +93,8 @@ class AutoMixture(AutoContinuous):
 
     def sample_latent(self, *args, **kwargs):
         """Sample a packed unconstrained latent vector."""
+        if self.weight_gradient == "pathwise":
+            return super().sample_latent(*args, **kwargs)
         return self._sample_latent(*args, **kwargs)[0]
 
     def _sample_latent(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -97,10 +108,12 @@ class AutoMixture(AutoContinuous):
         """Sample all latent sites of the model.
 
         Pyro leaves the auxiliary latent site out of the cost that multiplies score functions,
-        which is right for fully reparameterized guides only. Here one of the model's sites (the
-        one in the fewest plates) therefore carries the density of the mixture, and the auxiliary
-        site the score function.
+        which is right for fully reparameterized guides only. With a score term, one of the model's
+        sites (the one in the fewest plates) therefore carries the density of the mixture, and the
+        auxiliary site the score function.
         """
+        if self.weight_gradient == "pathwise":
+            return super().forward(*args, **kwargs)
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
         latent, carried = self._sample_latent(*args, **kwargs)
@@ -136,14 +149,31 @@ class AutoMixture(AutoContinuous):
         of the model. Returns a dict from site name to values, with the quantiles along the first
         dimension.
         """
+        probabilities = torch.as_tensor(quantiles)
+        if probabilities.dim() != 1 or not bool(
+            ((0 <= probabilities) & (probabilities <= 1)).all()
+        ):
+            raise ValueError(
+                f"Expected quantiles to be a list of probabilities in [0, 1], but got {quantiles}"
+            )
         posterior = self.get_posterior(*args, **kwargs)
-        latents = posterior.marginal_icdf(torch.as_tensor(quantiles).unsqueeze(-1))
         values: dict[str, list[Tensor]] = {}
-        for latent in latents:
-            for site, unconstrained in self._unpack_latent(latent):
-                value = self._transforms[site["name"]](unconstrained)
-                values.setdefault(site["name"], []).append(value)
+        for probability in probabilities:
+            ends = (probability, 1 - probability)  # the second for decreasing transforms
+            low, high = (self._unpack_latent(posterior.marginal_icdf(end)) for end in ends)
+            for (site, increasing), (_, decreasing) in zip(low, high, strict=True):
+                transform = self._transforms[site["name"]]
+                latent = decreasing if _is_decreasing(transform) else increasing
+                values.setdefault(site["name"], []).append(transform(latent))
         return {name: torch.stack(value) for name, value in values.items()}
+
+
+def _is_decreasing(transform: Transform) -> bool:
+    """Whether a transform reverses the order of a coordinate, as that to ``less_than`` does."""
+    try:
+        return transform.sign == -1
+    except NotImplementedError:
+        return False  # no transform of single coordinates
 
 
 class _LatentSite(dist.TorchDistribution):

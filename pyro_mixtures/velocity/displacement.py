@@ -138,9 +138,14 @@ def _rule(length: Tensor, ratio: Tensor, precision: torch.dtype) -> tuple[Tensor
 
 
 @functools.lru_cache
+def _legendre(count: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    nodes, weights = numpy.polynomial.legendre.leggauss(count)
+    return (nodes[:, None] + 1) / 2, weights[:, None] / 2
+
+
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    nodes, weights = map(torch.from_numpy, numpy.polynomial.legendre.leggauss(count))
-    return (nodes.unsqueeze(-1) + 1) / 2, weights.unsqueeze(-1) / 2
+    nodes, weights = _legendre(count)
+    return torch.from_numpy(nodes), torch.from_numpy(weights)
 
 
 def _shifted_trapezoid() -> tuple[Tensor, Tensor]:

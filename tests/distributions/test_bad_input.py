@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from pyro_mixtures.distributions import MixtureOfDiagNormals
 from tests.registry import each_family
 
 
@@ -98,3 +99,15 @@ def test_values(family, method, value):
 def test_expand_to_a_shape_that_does_not_fit(family, batch_shape):
     with pytest.raises((ValueError, RuntimeError), match="expand"):
         family.build(family.parameters((4,))).expand(batch_shape)
+
+
+@pytest.mark.parametrize("name", ["locs", "coord_scale", "component_logits"])
+def test_integers_are_refused(name):
+    parameters = {
+        "locs": torch.zeros(2, 1),
+        "coord_scale": torch.ones(2, 1),
+        "component_logits": torch.zeros(2),
+    }
+    parameters[name] = parameters[name].long()
+    with pytest.raises(ValueError, match=f"{name} of a floating point dtype.*int64"):
+        MixtureOfDiagNormals(**parameters)

@@ -3,7 +3,9 @@
 import pyro.distributions
 import pytest
 import torch
+from torch.distributions import Normal
 
+from pyro_mixtures.distributions import MixtureOfDiagNormals
 from tests.registry import FAMILIES, each_transport, gradients, leaves, relative_error, sample_at
 
 TOLERANCE = 1e-3
@@ -124,3 +126,25 @@ def test_mixed_precision(family, transport):
     z = family.build(parameters, transport=transport).rsample((3,))
     for name, value in gradients(z, parameters).items():
         assert value.dtype == parameters[name].dtype
+
+
+def test_results_have_the_promoted_dtype():
+    q = MixtureOfDiagNormals(torch.zeros(2, 1).double(), torch.ones(2, 1), torch.zeros(2))
+    assert {p.dtype for p in (q.locs, q.coord_scale, q.component_logits, q.mean, q.stddev)} == {
+        torch.float64
+    }
+    exact = Normal(0.0, 1.0).log_prob(torch.tensor(1.0)).item()
+    for dtype, expected in ((torch.int64, q.locs.dtype), (torch.float32, q.locs.dtype)):
+        log_prob = q.log_prob(torch.ones(1, dtype=dtype))
+        assert log_prob.dtype == expected
+        assert log_prob.item() == pytest.approx(exact)
+
+
+def test_half_precision_draws_every_component():
+    weights = torch.tensor([1e-3, 0.997, 2e-3])
+    locs = torch.tensor([[-8.0], [0.0], [8.0]])
+    q = MixtureOfDiagNormals(*(x.bfloat16() for x in (locs, torch.ones(3, 1), weights.log())))
+    z = q.sample((200_000,)).squeeze(-1)
+    found = torch.stack([(z < -4).float().mean(), (z > 4).float().mean()])
+    expected = q.component_logits.float().softmax(-1)[[0, 2]]
+    assert torch.allclose(found, expected, atol=5 * (2e-3 / 200_000) ** 0.5)

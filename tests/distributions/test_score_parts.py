@@ -56,3 +56,56 @@ def test_to_event_sums_all_parts(weight_gradient):
         for score, tail in ((whole.score_function, ()), (parts.score_function, (1,)))
     ]
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5)
+
+
+def target_gradient(q, logits, samples=20_000):
+    """Logit gradient of E f by the score term alone, f = z . 1 with its exact gradient beside."""
+    z = q.sample((samples,))
+    parts = q.score_parts(z)
+    cost = z.sum(-1)
+    cost = cost.reshape(cost.shape[0], -1).sum(-1) if parts.score_function.dim() == 1 else cost
+    return torch.autograd.grad((cost * parts.score_function).sum() / samples, logits)[0]
+
+
+@pytest.mark.parametrize("mask", [True, torch.tensor([True, True])])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda q, mask: q.mask(mask),
+        lambda q, mask: q.to_event(1).mask(True),
+        lambda q, mask: q.to_event(0).to_event(1).to_event(0),
+    ],
+)
+def test_wrappers_keep_the_score_term(wrap, mask):
+    q, logits = mixture("score", batch=(2,))
+    torch.manual_seed(0)
+    wrapped = target_gradient(wrap(q, mask), logits)
+    torch.manual_seed(0)
+    plain = target_gradient(q, logits)
+    assert plain.abs().max() > 0.1
+    # to_event multiplies each score by the sum of both costs: the same mean, more noise
+    assert torch.allclose(wrapped, plain, atol=0.25)
+
+
+def test_nested_to_event_keeps_the_score_term():
+    q, _ = mixture("score", batch=(4, 2))
+    z = q.sample()
+    twice = q.to_event(1).to_event(1).score_parts(z).score_function
+    assert torch.allclose(twice, q.score_parts(z).score_function.sum())
+
+
+def test_without_rsample_the_whole_density_is_the_score():
+    q, _ = mixture("pathwise")
+    q.has_rsample_(False)
+    z = q.sample((5,))
+    parts = q.score_parts(z)
+    assert torch.equal(parts.score_function, q.log_prob(z))
+    assert parts.entropy_term == 0
+
+
+def test_a_mixture_survives_inference_mode():
+    q, logits = mixture("clustered")
+    with torch.inference_mode():
+        q.rsample()
+    q.rsample().sum().backward()
+    assert logits.grad.isfinite().all()

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from experiments.baseball import Baseball, experiment, reference
 from experiments.baseball.curves import ESTIMATORS, Fits
-from experiments.baseball.fits import K5, K20, MEAN_FIELD, PEER_K5, log_weights, start
+from experiments.baseball.fits import K5, MEAN_FIELD, PEER_K5, log_weights, start
 from experiments.baseball.model import AT_BATS, COORDINATES, HITS, log_joint, model
 
 FILES = {
@@ -102,6 +102,8 @@ def test_bad_settings_are_told():
         Baseball(steps=0)
     with pytest.raises(ValueError, match="quick or demo"):
         Baseball(quick=True, demo=True)
+    with pytest.raises(ValueError, match="no steps of your own"):
+        Baseball(demo=True, steps=7)
 
 
 def test_shipped_reference():
@@ -124,6 +126,23 @@ def test_table_of_hits_is_that_of_efron_and_morris():
     assert {int(row["at_bats"]) for row in rows} == {AT_BATS}
 
 
-def test_candidates():
-    assert len(Baseball(demo=True).candidates) == 2
-    assert K20 in Baseball().candidates
+def test_nuts_is_cached(tmp_path, monkeypatch):
+    settings = Baseball(quick=True, out=tmp_path)
+    first = settings._reference(experiment.Run(tmp_path, "run", {}, resume=True))
+    monkeypatch.setattr(experiment.reference, "reference", _stop)
+    again = settings._reference(experiment.Run(tmp_path, "run", {}, resume=True))
+    assert (first["draws"] == again["draws"]).all()
+    with pytest.raises(KeyboardInterrupt):
+        Baseball(quick=True, seed=1, out=tmp_path)._reference(
+            experiment.Run(tmp_path, "run", {}, resume=True)
+        )
+
+
+@pytest.mark.slow
+def test_twenty_components_reach_their_elbo(tmp_path):
+    """The demo's fit: -478.05 at least, where mean field stays at -478.90."""
+    Baseball(demo=True, out=tmp_path).run()
+    summary = json.loads((tmp_path / "baseball-demo" / "summary.json").read_text())
+    mean_field, mixture = (row["elbo"] for row in summary["table"])
+    assert mean_field == pytest.approx(-478.9, abs=0.02)
+    assert mixture > -478.05

@@ -7,7 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Importance, Predictive, Trace_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, init_to_median, init_to_sample
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    init_to_generated,
+    init_to_median,
+    init_to_sample,
+    init_to_value,
+)
 from pyro.optim import Adam, ClippedAdam
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
@@ -96,7 +102,10 @@ def test_recovers_two_modes_and_their_weights(objective, num_components):
     def model():
         pyro.sample("x", target)
 
-    guide = AutoDiagonalNormalMixture(model, num_components)
+    # in the basins of both modes, whatever the seed
+    starts = iter(torch.tensor([[-2.0, 0.0], [2.0, 0.0], [-1.0, 1.0], [1.0, -1.0]]))
+    init = init_to_generated(generate=lambda: init_to_value(values={"x": next(starts)}))
+    guide = AutoDiagonalNormalMixture(model, num_components, init_loc_fn=init)
     elbo = objective(num_particles=16, vectorize_particles=True, max_plate_nesting=0)
     svi = SVI(model, guide, ClippedAdam({"lr": 0.02, "lrd": 0.1 ** (1 / 1200)}), elbo)
     for _ in range(1200):
@@ -148,13 +157,35 @@ def test_importance_sampling_with_the_guide_is_consistent():
     assert evidence.item() == pytest.approx(exact.item(), abs=0.1)
 
 
+def test_quantiles_of_a_decreasing_transform_increase():
+    def model():
+        pyro.sample("x", dist.TransformedDistribution(dist.LogNormal(0.0, 1.0), MIRROR))
+
+    guide = AutoDiagonalNormalMixture(model, 2)
+    guide()
+    sample = torch.stack([guide()["x"] for _ in range(3000)]).detach()
+    quantiles = guide.quantiles([0.1, 0.9])["x"]
+    assert torch.allclose(quantiles, sample.quantile(torch.tensor([0.1, 0.9])), rtol=0.1)
+
+
+MIRROR = dist.transforms.AffineTransform(3.0, -1.0)
+
+
+@pytest.mark.parametrize("quantiles", [[1.5], 0.5, [-0.1, 0.5], [float("nan")]])
+def test_quantiles_are_checked(quantiles):
+    guide = AutoDiagonalNormalMixture(several_sites, 2)
+    guide()
+    with pytest.raises(ValueError, match="quantiles"):
+        guide.quantiles(quantiles)
+
+
 @pytest.mark.parametrize("num_components", [0, -1, 2.5, True, None])
 def test_num_components_is_checked(num_components):
     with pytest.raises(ValueError, match="num_components"):
         AutoDiagonalNormalMixture(several_sites, num_components)
 
 
-@pytest.mark.parametrize("init_scale", [0, -0.1, float("nan"), "wide"])
+@pytest.mark.parametrize("init_scale", [0, -0.1, float("nan"), float("inf"), "wide"])
 def test_init_scale_is_checked(init_scale):
     with pytest.raises(ValueError, match="init_scale"):
         AutoDiagonalNormalMixture(several_sites, 2, init_scale=init_scale)
