@@ -13,6 +13,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
 from pyro_mixtures.velocity.pathwise import pathwise
 
@@ -62,11 +63,11 @@ class Mixture(TorchDistribution):
         weight_gradient: str,
         validate_args: bool | None = None,
     ) -> None:
-        _check_choice("transport", transport, tuple(self.transports))
-        _check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        check_choice("transport", transport, tuple(self.transports))
+        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         values = (*components, component_logits)
         parameters = dict(zip(self._parameter_shapes(), values, strict=True))
-        batch_shape, sizes = _check_shapes(parameters, self._parameter_shapes())
+        batch_shape, sizes = check_shapes(parameters, self._parameter_shapes())
         dtype = functools.reduce(torch.promote_types, (v.dtype for v in parameters.values()))
         for name, letters in self._parameter_shapes().items():
             event_shape = tuple(sizes[letter] for letter in letters)
@@ -223,7 +224,7 @@ class Mixture(TorchDistribution):
     def _folded(self, value: Tensor) -> tuple[Mixture, Tensor, Size]:
         """The mixture to use for a value, the value as ``(*B, S, D)`` of it, and its own batch."""
         core = self._core
-        shape = _broadcast(value.shape[:-1], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
         batch = shape[len(shape) - len(core.batch_shape) :]
         if batch != core.batch_shape:
             core = core.expand(batch)
@@ -317,11 +318,6 @@ def _promoted(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def _broadcast(first: Size, second: Size) -> Size:
-    """``torch.broadcast_shapes``, which costs more than a small tensor operation, where needed."""
-    return first if first == second else torch.broadcast_shapes(first, second)
-
-
 def _draw_index(weights: Tensor, count: int) -> Tensor:
     """Component indices by inversion, ``(*B, K) -> (*B, count)``; never one of weight zero."""
     cdf = weights.cumsum(-1)
@@ -340,52 +336,3 @@ def _within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tens
     if same_group is None or bool(same_group.all()):
         return log_weights.exp()
     return log_weights.masked_fill(~same_group, -torch.inf).softmax(-1)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}")
-
-
-def _check_shapes(
-    parameters: dict[str, Tensor], shapes: dict[str, str]
-) -> tuple[Size, dict[str, int]]:
-    """The batch shape and the sizes of the lettered dimensions.
-
-    Raises:
-        ValueError: naming the argument, its shape and what was expected.
-    """
-    described = ", ".join(f"{name} (*B, {', '.join(shapes[name])})" for name in parameters)
-    sizes: dict[str, int] = {}
-    owners: dict[str, str] = {}
-    batch_shape = torch.Size()
-    for name, value in parameters.items():
-        letters = shapes[name]
-        if not isinstance(value, Tensor):
-            raise ValueError(f"Expected {name} to be a tensor, but got {type(value).__name__}")
-        if not value.is_floating_point():
-            raise ValueError(f"Expected {name} of a floating point dtype, but got {value.dtype}")
-        shape = tuple(value.shape)
-        if len(shape) < len(letters):
-            raise ValueError(
-                f"Expected {name} of at least {len(letters)} dimensions, but got shape {shape};"
-                f" expected shapes are {described}"
-            )
-        for letter, size in zip(letters, shape[-len(letters) :], strict=True):
-            if size < 1:
-                raise ValueError(f"Expected {letter} >= 1, but {name} has shape {shape}")
-            if sizes.setdefault(letter, size) != size:
-                raise ValueError(
-                    f"Expected {letter} = {sizes[letter]} (from {owners[letter]}) in {name}, but"
-                    f" its shape is {shape}; expected shapes are {described}"
-                )
-            owners.setdefault(letter, name)
-        batch = value.shape[: len(shape) - len(letters)]
-        try:
-            batch_shape = _broadcast(batch_shape, batch)
-        except RuntimeError:
-            raise ValueError(
-                f"Expected {name} with a batch shape that broadcasts with {tuple(batch_shape)},"
-                f" but got {tuple(batch)} (shape {shape})"
-            ) from None
-    return batch_shape, sizes

@@ -1,0 +1,61 @@
+"""Checks of a distribution's arguments: errors name the argument, what was given and expected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Size, Tensor
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a ``ValueError`` for a value that is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}")
+
+
+def check_shapes(
+    parameters: dict[str, Tensor], shapes: dict[str, str]
+) -> tuple[Size, dict[str, int]]:
+    """Find the batch shape and the sizes of the lettered dimensions.
+
+    Raises:
+        ValueError: naming the argument, its shape and what was expected.
+    """
+    described = ", ".join(f"{name} (*B, {', '.join(shapes[name])})" for name in parameters)
+    sizes: dict[str, int] = {}
+    owners: dict[str, str] = {}
+    batch_shape = torch.Size()
+    for name, value in parameters.items():
+        letters = shapes[name]
+        if not isinstance(value, Tensor):
+            raise ValueError(f"Expected {name} to be a tensor, but got {type(value).__name__}")
+        if not value.is_floating_point():
+            raise ValueError(f"Expected {name} of a floating point dtype, but got {value.dtype}")
+        shape = tuple(value.shape)
+        if len(shape) < len(letters):
+            raise ValueError(
+                f"Expected {name} of at least {len(letters)} dimensions, but got shape {shape};"
+                f" expected shapes are {described}"
+            )
+        for letter, size in zip(letters, shape[-len(letters) :], strict=True):
+            if size < 1:
+                raise ValueError(f"Expected {letter} >= 1, but {name} has shape {shape}")
+            if sizes.setdefault(letter, size) != size:
+                raise ValueError(
+                    f"Expected {letter} = {sizes[letter]} (from {owners[letter]}) in {name}, but"
+                    f" its shape is {shape}; expected shapes are {described}"
+                )
+            owners.setdefault(letter, name)
+        batch = value.shape[: len(shape) - len(letters)]
+        try:
+            batch_shape = broadcast_shapes(batch_shape, batch)
+        except RuntimeError:
+            raise ValueError(
+                f"Expected {name} with a batch shape that broadcasts with {tuple(batch_shape)},"
+                f" but got {tuple(batch)} (shape {shape})"
+            ) from None
+    return batch_shape, sizes
+
+
+def broadcast_shapes(first: Size, second: Size) -> Size:
+    """``torch.broadcast_shapes``, which costs more than a small tensor operation, where needed."""
+    return first if first == second else torch.broadcast_shapes(first, second)
