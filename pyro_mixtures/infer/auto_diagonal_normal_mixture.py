@@ -36,20 +36,11 @@ class AutoDiagonalNormalMixture(AutoMixture):
     """
 
     coord_scale: Any  # a PyroParam is set, a tensor is got
+    distribution = MixtureOfDiagNormals
     scale_constraint = constraints.softplus_positive
 
     def _setup_components(self, locs: Tensor) -> None:
         self.locs = nn.Parameter(locs)
         self.coord_scale = PyroParam(
             locs.new_full(locs.shape, self.init_scale), self.scale_constraint
-        )
-
-    def get_posterior(self, *args, **kwargs) -> MixtureOfDiagNormals:
-        """The mixture over the packed unconstrained latent vector."""
-        return MixtureOfDiagNormals(
-            self.locs,
-            self.coord_scale,
-            self.component_logits,
-            transport=self.transport,
-            weight_gradient=self.weight_gradient,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from numbers import Integral
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -15,14 +16,15 @@ from pyro.infer.autoguide import AutoContinuous, init_to_uniform
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to
 
-from pyro_mixtures.distributions import Mixture
+from pyro_mixtures.distributions.mixture import WEIGHT_GRADIENTS, Mixture
+from pyro_mixtures.distributions.validation import check_choice
 
 
 class AutoMixture(AutoContinuous):
     """Base of the guides whose posterior is a mixture over the packed latent vector.
 
-    A guide creates its component parameters in ``_setup_components(locs)`` from the starting
-    points ``(K, D)`` and returns the mixture of them in ``get_posterior``.
+    A guide names its ``distribution`` and creates the component parameters of that in
+    ``_setup_components(locs)`` from the starting points ``(K, D)``.
 
     Args:
         model: a Pyro model with continuous latent sites.
@@ -39,10 +41,12 @@ class AutoMixture(AutoContinuous):
             Other objectives need ``"pathwise"``, with which this is an ordinary guide of Pyro.
 
     Raises:
-        ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive, or (at
-            the first call) a discrete latent site in the model.
+        ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
+            finite, an unknown ``transport`` or ``weight_gradient``, or (at the first call) a
+            discrete latent site in the model.
     """
 
+    distribution: ClassVar[type[Mixture]]
     num_components: int
     init_scale: float
     transport: str
@@ -65,6 +69,8 @@ class AutoMixture(AutoContinuous):
             raise ValueError(f"Expected num_components >= 1, but got {num_components}")
         if not (isinstance(init_scale, (int, float)) and 0 < init_scale < math.inf):
             raise ValueError(f"Expected a finite init_scale > 0, but got {init_scale!r}")
+        check_choice("transport", transport, tuple(self.distribution.transports))
+        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         super().__init__(model, init_loc_fn=init_loc_fn)
         self.num_components = int(num_components)
         self.init_scale = float(init_scale)
@@ -85,11 +91,15 @@ class AutoMixture(AutoContinuous):
         locs = torch.stack(starts)  # (K, D)
         self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
         self._setup_components(locs + self.init_scale * torch.randn_like(locs))
-        self.get_posterior()  # a wrong transport or weight_gradient is told now
 
     def get_posterior(self, *args, **kwargs) -> Mixture:
         """The mixture over the packed unconstrained latent vector."""
-        raise NotImplementedError
+        return self.distribution(
+            **{name: getattr(self, name) for name in self.distribution.component_parameters},
+            component_logits=self.component_logits,
+            transport=self.transport,
+            weight_gradient=self.weight_gradient,
+        )
 
     def sample_latent(self, *args, **kwargs):
         """Sample a packed unconstrained latent vector."""
