@@ -12,8 +12,8 @@ import pyro.distributions as dist
 import torch
 import tyro
 
-from benchmarks.timing import medians
 from experiments.baseball.fits import K20, MEAN_FIELD, PEER_K20, step
+from experiments.timing import medians
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 
 

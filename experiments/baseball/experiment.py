@@ -12,9 +12,9 @@ import numpy
 import torch
 from torch.distributions import Distribution
 
-from benchmarks.timing import medians
 from experiments.baseball import curves, figures, fits, reference
 from experiments.run import Run, atomic_write, on_device
+from experiments.timing import medians
 from experiments.training import Schedule
 
 PARTICLES = 32
@@ -39,7 +39,7 @@ class Baseball:
     quick: bool = False
     """A few steps of everything: seconds, no result."""
     demo: bool = False
-    """Mean field and K = 20 only, against the shipped NUTS reference: two minutes."""
+    """Mean field and K = 20 only, against the shipped NUTS reference: about a minute."""
     out: Path = Path("results")
     """Folder for the results."""
     resume: bool = False

@@ -186,8 +186,9 @@ class Mixture(TorchDistribution):
         return _IndependentMixture(self, event.reinterpreted_batch_ndims)
 
     def mask(self, mask):
-        pathwise_only = self.weight_gradient == "pathwise"
-        return super().mask(mask if pathwise_only else _mask_tensor(mask, self))
+        if self.weight_gradient != "pathwise":
+            mask = _mask_tensor(mask, self.batch_shape, self.component_logits)
+        return super().mask(mask)
 
     def _group_score(self, responsibilities: Tensor) -> Tensor:
         r"""The score function, ``(*X, K) -> (*X,)``.
@@ -292,7 +293,7 @@ class _IndependentMixture(Independent):
         return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
 
     def mask(self, mask):
-        return super().mask(_mask_tensor(mask, self))
+        return super().mask(_mask_tensor(mask, self.batch_shape, self.base_dist.component_logits))
 
     def score_parts(self, x, *args, **kwargs):
         count = self.reinterpreted_batch_ndims
@@ -301,10 +302,10 @@ class _IndependentMixture(Independent):
         return ScoreParts(*parts)
 
 
-def _mask_tensor(mask: Tensor | bool, distribution: TorchDistribution) -> Tensor:
-    """A mask as a tensor: with a plain bool Pyro would drop the score term."""
+def _mask_tensor(mask: Tensor | bool, batch_shape: Size, like: Tensor) -> Tensor:
+    """A mask as a tensor, on the device of another: with a bool Pyro would drop the score term."""
     if isinstance(mask, bool):
-        return torch.tensor(mask).expand(distribution.batch_shape)
+        return torch.tensor(mask, device=like.device).expand(batch_shape)
     return mask
 
 

@@ -201,9 +201,8 @@ class _LatentSite(dist.TorchDistribution):
 
     def __init__(self, mixture: Mixture, parts: dict | None = None) -> None:
         self.mixture = mixture
-        self._parts = (
-            {} if parts is None else parts
-        )  # of the last value; shared by expanded copies
+        # of the last value, shared by expanded copies: forward and the trace both ask for them
+        self._parts = {} if parts is None else parts
         super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
 
     @property
