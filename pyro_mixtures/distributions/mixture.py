@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from torch.distributions import constraints
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
 from pyro_mixtures.velocity.pathwise import pathwise
+from pyro_mixtures.velocity.precision import at_least_single, double_dtype
 
 WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
 
@@ -30,7 +32,7 @@ class Mixture(TorchDistribution):
     pure functions of samples ``(*B, S, D)`` and parameters that have the full batch shape ``B``:
 
     - ``_draw(index, *components)``: samples of the components ``index (*B, S)``, ``(*B, S, D)``;
-    - ``_log_components(z, logits, *components)``: log densities, ``(*B, S, K)``;
+    - ``_log_components(z, log_weights, *components)``: log densities, ``(*B, S, K)``;
     - ``_component_vjp(z, grad, responsibilities, *components)``: the components' gradients;
     - ``_component_distance(*components)``: for the grouping, ``(*B, K, K)``.
 
@@ -54,6 +56,7 @@ class Mixture(TorchDistribution):
     transports: ClassVar[dict[str, Callable[..., Tensor]]]
 
     component_logits: Tensor
+    _last_sample: tuple[Tensor, _Densities] | None = None
 
     def __init__(
         self,
@@ -73,6 +76,8 @@ class Mixture(TorchDistribution):
             event_shape = tuple(sizes[letter] for letter in letters)
             setattr(self, name, parameters[name].to(dtype).expand(batch_shape + event_shape))
         self.transport, self.weight_gradient = transport, weight_gradient
+        if batch_shape.numel() == 0:
+            validate_args = False  # torch's constraints fail for empty tensors
         super().__init__(batch_shape, torch.Size([sizes["D"]]), validate_args=validate_args)
         if self._validate_args:
             self._check_logits()
@@ -82,7 +87,7 @@ class Mixture(TorchDistribution):
         return {**cls.component_parameters, "component_logits": "K"}
 
     def _check_logits(self) -> None:
-        if not bool(self.component_logits.detach().amax(-1).isfinite().all()):
+        if not float(self.component_logits.detach().amax(-1).abs().amax()) < math.inf:
             raise ValueError(
                 "Expected component_logits below +inf with a finite entry in each mixture, but got"
                 f" {self.component_logits}"
@@ -101,6 +106,10 @@ class Mixture(TorchDistribution):
         super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def __getstate__(self):
+        # a sample's graph can neither be copied nor pickled
+        return {name: value for name, value in self.__dict__.items() if name != "_last_sample"}
 
     @property
     def _core(self) -> Mixture:
@@ -129,10 +138,9 @@ class Mixture(TorchDistribution):
         shape = torch.Size(sample_shape) + self.batch_shape
         count = shape[: len(shape) - len(core.batch_shape)].numel()
         with torch.no_grad():
-            (logits,) = _promoted(core.component_logits)
-            index = _draw_index(logits.softmax(-1), count)
-            z = self._draw(index, *core._components)  # (*B, S, D)
-        return core._pathwise(z).movedim(-2, 0).reshape(shape + self.event_shape)
+            weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
+            z = self._draw(_draw_index(weights, count), *core._components)  # (*B, S, D)
+        return self._reparameterized(core, z, shape)
 
     def reparameterize(self, value: Tensor) -> Tensor:
         """Give samples drawn elsewhere the gradients that ``rsample`` would give them.
@@ -143,26 +151,34 @@ class Mixture(TorchDistribution):
         Returns:
             A tensor equal to ``value``.
         """
-        core, z, shape = self._folded(value.detach())
-        return core._pathwise(z).movedim(-2, 0).reshape(shape + self.event_shape)
+        return self._reparameterized(*self._folded(value.detach()))
 
-    def _pathwise(self, z: Tensor) -> Tensor:
-        """Samples ``(*B, S, D)`` with their gradients."""
-        groups = (self._same_group,) if self.weight_gradient == "clustered" else ()
+    def _reparameterized(self, core: Mixture, z: Tensor, shape: Size) -> Tensor:
+        """Samples ``(*B, S, D)`` of ``core``, with their gradients, as a value ``(*shape, D)``."""
+        groups = (core._same_group,) if self.weight_gradient == "clustered" else ()
         transport = None if self.weight_gradient == "score" else self.transports[self.transport]
-        vjp = functools.partial(self._vjp, transport)
-        return pathwise(z, vjp, *self._components, self.component_logits, *groups)
+        known = _Densities(z)
+        vjp = functools.partial(self._vjp, transport, known)
+        z = pathwise(z, vjp, *core._components, core.component_logits, *groups)
+        value = _samples_first(z).reshape(shape + self.event_shape)
+        self._last_sample = (value, known)
+        return value
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, D) -> (*X, K)``."""
-        return self._component_log_prob(value).to(self._dtype(value))
+        core, z, shape = self._folded(self._validated(value))
+        z, logits, *components = at_least_single(z, core.component_logits, *core._components)
+        densities = self._log_components(z, logits.log_softmax(-1), *components)
+        return self._result(densities, value, shape)
 
     def responsibilities(self, value: Tensor) -> Tensor:
         r"""Posterior probabilities :math:`\pi_j q_j(z) / q(z)` of the components, ``(*X, K)``."""
-        return self._joint_log_prob(value).softmax(-1).to(self._dtype(value))
+        joint, log_prob, shape = self._joint_log_prob(value)
+        return self._result((joint - log_prob).exp(), value, shape)
 
     def log_prob(self, value):
-        return self._joint_log_prob(value).logsumexp(-1).to(self._dtype(value))
+        _, log_prob, shape = self._joint_log_prob(value)
+        return self._result(log_prob, value, shape).squeeze(-1)
 
     def score_parts(self, x, *args, **kwargs):
         r"""Pyro's terms of a surrogate objective.
@@ -173,11 +189,12 @@ class Mixture(TorchDistribution):
         """
         if not self.has_rsample:  # set so by has_rsample_(False)
             return super().score_parts(x)
-        joint = self._joint_log_prob(x)
-        log_prob = joint.logsumexp(-1).to(self._dtype(x))
+        joint, log_prob, shape = self._joint_log_prob(x)
+        density = self._result(log_prob, x, shape).squeeze(-1)
         if not self._has_score:
-            return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
-        return ScoreParts(log_prob, self._group_score(joint.detach().softmax(-1)), log_prob)
+            return ScoreParts(density, 0, density)  # type: ignore[arg-type]
+        responsibilities = self._result((joint - log_prob).detach().exp(), x, shape)
+        return ScoreParts(density, self._group_score(responsibilities), density)
 
     def to_event(self, reinterpreted_batch_ndims=None):
         event = super().to_event(reinterpreted_batch_ndims)
@@ -207,20 +224,33 @@ class Mixture(TorchDistribution):
             share = (group * (weights / group_weight)).squeeze(-2)
         return (share * log_weights.masked_fill(share == 0, 0)).sum(-1)
 
-    def _dtype(self, value: Tensor) -> torch.dtype:
-        return torch.result_type(value, self.component_logits)
+    def _joint_log_prob(self, value: Tensor) -> tuple[Tensor, Tensor, Size]:
+        r"""Logarithms of :math:`\pi_j q_j`, ``(*B, S, K)``, and q, and the value's batch shape.
 
-    def _joint_log_prob(self, value: Tensor) -> Tensor:
-        return self._core.log_weights + self._component_log_prob(value)
+        For the sample just drawn they are kept: its backward pass needs them, too.
+        """
+        core, z, shape = self._folded(self._validated(value))
+        joint = self._log_joint(z, core.component_logits, *core._components)
+        log_prob = joint.logsumexp(-1, keepdim=True)
+        if self._last_sample is not None and self._last_sample[0] is value:
+            self._last_sample[1].values = joint.detach(), log_prob.detach()
+        return joint, log_prob, shape
 
-    def _component_log_prob(self, value: Tensor) -> Tensor:
-        """``component_log_prob`` in the precision of the arithmetic."""
+    @classmethod
+    def _log_joint(cls, z: Tensor, logits: Tensor, *components: Tensor) -> Tensor:
+        z, logits, *rest = at_least_single(z, logits, *components)
+        log_weights = logits.log_softmax(-1)
+        return log_weights.unsqueeze(-2) + cls._log_components(z, log_weights, *rest)
+
+    def _validated(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        core, z, shape = self._folded(value)
-        promoted = _promoted(z, core.component_logits, *core._components)
-        result = self._log_components(*promoted)  # (*B, S, K)
-        return result.movedim(-2, 0).reshape(*shape, self.num_components)
+        return value
+
+    def _result(self, x: Tensor, value: Tensor, shape: Size) -> Tensor:
+        """``(*B, S, M)`` as ``(*shape, M)``, in the dtype that goes with a value."""
+        dtype = torch.result_type(value, self.component_logits)
+        return _samples_first(x).reshape(*shape, x.shape[-1]).to(dtype)
 
     def _folded(self, value: Tensor) -> tuple[Mixture, Tensor, Size]:
         """The mixture to use for a value, the value as ``(*B, S, D)`` of it, and its own batch."""
@@ -229,9 +259,11 @@ class Mixture(TorchDistribution):
         batch = shape[len(shape) - len(core.batch_shape) :]
         if batch != core.batch_shape:
             core = core.expand(batch)
-        value = value.expand(shape + self.event_shape)
+        if value.shape[:-1] != shape:
+            value = value.expand(shape + self.event_shape)
         count = shape[: len(shape) - len(batch)].numel()
-        return core, value.reshape(count, *batch, *self.event_shape).movedim(0, -2), shape
+        value = value.reshape(count, *batch, *self.event_shape)
+        return core, value.movedim(0, -2) if batch else value, shape
 
     @property
     def _has_score(self) -> bool:
@@ -255,26 +287,37 @@ class Mixture(TorchDistribution):
 
     @classmethod
     def _vjp(
-        cls, transport: Callable[..., Tensor] | None, z: Tensor, grad: Tensor, *parameters: Tensor
+        cls,
+        transport: Callable[..., Tensor] | None,
+        known: _Densities,
+        z: Tensor,
+        grad: Tensor,
+        *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         """Gradients of the components and the logits from the gradient at the samples.
 
-        ``transport`` is None where the weights get theirs from the score function alone. A last
-        parameter behind the logits holds the groups, if there are any.
+        ``transport`` is None where the weights get theirs from the score function alone. ``known``
+        serves if it is of these very samples. A last parameter behind the logits holds the groups,
+        if there are any.
         """
         num_components = len(cls.component_parameters)
-        precision = parameters[0].dtype
-        z, grad, *components, logits = _promoted(z, grad, *parameters[: num_components + 1])
-        log_weights = logits.log_softmax(-1)
-        log_joint = log_weights.unsqueeze(-2) + cls._log_components(z, logits, *components)
-        log_prob = log_joint.logsumexp(-1, keepdim=True)  # (*B, S, 1)
+        *components, logits = parameters[: num_components + 1]
+        if known.z is z and known.values is not None:
+            log_joint, log_prob = known.values
+        else:
+            log_joint = cls._log_joint(z, logits, *components)
+            log_prob = log_joint.logsumexp(-1, keepdim=True)  # (*B, S, 1)
+        z, grad, logits, *components = (
+            x.to(log_joint.dtype) for x in (z, grad, logits, *components)
+        )
         gradients = cls._component_vjp(z, grad, (log_joint - log_prob).exp(), *components)
         if transport is None or logits.shape[-1] == 1:
             grad_logits = torch.zeros_like(logits)
         else:
+            log_weights = logits.log_softmax(-1)
             within = _within_group(log_weights, *parameters[num_components + 1 :])
             contributions = transport(
-                z, grad, log_prob, within, *components, precision=precision
+                z, grad, log_prob, within, *components, precision=parameters[0].dtype
             ).sum(-2)  # (*B, K)
             average = (within @ contributions.unsqueeze(-1)).squeeze(-1)
             grad_logits = log_weights.exp() * (contributions - average)
@@ -282,6 +325,14 @@ class Mixture(TorchDistribution):
             gradient.to(parameter.dtype)
             for gradient, parameter in zip((*gradients, grad_logits), parameters, strict=False)
         )
+
+
+class _Densities:
+    r"""Samples and, once they are known, logarithms of :math:`\pi_j q_j` and of q there."""
+
+    def __init__(self, z: Tensor) -> None:
+        self.z = z
+        self.values: tuple[Tensor, Tensor] | None = None  # (*B, S, K) and (*B, S, 1)
 
 
 class _IndependentMixture(Independent):
@@ -309,14 +360,9 @@ def _mask_tensor(mask: Tensor | bool, batch_shape: Size, like: Tensor) -> Tensor
     return mask
 
 
-def _promoted(*tensors: Tensor) -> list[Tensor]:
-    """Tensors in double precision, where the device has it.
-
-    Squares may then be expanded into matrix products, and log densities of many coordinates
-    subtracted: components 1e4 of their scales apart lose 1e-8 of a log density in a coordinate.
-    """
-    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    return [tensor.to(dtype) for tensor in tensors]
+def _samples_first(x: Tensor) -> Tensor:
+    """``(*B, S, M) -> (S, *B, M)``."""
+    return x if x.dim() == 2 else x.movedim(-2, 0)
 
 
 def _draw_index(weights: Tensor, count: int) -> Tensor:
@@ -324,7 +370,7 @@ def _draw_index(weights: Tensor, count: int) -> Tensor:
     cdf = weights.cumsum(-1)
     cdf = cdf / cdf[..., -1:]  # exactly 1 from the last positive weight on
     uniform = torch.rand(*weights.shape[:-1], count, dtype=cdf.dtype, device=cdf.device)
-    return (uniform.unsqueeze(-1) >= cdf.unsqueeze(-2)).sum(-1)
+    return torch.searchsorted(cdf, uniform, right=True)
 
 
 def _within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tensor:

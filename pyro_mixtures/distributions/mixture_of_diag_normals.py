@@ -127,9 +127,9 @@ class MixtureOfDiagNormals(Mixture):
 
     @staticmethod
     def _draw(index: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
-        index = index.unsqueeze(-1)  # (*B, S, 1)
-        loc, scale = locs.take_along_dim(index, -2), scales.take_along_dim(index, -2)
-        return loc + scale * torch.randn_like(loc)
+        index = index.unsqueeze(-1).expand(*index.shape, locs.shape[-1])  # (*B, S, D)
+        loc = locs.gather(-2, index)
+        return torch.randn_like(loc).mul_(scales.gather(-2, index)).add_(loc)
 
     _log_components = staticmethod(diag_normal_log_prob)
     _component_vjp = staticmethod(location_scale_vjp)

@@ -4,37 +4,75 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.velocity.precision import LONGEST_SUM, double, keeps_digits
 
 
-def diag_normal_log_prob(z: Tensor, logits: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
-    r"""Log densities of all components at all samples, by matrix products.
+def diag_normal_log_prob(z: Tensor, log_weights: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
+    r"""Log densities of all components at all samples.
 
     .. math:: \log q_j(z) = -\tfrac12 \sum_i \frac{(z_i - \mu_{ji})^2}{\sigma_{ji}^2}
               - \sum_i \log \sigma_{ji} - \tfrac D2 \log 2\pi
 
-    For several samples the square is expanded about the mean of the mixture. That loses about
-    ``eps * (distance / scale)**2``, so callers hand in float64 (see ``distributions/mixture.py``).
+    A single sample is compared with the components directly. For several the square is expanded
+    about the mean of the mixture, so that the sum is a matrix product; where that would lose
+    digits, in float64, and if even that is not enough, directly as well, in slices.
 
     Args:
         z: ``(*B, S, D)``.
-        logits: of the components, ``(*B, K)``; only to find the mean.
+        log_weights: of the components, ``(*B, K)``; where they are ``-inf`` digits may be lost.
         locs: ``(*B, K, D)``.
         scales: ``(*B, K, D)``, positive.
 
     Returns:
-        ``(*B, S, K)``.
+        ``(*B, S, K)``, in the dtype of ``z`` or in float64.
     """
-    constant = scales.log().sum(-1) + locs.shape[-1] / 2 * math.log(2 * math.pi)  # (*B, K)
-    if z.shape[-2] == 1:
-        quadratic = ((z - locs) / scales).square().sum(-1).unsqueeze(-2)  # (*B, 1, K)
-        return -quadratic / 2 - constant.unsqueeze(-2)
-    center = (logits.softmax(-1).unsqueeze(-2) @ locs).detach()  # (*B, 1, D)
+    if z.shape[-2] == 1 or torch.compiler.is_compiling():
+        if z.shape[-1] > LONGEST_SUM:
+            z, locs, scales = double(z, locs, scales)
+        return _differences(z, locs, scales)
+    log_prob, terms = _products(z, log_weights, locs, scales)
+    if not keeps_digits(terms, log_weights):
+        z, log_weights, locs, scales = double(z, log_weights, locs, scales)
+        log_prob, terms = _products(z, log_weights, locs, scales)
+        if not keeps_digits(terms, log_weights):
+
+            def rows(z: Tensor) -> Tensor:
+                # not to keep the slices' large intermediate arrays for the backward pass
+                return checkpoint(_differences, z, locs, scales, use_reentrant=False)
+
+            return map_chunks(rows, (z,), locs.numel())
+    return log_prob
+
+
+def _differences(z: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
+    standard = (z.unsqueeze(-2) - locs.unsqueeze(-3)) / scales.unsqueeze(-3)  # (*B, S, K, D)
+    return standard.square().sum(-1) * -0.5 - _log_volume(scales)
+
+
+def _products(
+    z: Tensor, log_weights: Tensor, locs: Tensor, scales: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log densities, and the sizes of the terms in their sums."""
+    center = (log_weights.exp().unsqueeze(-2) @ locs).detach()  # (*B, 1, D)
     z, locs = z - center, locs - center
     precision = scales.reciprocal().square()  # (*B, K, D)
     scaled = locs * precision
-    constant = constant + (locs * scaled).sum(-1) / 2
-    return z @ scaled.mT - z.square() @ precision.mT / 2 - constant.unsqueeze(-2)  # (*B, S, K)
+    squares = (precision @ z.square().mT).mT  # (*B, S, K), faster to sum over K laid out like this
+    constant = (locs * scaled).sum(-1).unsqueeze(-2)  # (*B, 1, K)
+    cross = (scaled @ z.mT).mT
+    log_prob = cross - squares / 2 - (constant / 2 + _log_volume(scales))
+    return log_prob, squares.detach() + constant.detach()
+
+
+def _log_volume(scales: Tensor) -> Tensor:
+    """Of the unit of measure ``(2 pi)^(D/2) prod(scales)``, ``(*B, 1, K)``."""
+    volume = scales.log().sum(-1) + scales.shape[-1] / 2 * math.log(2 * math.pi)
+    return volume.unsqueeze(-2)
 
 
 def location_scale_vjp(
@@ -60,8 +98,11 @@ def location_scale_vjp(
     Reference:
         Jankowiak and Karaletsos, Eq. 12.
     """
-    center = locs.mean(-2, keepdim=True)  # (*B, 1, D)
     weights = responsibilities.mT  # (*B, K, S)
-    grad_locs = weights @ grad  # (*B, K, D)
-    moment = weights @ (grad * (z - center))  # (*B, K, D)
+    if z.shape[-2] == 1:
+        grad_locs = weights * grad  # (*B, K, D)
+        return grad_locs, (z - locs).mul_(grad_locs).div_(scales)
+    center = locs.mean(-2, keepdim=True)  # (*B, 1, D)
+    grad_locs = weights @ grad
+    moment = weights @ (grad * (z - center))
     return grad_locs, (moment - (locs - center) * grad_locs) / scales

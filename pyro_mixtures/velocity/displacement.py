@@ -1,17 +1,26 @@
-"""Displacement: each component slides to a Normal hub along a straight line in parameter space."""
+"""Displacement: each component flows to a Normal hub by a constant change of place and scale."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.velocity import chunks
+from pyro_mixtures.velocity.precision import double, double_dtype
+
+NODES = {torch.float32: (4, 1.3, 3.0), torch.float64: (6, 2.0, 6.2)}
+"""Least number of nodes, and more for each unit of length and of the largest rate: found to
+integrate to 1e-6 and 1e-11 (tests/velocity/test_displacement.py)."""
 
 MAX_NODES = 64
+
+LARGEST_RATE = 5.0
+"""Rounding grows with the ratio of scales: beyond exp(5) in float64 only."""
 
 
 def displacement(
@@ -26,16 +35,20 @@ def displacement(
 ) -> Tensor:
     r"""Weight contributions :math:`A_j(z) = g \cdot w^j(z) / q(z)` of diagonal Normals.
 
-    The hub is the Normal with the mean and variance of the component's group. With
-    :math:`\mu_j(t)` and :math:`\sigma_j(t)` linear from the hub (t = 0) to component j (t = 1),
-    and :math:`N_{jt}` the Normal with these, the current
+    The hub is the Normal with the mean and variance of the component's group. In its units,
+    :math:`y = (z - \mu_h) / \sigma_h`, the linear flow
 
     .. math::
-        w^j = \int_0^1 N_{jt}(z) \Big[ (\mu_j - \mu_h)
-              + \frac{\sigma_j - \sigma_h}{\sigma_j(t)} (z - \mu_j(t)) \Big] dt
+        \dot y = \lambda (y + \gamma), \qquad \lambda = \log \frac{\sigma_j}{\sigma_h}, \qquad
+        \gamma = \frac{(\mu_j - \mu_h) / \sigma_h}{\sigma_j / \sigma_h - 1}
 
-    has :math:`\nabla \cdot w^j = -(q_j - N_{j0})`. All T nodes of the integral are handled at
-    once: four matrix products and one exponential of shape ``(S, T K)``.
+    (coordinate by coordinate) carries the hub at t = 0 to component j at t = 1, over Normals
+    :math:`N_{jt}` whose scales change geometrically. Its velocity depends on the place alone, so
+    the current is the velocity times one integral of densities:
+
+    .. math:: w^j(z) = v_j(z) \int_0^1 N_{jt}(z) \, dt, \qquad \nabla \cdot w^j = -(q_j - N_{j0})
+
+    Each of the T nodes of the integral costs two matrix products and one exponential.
 
     Args:
         z: samples, ``(*B, S, D)``.
@@ -46,110 +59,164 @@ def displacement(
         locs: ``(*B, K, D)``.
         scales: ``(*B, K, D)``.
         precision: the dtype to whose rounding the integral is exact; the arithmetic is done in
-            that of ``z``.
+            that of ``z`` or, for long paths, in float64.
 
     Returns:
         ``(*B, S, K)``.
     """
-    center = within[..., :1, :] @ locs  # (*B, 1, D)
-    z, locs = z - center, locs - center
-    hub_loc, hub_scale = (x.expand_as(locs) for x in moment_matched(within, locs, scales))
+    hub_loc, offset, hub_scale = moment_matched(within, locs, scales)
+    ratio = scales / hub_scale  # (*B, K, D)
+    ratio.masked_fill_(ratio == 1, 1 + torch.finfo(ratio.dtype).eps)  # a change within rounding
+    rate = ratio.log()
+    drift = offset.div_(ratio.sub_(1).mul_(hub_scale))
+    shift = rate * drift
     alive = within.amax(-2) > 0  # no need to resolve the path of a component without weight
-    time, weight = quadrature(hub_loc, hub_scale, locs, scales, alive, precision)  # (*B, T, K)
-    nodes = time.shape[-2:]
-
-    # coefficients of the log density and of the velocity at each node, (*B, T K, D)
-    t = time.unsqueeze(-1)
-    loc = torch.lerp(hub_loc.unsqueeze(-3), locs.unsqueeze(-3), t)
-    scale = torch.lerp(hub_scale.unsqueeze(-3), scales.unsqueeze(-3), t)
-    stretch = (scales - hub_scale).unsqueeze(-3) / scale  # the velocity is shift + stretch * z
-    shift = (locs - hub_loc).unsqueeze(-3) - stretch * loc
-    loc, scale, stretch, shift = (x.flatten(-3, -2) for x in (loc, scale, stretch, shift))
-    precisions = scale.reciprocal().square()
-    scaled = loc * precisions
-    constant = (loc * scaled).sum(-1) / 2 + scale.log().sum(-1) - weight.log().flatten(-2)
-    constant = constant.unsqueeze(-2) + loc.shape[-1] / 2 * math.log(2 * math.pi)  # (*B, 1, T K)
-
-    def contributions(z: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:
-        log_density = z @ scaled.mT - z.square() @ precisions.mT / 2 - constant
-        velocity = grad @ shift.mT + (grad * z) @ stretch.mT  # g . velocity, (*B, S, T K)
-        return ((log_density - log_prob).exp() * velocity).unflatten(-1, nodes).sum(-2)
-
-    return map_chunks(contributions, (z, grad, log_prob), 4 * constant.numel())
+    nodes, weights, rounds = quadrature(rate, shift, alive, precision)
+    if rounds and z.dtype != double_dtype(z):
+        tensors = double(z, grad, log_prob, within, locs, scales)
+        return displacement(*tensors, precision=precision)
+    volume = hub_scale.log().sum(-1) + hub_scale.shape[-1] / 2 * math.log(2 * math.pi)
+    path = (
+        hub_loc,
+        hub_scale,
+        rate,
+        drift,
+        shift,
+        volume.unsqueeze(-2),
+        rate.sum(-1).unsqueeze(-2),
+    )
+    transport = _one_sample if z.shape[-2] == 1 else _samples
+    return transport(z, grad, log_prob, nodes.to(z), weights.to(z), *path)
 
 
-def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each component's group, ``(*B, K or 1, D)``.
+def _one_sample(
+    z, grad, log_prob, nodes, weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
+):
+    """Without expanding squares: arrays of shape ``(*B, T, K, D)``, some nodes at a time."""
+    standard = (z - hub_loc) / hub_scale  # y, (*B, K or 1, D)
+    place = (standard + drift).unsqueeze(-3)  # (*B, 1, K, D)
+    speed = torch.addcmul(shift, rate, standard).mul_(grad * hub_scale).sum(-1)  # g . v, (*B, K)
+    standard, rate = standard.unsqueeze(-3), rate.unsqueeze(-3)
 
-    ``locs`` should be centred: the variance is a difference of moments.
+    def densities(nodes: Tensor, weights: Tensor) -> Tensor:
+        change = (rate * -nodes).expm1_()  # (*B, T, K, D)
+        back = torch.addcmul(standard, change, place, out=change)
+        exponent = back.square_().sum(-1).mul_(-0.5)  # (*B, T, K)
+        nodes, weights = nodes.squeeze(-1), weights.squeeze(-1)  # (T, 1)
+        exponent -= torch.addcmul(volume + log_prob - weights.log(), growth, nodes)
+        return exponent.exp_().sum(-2)
+
+    integral = _sum_over_nodes(densities, nodes, weights, rate.numel())
+    return (integral * speed).unsqueeze(-2)
+
+
+def _samples(
+    z, grad, log_prob, nodes, weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
+):
+    """By matrix products: squares are expanded about the hub of the first component."""
+    center = hub_loc[..., :1, :]  # (*B, 1, D)
+    z, hub_loc = z - center, hub_loc - center
+    features = torch.cat([z, z.square(), torch.ones_like(log_prob), log_prob], -1)
+    inverse = hub_scale.reciprocal().unsqueeze(-3)  # (*B, 1, K or 1, D)
+    start = (hub_loc / hub_scale).unsqueeze(-3)
+
+    def densities(nodes: Tensor, weights: Tensor) -> Tensor:
+        change = (-rate.unsqueeze(-3) * nodes).expm1_()  # (*B, T, K, D)
+        place = drift.unsqueeze(-3) * change
+        change += 1
+        place = (start * change).sub_(place)
+        change *= inverse  # the sample, carried back and standardized, is change * z - place
+        constant = place.square().sum(-1, keepdim=True) / 2
+        constant += (growth.unsqueeze(-1) * nodes + volume.unsqueeze(-1)) - weights.log()
+        place *= change
+        change.square_().mul_(-0.5)
+        coefficients = torch.cat([place, change, -constant, -torch.ones_like(constant)], -1)
+        exponent = coefficients.flatten(-3, -2) @ features.mT  # (*B, T K, S)
+        return exponent.exp_().unflatten(-2, coefficients.shape[-3:-1]).sum(-3).mT
+
+    rows = max(z.shape[-2], 2 * z.shape[-1])
+    integral = _sum_over_nodes(densities, nodes, weights, rate[..., 0].numel() * rows)
+    velocity = torch.cat([rate, shift * hub_scale - rate * hub_loc], -1)
+    speed = velocity @ torch.cat([grad * z, grad], -1).mT  # g . v, (*B, K, S)
+    return integral * speed.mT
+
+
+def _sum_over_nodes(
+    function: Callable[[Tensor, Tensor], Tensor], nodes: Tensor, weights: Tensor, elements: int
+) -> Tensor:
+    """Sum of a function over the nodes, as many at once as the memory budget allows."""
+    count = max(1, chunks.MEMORY_BUDGET // (2 * elements * nodes.element_size() + 1))
+    parts = zip(nodes.split(count), weights.split(count), strict=True)
+    return functools.reduce(Tensor.add_, (function(*part) for part in parts))
+
+
+def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of each component's group, the distance from it, and the group's standard deviation.
+
+    Returns:
+        ``(*B, K or 1, D)``, ``(*B, K, D)`` and ``(*B, K or 1, D)``.
     """
-    mean = within @ locs
-    between = (within @ locs.square() - mean.square()).clamp_min(0)
-    return mean, (within @ scales.square() + between).sqrt()
+    if within.shape[-2] == 1:
+        mean = within @ locs
+        offset = locs - mean
+        return mean, offset, (within @ offset.square().addcmul_(scales, scales)).sqrt_()
+    dtype = locs.dtype
+    within, locs, scales = double(within, locs, scales)  # the groups may be far apart
+    center = within[..., :1, :] @ locs
+    offset = locs - center
+    mean = within @ offset
+    between = (within @ offset.square()).sub_(mean.square()).clamp_min_(0)
+    stddev = between.add_(within @ scales.square()).sqrt_()
+    mean += center
+    return mean.to(dtype), (locs - mean).to(dtype), stddev.to(dtype)
 
 
 def quadrature(
-    hub_loc: Tensor,
-    hub_scale: Tensor,
-    locs: Tensor,
-    scales: Tensor,
-    alive: Tensor,
-    precision: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    r"""Times in [0, 1] and positive weights for each component's integral, each ``(*B, T, K)``.
+    rate: Tensor, shift: Tensor, alive: Tensor, precision: torch.dtype
+) -> tuple[Tensor, Tensor, bool]:
+    r"""Nodes in [0, 1] and positive weights for the integrals along all paths.
 
-    Equal steps of t would miss a narrow component at the end of a path that starts from a wide
-    hub. The integrand, as a function of t, is a bump whose width is the inverse of the path's
-    speed in the Fisher metric,
-    :math:`v(t)^2 = \sum_i (\dot\mu_i^2 + 2 \dot\sigma_i^2) / \sigma_i(t)^2`.
-    Now 1 / v is a power mean of linear functions, so concave, so at least the straight line
-    between its ends. Nodes equally dense in the arc length of that line resolve the bump
-    everywhere, and its length bounds the path's from above. For D = 1 it is exact. Lengths and
-    ratios of scales, of the components that are ``alive``, set the number of nodes. Beyond
-    ``MAX_NODES`` these get a random offset, which keeps the integral unbiased.
+    In the Fisher metric a path has the constant speed
+    :math:`\sqrt{\sum_i \lambda_i^2 (\gamma_i^2 + 2)}`, and the integrand is a bump as wide as the
+    inverse of that: the lengths and the rates of the components that are ``alive`` set the number
+    of nodes. Beyond ``MAX_NODES`` these get a random offset, which keeps the integral unbiased.
+
+    Args:
+        rate: :math:`\lambda`, ``(*B, K, D)``.
+        shift: :math:`\lambda \gamma`, ``(*B, K, D)``.
+        alive: ``(*B, K)``.
+        precision: the dtype to whose rounding the integral shall be exact.
+
+    Returns:
+        Nodes and weights, each ``(T, 1, 1)``, and whether the path asks for float64.
     """
-    square_speed = (locs - hub_loc).square() + 2 * (scales - hub_scale).square()  # (*B, K, D)
-    start = (square_speed / hub_scale.square()).sum(-1).sqrt()  # (*B, K)
-    end = (square_speed / scales.square()).sum(-1).sqrt()
-    bend = (start / end).log()
-    bend = torch.where(bend.abs() > 1e-3, bend, 1e-3)  # any value is exact; NaN is a path at rest
-    full = torch.expm1(bend)
-    length = start * bend / full
-    ratio = (scales / hub_scale).log().abs().amax(-1)
-    u, weight = _rule(length * alive, ratio * alive, precision)  # (T, 1)
-    u, weight, full = u.to(locs), weight.to(locs), full.unsqueeze(-2)
-    bend = bend.unsqueeze(-2)  # (*B, 1, K)
-    partial = torch.expm1(bend * u)  # (*B, T, K)
-    return partial / full, weight * bend * (1 + partial) / full
-
-
-def _rule(length: Tensor, ratio: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [0, 1] for paths of these lengths and logarithms of scale ratios.
-
-    The numbers are those that were found to integrate to a relative error of 1e-11 in float64 and
-    1e-6 in float32 (tests/velocity/test_displacement.py).
-    """
-    base, slope, bend = (8, 2.0, 5.0) if precision == torch.float64 else (4, 1.25, 2.7)
-    demand = slope * length.detach() + bend * ratio.detach()
-    largest = float(demand.amax()) if demand.numel() else 0.0
-    if largest <= MAX_NODES - base:
-        return _gauss_legendre(base + math.ceil(largest))
-    return _shifted_trapezoid()
+    if rate.numel() == 0:
+        return *_gauss_legendre(1), False
+    norm = torch.linalg.vector_norm
+    largest = norm(rate, math.inf, -1)
+    length = torch.hypot(norm(shift, dim=-1), norm(rate, dim=-1).mul_(math.sqrt(2)))
+    ends = torch.stack([length, largest], -1).mul_(alive.unsqueeze(-1)).flatten(0, -2)
+    length, largest = ends.amax(0).tolist()
+    base, slope, bend = NODES[precision]
+    count = base + slope * length + bend * largest
+    if count <= MAX_NODES:
+        return *_gauss_legendre(math.ceil(count)), largest > LARGEST_RATE
+    return *_shifted_trapezoid(), True
 
 
 @functools.lru_cache
-def _legendre(count: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _legendre(count: int) -> tuple[Tensor, Tensor]:
     nodes, weights = numpy.polynomial.legendre.leggauss(count)
-    return (nodes[:, None] + 1) / 2, weights[:, None] / 2
+    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
 
 
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     nodes, weights = _legendre(count)
-    return torch.from_numpy(nodes), torch.from_numpy(weights)
+    return nodes[:, None, None], weights[:, None, None]
 
 
 def _shifted_trapezoid() -> tuple[Tensor, Tensor]:
     """A randomly shifted trapezoidal rule in a variable that makes the integrand periodic."""
-    angle = torch.arange(MAX_NODES, dtype=torch.float64).unsqueeze(-1) + torch.rand(())
-    angle = angle * (math.tau / MAX_NODES)
+    angle = torch.arange(MAX_NODES, dtype=torch.float64) + torch.rand(())
+    angle = (angle * (math.tau / MAX_NODES))[:, None, None]
     return (angle - angle.sin()) / math.tau, (1 - angle.cos()) / MAX_NODES
