@@ -7,26 +7,57 @@ their gradients come from code that shares nothing with this package.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
-from pyro_mixtures.distributions import Mixture, MixtureOfDiagNormals
+from pyro_mixtures.distributions import (
+    GaussianScaleMixture,
+    Mixture,
+    MixtureOfDiagNormals,
+    MixtureOfDiagNormalsSharedCovariance,
+    MixtureOfNormals,
+    MixtureOfNormalsSharedCovariance,
+)
 
 Parameters = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A mixture class, random parameters for it, and its components in torch's own terms."""
+    """A mixture class, random parameters for it, and its components in torch's own terms.
+
+    Args:
+        distribution: the class.
+        draw_components: random component parameters of given means and standard deviations, each
+            ``(*B, K, D)``, which the family follows as far as it can, and of random numbers.
+        components: the components, a distribution of batch shape ``(*B, K)``.
+        groups: options of ``parameters`` for which four components in one or two dimensions form
+            several groups.
+        apart: options for which all components are far from each other.
+    """
 
     distribution: type[Mixture]
     draw_components: Callable[..., Parameters]
-    components: Callable[[Parameters], torch.distributions.Distribution]
+    components: Callable[[Parameters], Distribution]
+    groups: dict = field(default_factory=lambda: {"spread": 3.0})
+    apart: dict = field(default_factory=lambda: {"spread": 1e4})
+
+    @property
+    def has_full_factors(self) -> bool:
+        """Whether parameters grow with the square of the dimension."""
+        return any("DD" in letters for letters in self.distribution.component_parameters.values())
 
     def parameters(
         self,
@@ -49,7 +80,8 @@ class Family:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
         low, high = (torch.as_tensor(scale, dtype=torch.float64) for scale in scales)
-        order = randn(*batch_shape, K, D).argsort(-2) / (K - 1) if K > 1 else torch.tensor(0.5)
+        rank = randn(*batch_shape, K, D).argsort(-2).double()
+        order = rank / (K - 1) if K > 1 else torch.tensor(0.5).double()
         scale = (low * (high / low) ** order).expand(*batch_shape, K, D)
         locs = shift + spread * randn(*batch_shape, K, D)
         parameters = {
@@ -62,17 +94,89 @@ class Family:
         return self.distribution(**parameters, **options)
 
     def reference(self, parameters: Parameters) -> MixtureSameFamily:
-        weights = Categorical(logits=parameters["component_logits"], validate_args=False)
-        return MixtureSameFamily(weights, self.components(parameters), validate_args=False)
+        components, logits = self.components(parameters), parameters["component_logits"]
+        # torch's class wants both of the full shape
+        shape = torch.broadcast_shapes(components.batch_shape, logits.shape)
+        weights = Categorical(logits=logits.expand(shape), validate_args=False)
+        return MixtureSameFamily(weights, components.expand(shape), validate_args=False)
+
+    def move_away(self, parameters: Parameters, members: slice, distance: float) -> None:
+        """Put some components far from the others: in place or, where all share that, in size."""
+        with torch.no_grad():
+            if "locs" in parameters:
+                parameters["locs"][..., members, :] += distance
+            else:
+                parameters["component_scale"][..., members] *= distance
+
+
+def independent_normal(locs: Tensor, scales: Tensor) -> Independent:
+    return Independent(Normal(*torch.broadcast_tensors(locs, scales), validate_args=False), 1)
+
+
+def full_normal(locs: Tensor, scale_tril: Tensor) -> MultivariateNormal:
+    shape = torch.broadcast_shapes(locs.shape, scale_tril.shape[:-1])
+    factors = scale_tril.tril().expand(*shape, shape[-1])
+    return MultivariateNormal(locs.expand(shape), scale_tril=factors, validate_args=False)
+
+
+def scale_mixture_normal(coord_scale, component_scale, component_logits, locs=None):
+    scales = component_scale.unsqueeze(-1) * coord_scale.unsqueeze(-2)
+    return independent_normal(torch.zeros_like(scales) if locs is None else locs, scales)
+
+
+def random_factor(scale: Tensor, randn) -> Tensor:
+    """Cholesky factors of correlated coordinates with standard deviations ``(*B, D)``."""
+    dim = scale.shape[-1]
+    below = 0.8 / dim**0.5 * randn(*scale.shape, dim).tril(-1)
+    factor = below + torch.eye(dim, dtype=scale.dtype)
+    return scale.unsqueeze(-1) * torch.nn.functional.normalize(factor, dim=-1)
+
+
+def draw_scale_mixture(scale: Tensor) -> Parameters:
+    """A common shape and sizes whose products keep to the range of the scales."""
+    return {
+        "coord_scale": 0.9 * scale[..., 0, :].sqrt(),
+        "component_scale": scale[..., 0].sqrt(),
+    }
 
 
 FAMILIES = {
     "diag_normals": Family(
         MixtureOfDiagNormals,
         lambda locs, scale, randn: {"locs": locs, "coord_scale": scale},
-        lambda parameters: Independent(
-            Normal(parameters["locs"], parameters["coord_scale"], validate_args=False), 1
+        lambda parameters: independent_normal(parameters["locs"], parameters["coord_scale"]),
+    ),
+    "diag_normals_shared": Family(
+        MixtureOfDiagNormalsSharedCovariance,
+        lambda locs, scale, randn: {"locs": locs, "coord_scale": scale[..., 0, :]},
+        lambda parameters: independent_normal(
+            parameters["locs"], parameters["coord_scale"].unsqueeze(-2)
         ),
+    ),
+    "scale_mixture": Family(
+        GaussianScaleMixture,
+        lambda locs, scale, randn: draw_scale_mixture(scale),
+        lambda parameters: scale_mixture_normal(**parameters),
+        groups={"scales": (0.015, 2.5)},
+        apart={"scales": (1e-20, 1e20)},
+    ),
+    "scale_mixture_with_locs": Family(
+        GaussianScaleMixture,
+        lambda locs, scale, randn: {**draw_scale_mixture(scale), "locs": locs},
+        lambda parameters: scale_mixture_normal(**parameters),
+    ),
+    "normals": Family(
+        MixtureOfNormals,
+        lambda locs, scale, randn: {"locs": locs, "scale_tril": random_factor(scale, randn)},
+        lambda parameters: full_normal(parameters["locs"], parameters["scale_tril"]),
+    ),
+    "normals_shared": Family(
+        MixtureOfNormalsSharedCovariance,
+        lambda locs, scale, randn: {
+            "locs": locs,
+            "scale_tril": random_factor(scale[..., 0, :], randn),
+        },
+        lambda parameters: full_normal(parameters["locs"], parameters["scale_tril"].unsqueeze(-3)),
     ),
 }
 
@@ -103,6 +207,12 @@ def leaves(parameters: Parameters, dtype: torch.dtype | None = None) -> Paramete
         name: value.detach().to(dtype or value.dtype).clone().requires_grad_()
         for name, value in parameters.items()
     }
+
+
+def each_component(family: Family, parameters: Parameters) -> list[str]:
+    """Names of the parameters that each component has one of its own of."""
+    letters = family.distribution.component_parameters
+    return [name for name in parameters if letters.get(name, "").startswith("K")]
 
 
 def repeated(parameters: Parameters, batch_shape: tuple[int, ...], family: Family) -> Parameters:
@@ -140,11 +250,14 @@ def sample_at(mixture: Mixture, points: Tensor) -> Tensor:
         return mixture.rsample(sample_shape)
 
 
-def relative_error(actual: Parameters, expected: Parameters) -> float:
-    """The largest error of any entry, relative to the largest entry of the same parameter. (One
-    whose exact gradient vanishes is judged by the thousandth part of the largest of all.)"""
+def relative_error(actual: Parameters, expected: Parameters, size: float = 0.0) -> float:
+    """The largest error of any entry, relative to the largest entry of the same parameter.
+
+    One whose exact gradient vanishes is judged by the thousandth part of the largest of all, or of
+    the ``size`` of what it sums: by symmetry all gradients of a parameter may vanish.
+    """
     expected = {name: value.detach() for name, value in expected.items()}
-    largest = max(float(value.abs().amax()) for value in expected.values())
+    largest = max(size, *(float(value.abs().amax()) for value in expected.values()))
     errors = []
     for name, value in expected.items():
         error = (actual[name].detach().to(value) - value).abs().amax()
@@ -152,17 +265,25 @@ def relative_error(actual: Parameters, expected: Parameters) -> float:
     return max(errors, key=lambda error: float("inf") if error != error else error)
 
 
-def grid(reference: MixtureSameFamily) -> tuple[Tensor, Tensor]:
-    """Points ``(S, D)`` of a trapezoidal rule, and the volume of a cell.
+def covariance(component: Distribution) -> Tensor:
+    """``(*B, K, D, D)``."""
+    if isinstance(component, Independent):
+        return component.variance.diag_embed()
+    return component.covariance_matrix
 
-    For sums of Normals times smooth functions a step of 0.65 of the smallest scale is exact to
-    rounding. Components of negligible weight do not widen the grid.
+
+def grid(reference: MixtureSameFamily) -> tuple[Tensor, Tensor]:
+    """Points ``(S, D)`` of a trapezoidal rule for a batch of mixtures, and the volume of a cell.
+
+    For sums of Normals a step of 0.8 of the smallest scale (with the other coordinates given) is
+    exact to 1e-13; times a function whose frequency is at most one, so is a step that has one more
+    point in each period of it. Components of negligible weight do not widen the grid.
     """
     component = reference.component_distribution
-    mean, stddev = component.mean.detach(), component.stddev.detach()
     live = reference.mixture_distribution.probs > 1e-20
-    mean, stddev = mean[live], stddev[live]
-    steps = 0.65 * stddev.amin(0)
+    mean, stddev = component.mean.detach()[live], component.stddev.detach()[live]
+    given = covariance(component).detach()[live].inverse().diagonal(dim1=-2, dim2=-1).rsqrt()
+    steps = 1 / (1 / (0.8 * given.amin(0)) + 1 / (2 * torch.pi))
     low, high = (mean - 9 * stddev).amin(0), (mean + 9 * stddev).amax(0)
     axes = [
         torch.arange(float(a), float(b), float(h), dtype=mean.dtype)

@@ -1,6 +1,23 @@
 """Mixture distributions whose samples carry unbiased, low-variance gradients."""
 
+from pyro_mixtures.distributions.divergence import kl_bounds
+from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
 from pyro_mixtures.distributions.mixture import Mixture
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
+from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.shared_covariance import (
+    MixtureOfDiagNormalsSharedCovariance,
+    MixtureOfNormalsSharedCovariance,
+)
 
-__all__ = ["Mixture", "MixtureOfDiagNormals"]
+__all__ = [
+    "GaussianScaleMixture",
+    "Mixture",
+    "MixtureOfDiagNormals",
+    "MixtureOfDiagNormalsSharedCovariance",
+    "MixtureOfNormals",
+    "MixtureOfNormalsSharedCovariance",
+    "NormalMixture",
+    "kl_bounds",
+]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
-from pyro.distributions import Independent, TorchDistribution
+from pyro.distributions import TorchDistribution
 from pyro.distributions.score_parts import ScoreParts
-from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyro_mixtures.distributions.independent_mixture import IndependentMixture, mask_tensor
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
 from pyro_mixtures.velocity.pathwise import pathwise
@@ -28,7 +28,7 @@ class Mixture(TorchDistribution):
     .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
 
     A family names its component parameters in ``component_parameters`` (with the shape of each
-    behind the batch, in letters), lists its ``transports`` and supplies ``mean``, ``variance`` and
+    behind the batch, in letters; the last may be None), lists its ``transports`` and supplies
     pure functions of samples ``(*B, S, D)`` and parameters that have the full batch shape ``B``:
 
     - ``_draw(index, *components)``: samples of the components ``index (*B, S)``, ``(*B, S, D)``;
@@ -56,11 +56,11 @@ class Mixture(TorchDistribution):
     transports: ClassVar[dict[str, Callable[..., Tensor]]]
 
     component_logits: Tensor
-    _last_sample: tuple[Tensor, _Densities] | None = None
+    _last_sample: tuple[Tensor, int, _Densities] | None = None
 
     def __init__(
         self,
-        *components: Tensor,
+        components: Mapping[str, Tensor | None],
         component_logits: Tensor,
         transport: str,
         weight_gradient: str,
@@ -68,13 +68,17 @@ class Mixture(TorchDistribution):
     ) -> None:
         check_choice("transport", transport, tuple(self.transports))
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
-        values = (*components, component_logits)
-        parameters = dict(zip(self._parameter_shapes(), values, strict=True))
-        batch_shape, sizes = check_shapes(parameters, self._parameter_shapes())
+        given = {**components, "component_logits": component_logits}
+        parameters = {name: value for name, value in given.items() if value is not None}
+        if len(parameters) < len(given):
+            constraint = self.arg_constraints
+            self.__dict__["arg_constraints"] = {name: constraint[name] for name in parameters}
+        shapes = self._parameter_shapes()
+        batch_shape, sizes = check_shapes(parameters, shapes)
         dtype = functools.reduce(torch.promote_types, (v.dtype for v in parameters.values()))
-        for name, letters in self._parameter_shapes().items():
-            event_shape = tuple(sizes[letter] for letter in letters)
-            setattr(self, name, parameters[name].to(dtype).expand(batch_shape + event_shape))
+        for name, value in parameters.items():
+            event_shape = tuple(sizes[letter] for letter in shapes[name])
+            setattr(self, name, value.to(dtype).expand(batch_shape + event_shape))
         self.transport, self.weight_gradient = transport, weight_gradient
         if batch_shape.numel() == 0:
             validate_args = False  # torch's constraints fail for empty tensors
@@ -98,7 +102,9 @@ class Mixture(TorchDistribution):
         new = self._get_checked_instance(type(self), _instance)
         for name, letters in self._parameter_shapes().items():
             value = getattr(self, name)
-            setattr(new, name, value.expand(batch_shape + value.shape[-len(letters) :]))
+            if value is not None:
+                setattr(new, name, value.expand(batch_shape + value.shape[-len(letters) :]))
+        new.__dict__["arg_constraints"] = self.arg_constraints
         new.transport, new.weight_gradient = self.transport, self.weight_gradient
         core = self._core
         if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
@@ -121,7 +127,8 @@ class Mixture(TorchDistribution):
 
     @property
     def _components(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, name) for name in self.component_parameters)
+        values = (getattr(self, name) for name in self.component_parameters)
+        return tuple(value for value in values if value is not None)
 
     @property
     def num_components(self) -> int:
@@ -155,13 +162,15 @@ class Mixture(TorchDistribution):
 
     def _reparameterized(self, core: Mixture, z: Tensor, shape: Size) -> Tensor:
         """Samples ``(*B, S, D)`` of ``core``, with their gradients, as a value ``(*shape, D)``."""
+        parameters = (core.component_logits, *core._components)
         groups = (core._same_group,) if self.weight_gradient == "clustered" else ()
         transport = None if self.weight_gradient == "score" else self.transports[self.transport]
         known = _Densities(z)
-        vjp = functools.partial(self._vjp, transport, known)
-        z = pathwise(z, vjp, *core._components, core.component_logits, *groups)
+        vjp = functools.partial(self._vjp, transport, known, len(parameters))
+        z = pathwise(z, vjp, *parameters, *groups)
         value = _samples_first(z).reshape(shape + self.event_shape)
-        self._last_sample = (value, known)
+        if not (torch.compiler.is_compiling() or value.is_inference()):  # no versions there
+            self._last_sample = (value, value._version, known)
         return value
 
     def component_log_prob(self, value: Tensor) -> Tensor:
@@ -200,11 +209,11 @@ class Mixture(TorchDistribution):
         event = super().to_event(reinterpreted_batch_ndims)
         if event is self or self.weight_gradient == "pathwise":
             return event
-        return _IndependentMixture(self, event.reinterpreted_batch_ndims)
+        return IndependentMixture(self, event.reinterpreted_batch_ndims)
 
     def mask(self, mask):
         if self.weight_gradient != "pathwise":
-            mask = _mask_tensor(mask, self.batch_shape, self.component_logits)
+            mask = mask_tensor(mask, self.batch_shape, self.component_logits)
         return super().mask(mask)
 
     def _group_score(self, responsibilities: Tensor) -> Tensor:
@@ -232,8 +241,10 @@ class Mixture(TorchDistribution):
         core, z, shape = self._folded(self._validated(value))
         joint = self._log_joint(z, core.component_logits, *core._components)
         log_prob = joint.logsumexp(-1, keepdim=True)
-        if self._last_sample is not None and self._last_sample[0] is value:
-            self._last_sample[1].values = joint.detach(), log_prob.detach()
+        if self._last_sample is not None:
+            sample, version, known = self._last_sample
+            if value is sample and value._version == version:  # not changed in place
+                known.values = joint.detach(), log_prob.detach()
         return joint, log_prob, shape
 
     @classmethod
@@ -243,13 +254,13 @@ class Mixture(TorchDistribution):
         return log_weights.unsqueeze(-2) + cls._log_components(z, log_weights, *rest)
 
     def _validated(self, value: Tensor) -> Tensor:
-        if self._validate_args:
+        if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
             self._validate_sample(value)
         return value
 
     def _result(self, x: Tensor, value: Tensor, shape: Size) -> Tensor:
         """``(*B, S, M)`` as ``(*shape, M)``, in the dtype that goes with a value."""
-        dtype = torch.result_type(value, self.component_logits)
+        dtype = torch.promote_types(value.dtype, self.component_logits.dtype)
         return _samples_first(x).reshape(*shape, x.shape[-1]).to(dtype)
 
     def _folded(self, value: Tensor) -> tuple[Mixture, Tensor, Size]:
@@ -269,20 +280,28 @@ class Mixture(TorchDistribution):
     def _has_score(self) -> bool:
         """Whether a score term is due: not for components that are all one group."""
         if self.weight_gradient == "clustered":
-            return not bool(self._core._same_group.all())
+            return not _surely_all(self._core._same_group)
         return self.weight_gradient == "score"
 
-    @functools.cached_property
-    @torch.inference_mode(False)
-    @torch.no_grad()
+    @property
     def _same_group(self) -> Tensor:
         """Which pairs of components overlap and so share a group, ``(*B, K, K)``.
 
         Any grouping is unbiased that does not depend on the sample, so one that was kept while the
         parameters moved on is, too.
         """
-        distance = self._component_distance(*self._components)
-        labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
+        if "_groups" not in self.__dict__:
+            if torch.compiler.is_compiling():  # which knows no inference mode to leave
+                self._groups = self._find_groups()
+            else:
+                with torch.inference_mode(False):
+                    self._groups = self._find_groups()
+        return self._groups
+
+    def _find_groups(self) -> Tensor:
+        with torch.no_grad():
+            distance = self._component_distance(*self._components)
+            labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
         return labels.unsqueeze(-1) == labels.unsqueeze(-2)
 
     @classmethod
@@ -290,40 +309,38 @@ class Mixture(TorchDistribution):
         cls,
         transport: Callable[..., Tensor] | None,
         known: _Densities,
+        count: int,
         z: Tensor,
         grad: Tensor,
-        *parameters: Tensor,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Gradients of the components and the logits from the gradient at the samples.
+        """Gradients of the logits and the components from the gradient at the samples.
 
         ``transport`` is None where the weights get theirs from the score function alone. ``known``
-        serves if it is of these very samples. A last parameter behind the logits holds the groups,
-        if there are any.
+        serves if it is of these very samples. The first ``count`` of the ``tensors`` are the
+        parameters; a last one holds the groups, if there are any.
         """
-        num_components = len(cls.component_parameters)
-        *components, logits = parameters[: num_components + 1]
+        parameters, groups = tensors[:count], tensors[count:]
         if known.z is z and known.values is not None:
             log_joint, log_prob = known.values
         else:
-            log_joint = cls._log_joint(z, logits, *components)
+            log_joint = cls._log_joint(z, *parameters)
             log_prob = log_joint.logsumexp(-1, keepdim=True)  # (*B, S, 1)
-        z, grad, logits, *components = (
-            x.to(log_joint.dtype) for x in (z, grad, logits, *components)
-        )
+        z, grad, logits, *components = (x.to(log_joint.dtype) for x in (z, grad, *parameters))
         gradients = cls._component_vjp(z, grad, (log_joint - log_prob).exp(), *components)
         if transport is None or logits.shape[-1] == 1:
             grad_logits = torch.zeros_like(logits)
         else:
             log_weights = logits.log_softmax(-1)
-            within = _within_group(log_weights, *parameters[num_components + 1 :])
-            contributions = transport(
-                z, grad, log_prob, within, *components, precision=parameters[0].dtype
-            ).sum(-2)  # (*B, K)
-            average = (within @ contributions.unsqueeze(-1)).squeeze(-1)
-            grad_logits = log_weights.exp() * (contributions - average)
+            within = _within_group(log_weights, *groups)
+            precision = torch.promote_types(parameters[0].dtype, torch.float32)
+            contributions = transport(z, grad, log_prob, within, *components, precision=precision)
+            total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
+            average = (total * within).sum(-1)  # (*B, K or 1)
+            grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
         return tuple(
             gradient.to(parameter.dtype)
-            for gradient, parameter in zip((*gradients, grad_logits), parameters, strict=False)
+            for gradient, parameter in zip((grad_logits, *gradients), parameters, strict=True)
         )
 
 
@@ -333,31 +350,6 @@ class _Densities:
     def __init__(self, z: Tensor) -> None:
         self.z = z
         self.values: tuple[Tensor, Tensor] | None = None  # (*B, S, K) and (*B, S, 1)
-
-
-class _IndependentMixture(Independent):
-    """``to_event`` of a mixture with a score term, which Pyro's own would drop."""
-
-    def to_event(self, reinterpreted_batch_ndims=None):
-        more = reinterpreted_batch_ndims
-        more = len(self.batch_shape) if more is None else more
-        return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
-
-    def mask(self, mask):
-        return super().mask(_mask_tensor(mask, self.batch_shape, self.base_dist.component_logits))
-
-    def score_parts(self, x, *args, **kwargs):
-        count = self.reinterpreted_batch_ndims
-        parts = self.base_dist.score_parts(x)
-        parts = (p if isinstance(p, int) else sum_rightmost(p, count) for p in parts)
-        return ScoreParts(*parts)
-
-
-def _mask_tensor(mask: Tensor | bool, batch_shape: Size, like: Tensor) -> Tensor:
-    """A mask as a tensor, on the device of another: with a bool Pyro would drop the score term."""
-    if isinstance(mask, bool):
-        return torch.tensor(mask, device=like.device).expand(batch_shape)
-    return mask
 
 
 def _samples_first(x: Tensor) -> Tensor:
@@ -379,7 +371,12 @@ def _within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tens
     They have shape ``(*B, K, K)``, or ``(*B, 1, K)`` when every mixture of the batch is one group.
     In a group of zero weight all members count alike.
     """
+    if same_group is None or _surely_all(same_group):
+        return log_weights.exp().unsqueeze(-2)
     log_weights = log_weights.clamp_min(torch.finfo(log_weights.dtype).min).unsqueeze(-2)
-    if same_group is None or bool(same_group.all()):
-        return log_weights.exp()
     return log_weights.masked_fill(~same_group, -torch.inf).softmax(-1)
+
+
+def _surely_all(mask: Tensor) -> bool:
+    """Whether all are true; ``torch.compile`` cannot know."""
+    return not torch.compiler.is_compiling() and bool(mask.all())

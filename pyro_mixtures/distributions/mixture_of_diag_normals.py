@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.mixture import Mixture
+from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.components import diag_normal_log_prob, location_scale_vjp
 from pyro_mixtures.velocity.displacement import displacement
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
 
 
-class MixtureOfDiagNormals(Mixture):
+class MixtureOfDiagNormals(NormalMixture):
     r"""Mixture of K Normals in D dimensions, each with its own mean and diagonal covariance.
 
     .. math::
@@ -79,51 +79,12 @@ class MixtureOfDiagNormals(Mixture):
         weight_gradient: str = "pathwise",
         validate_args: bool | None = None,
     ) -> None:
-        super().__init__(
-            locs,
-            coord_scale,
-            component_logits=component_logits,
-            transport=transport,
-            weight_gradient=weight_gradient,
-            validate_args=validate_args,
-        )
+        components = {"locs": locs, "coord_scale": coord_scale}
+        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
 
     @property
-    def mean(self):
-        return (self.log_weights.exp().unsqueeze(-2) @ self.locs).squeeze(-2)
-
-    @property
-    def variance(self):
-        spread = (self.locs - self.mean.unsqueeze(-2)).square() + self.coord_scale.square()
-        return (self.log_weights.exp().unsqueeze(-2) @ spread).squeeze(-2)
-
-    def marginal_cdf(self, value: Tensor) -> Tensor:
-        r"""Distribution function of each coordinate, ``(*X, D) -> (*X, D)``.
-
-        .. math:: F_i(z_i) = \sum_k \pi_k \Phi((z_i - \mu_{ki}) / \sigma_{ki})
-        """
-        standard = (value.unsqueeze(-2) - self.locs) / self.coord_scale  # (*X, K, D)
-        return (self.log_weights.exp().unsqueeze(-1) * torch.special.ndtr(standard)).sum(-2)
-
-    @torch.no_grad()
-    def marginal_icdf(self, value: Tensor) -> Tensor:
-        """Quantile of each coordinate, without gradient, by bisection of :meth:`marginal_cdf`.
-
-        Args:
-            value: probabilities between 0 and 1, of a shape that broadcasts with ``(*B, D)``.
-        """
-        value = torch.as_tensor(value, dtype=self.locs.dtype, device=self.locs.device)
-        value = value.expand(torch.broadcast_shapes(value.shape, self.mean.shape))
-        quantiles = self.locs + self.coord_scale * torch.special.ndtri(value).unsqueeze(-2)
-        # the quantile of a mixture lies between those of its components
-        dead = (self.log_weights == -torch.inf).unsqueeze(-1)
-        lower = quantiles.masked_fill(dead, torch.inf).amin(-2)
-        upper = quantiles.masked_fill(dead, -torch.inf).amax(-2)
-        for _ in range(100):
-            middle = (lower + upper) / 2
-            above = self.marginal_cdf(middle) < value
-            lower, upper = torch.where(above, middle, lower), torch.where(above, upper, middle)
-        return (lower + upper) / 2
+    def _normals(self) -> tuple[Tensor, Tensor]:
+        return self.locs, self.coord_scale
 
     @staticmethod
     def _draw(index: Tensor, locs: Tensor, scales: Tensor) -> Tensor:

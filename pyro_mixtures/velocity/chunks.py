@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 MEMORY_BUDGET = 64 * 2**20
 """Bytes that one intermediate array may take."""
+
+
+def chunks(tensors: tuple[Tensor, ...], row_elements: int) -> Iterator[tuple[Tensor, ...]]:
+    """Slices of tensors along dimension -2.
+
+    Args:
+        tensors: of equal size along dimension -2.
+        row_elements: elements of the largest intermediate array for each row.
+
+    Yields:
+        Slices of all tensors, so long that the intermediate array stays within ``MEMORY_BUDGET``.
+    """
+    rows = max(1, MEMORY_BUDGET // max(1, row_elements * tensors[0].element_size()))
+    if rows >= tensors[0].shape[-2]:
+        yield tensors
+    else:
+        yield from zip(*(tensor.split(rows, -2) for tensor in tensors), strict=True)
 
 
 def map_chunks(
@@ -16,17 +35,14 @@ def map_chunks(
 ) -> Tensor:
     """Apply a row-wise function to slices of tensors, cut along dimension -2.
 
-    Args:
-        function: maps tensors with R rows to one with R rows.
-        tensors: of equal size along dimension -2.
-        row_elements: elements of the largest intermediate array for each row.
-
-    Returns:
-        ``function(*tensors)``, computed so that the intermediate array stays within
-        ``MEMORY_BUDGET``.
+    Arguments are those of :func:`chunks`; ``function`` maps tensors with R rows to one with R.
+    Intermediate arrays of several slices are not kept for the backward pass but computed anew.
     """
-    rows = max(1, MEMORY_BUDGET // max(1, row_elements * tensors[0].element_size()))
-    if rows >= tensors[0].shape[-2]:
+    slices = list(chunks(tensors, row_elements))
+    if len(slices) == 1:
         return function(*tensors)
-    slices = zip(*(tensor.split(rows, -2) for tensor in tensors), strict=True)
+    if torch.is_grad_enabled():
+        function = functools.partial(
+            checkpoint, function, use_reentrant=False, preserve_rng_state=False
+        )
     return torch.cat([function(*parts) for parts in slices], -2)

@@ -64,6 +64,12 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
         >>> complete_linkage((points - points[:, None]).abs(), cut=2.0)
         tensor([0, 0, 2, 2])
     """
+    if torch.compiler.is_compiling():
+        return _opaque_linkage(distance, cut)
+    return _complete_linkage(distance, cut)
+
+
+def _complete_linkage(distance: Tensor, cut: float) -> Tensor:
     index = torch.arange(distance.shape[-1], device=distance.device)
     labels = index.expand(distance.shape[:-1])
     near = distance < cut
@@ -82,3 +88,17 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
         gone = partner < index  # the group goes on under the lower index of the two
         distance = distance.masked_fill(gone.unsqueeze(-1) | gone.unsqueeze(-2), math.inf)
         labels = torch.minimum(partner, index).take_along_dim(labels, -1)
+
+
+_opaque_linkage = torch.library.custom_op(
+    "pyro_mixtures::complete_linkage",
+    # not to return a view of the index
+    lambda distance, cut: _complete_linkage(distance, cut).contiguous(),
+    mutates_args=(),
+    schema="(Tensor distance, float cut) -> Tensor",
+)
+
+
+@_opaque_linkage.register_fake
+def _(distance: Tensor, cut: float) -> Tensor:
+    return distance.new_empty(distance.shape[:-1], dtype=torch.int64)

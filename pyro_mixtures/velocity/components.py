@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from pyro_mixtures.velocity.chunks import map_chunks
-from pyro_mixtures.velocity.precision import LONGEST_SUM, double, keeps_digits
+from pyro_mixtures.velocity.precision import in_enough_precision
 
 
 def diag_normal_log_prob(z: Tensor, log_weights: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
@@ -17,10 +14,6 @@ def diag_normal_log_prob(z: Tensor, log_weights: Tensor, locs: Tensor, scales: T
 
     .. math:: \log q_j(z) = -\tfrac12 \sum_i \frac{(z_i - \mu_{ji})^2}{\sigma_{ji}^2}
               - \sum_i \log \sigma_{ji} - \tfrac D2 \log 2\pi
-
-    A single sample is compared with the components directly. For several the square is expanded
-    about the mean of the mixture, so that the sum is a matrix product; where that would lose
-    digits, in float64, and if even that is not enough, directly as well, in slices.
 
     Args:
         z: ``(*B, S, D)``.
@@ -31,22 +24,7 @@ def diag_normal_log_prob(z: Tensor, log_weights: Tensor, locs: Tensor, scales: T
     Returns:
         ``(*B, S, K)``, in the dtype of ``z`` or in float64.
     """
-    if z.shape[-2] == 1 or torch.compiler.is_compiling():
-        if z.shape[-1] > LONGEST_SUM:
-            z, locs, scales = double(z, locs, scales)
-        return _differences(z, locs, scales)
-    log_prob, terms = _products(z, log_weights, locs, scales)
-    if not keeps_digits(terms, log_weights):
-        z, log_weights, locs, scales = double(z, log_weights, locs, scales)
-        log_prob, terms = _products(z, log_weights, locs, scales)
-        if not keeps_digits(terms, log_weights):
-
-            def rows(z: Tensor) -> Tensor:
-                # not to keep the slices' large intermediate arrays for the backward pass
-                return checkpoint(_differences, z, locs, scales, use_reentrant=False)
-
-            return map_chunks(rows, (z,), locs.numel())
-    return log_prob
+    return in_enough_precision(_products, _differences, z, log_weights, locs, scales)
 
 
 def _differences(z: Tensor, locs: Tensor, scales: Tensor) -> Tensor:

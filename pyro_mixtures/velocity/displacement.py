@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity import chunks
+from pyro_mixtures.velocity.opaque import opaque
 from pyro_mixtures.velocity.precision import double, double_dtype
 
 NODES = {torch.float32: (4, 1.3, 3.0), torch.float64: (6, 2.0, 6.2)}
@@ -19,10 +20,13 @@ integrate to 1e-6 and 1e-11 (tests/velocity/test_displacement.py)."""
 
 MAX_NODES = 64
 
+TINY = 1e-30
+
 LARGEST_RATE = 5.0
 """Rounding grows with the ratio of scales: beyond exp(5) in float64 only."""
 
 
+@opaque
 def displacement(
     z: Tensor,
     grad: Tensor,
@@ -65,53 +69,45 @@ def displacement(
         ``(*B, S, K)``.
     """
     hub_loc, offset, hub_scale = moment_matched(within, locs, scales)
-    ratio = scales / hub_scale  # (*B, K, D)
-    ratio.masked_fill_(ratio == 1, 1 + torch.finfo(ratio.dtype).eps)  # a change within rounding
-    rate = ratio.log()
-    drift = offset.div_(ratio.sub_(1).mul_(hub_scale))
+    # never zero: where the scales agree the flow is a translation to rounding
+    excess = (scales - hub_scale).div_(hub_scale).add_(TINY)  # (*B, K, D)
+    rate = excess.log1p()
+    drift = offset.div_(excess.mul_(hub_scale))
     shift = rate * drift
-    alive = within.amax(-2) > 0  # no need to resolve the path of a component without weight
-    nodes, weights, rounds = quadrature(rate, shift, alive, precision)
+    nodes, log_weights, rounds = quadrature(shift, rate, within, precision)
     if rounds and z.dtype != double_dtype(z):
         tensors = double(z, grad, log_prob, within, locs, scales)
         return displacement(*tensors, precision=precision)
     volume = hub_scale.log().sum(-1) + hub_scale.shape[-1] / 2 * math.log(2 * math.pi)
-    path = (
-        hub_loc,
-        hub_scale,
-        rate,
-        drift,
-        shift,
-        volume.unsqueeze(-2),
-        rate.sum(-1).unsqueeze(-2),
-    )
+    volume, growth = volume.unsqueeze(-2), rate.sum(-1).unsqueeze(-2)  # (*B, 1, K or 1)
+    path = (hub_loc, hub_scale, rate, drift, shift, volume, growth)
     transport = _one_sample if z.shape[-2] == 1 else _samples
-    return transport(z, grad, log_prob, nodes.to(z), weights.to(z), *path)
+    return transport(z, grad, log_prob, nodes, log_weights, *path)
 
 
 def _one_sample(
-    z, grad, log_prob, nodes, weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
+    z, grad, log_prob, nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
 ):
     """Without expanding squares: arrays of shape ``(*B, T, K, D)``, some nodes at a time."""
-    standard = (z - hub_loc) / hub_scale  # y, (*B, K or 1, D)
-    place = (standard + drift).unsqueeze(-3)  # (*B, 1, K, D)
+    standard = (z - hub_loc).div_(hub_scale)  # y, (*B, K or 1, D)
     speed = torch.addcmul(shift, rate, standard).mul_(grad * hub_scale).sum(-1)  # g . v, (*B, K)
+    place = (standard + drift).unsqueeze(-3)  # (*B, 1, K, D)
     standard, rate = standard.unsqueeze(-3), rate.unsqueeze(-3)
+    constant = volume + log_prob  # (*B, 1, K or 1)
 
-    def densities(nodes: Tensor, weights: Tensor) -> Tensor:
-        change = (rate * -nodes).expm1_()  # (*B, T, K, D)
+    def densities(nodes: Tensor, log_weights: Tensor) -> Tensor:
+        change = (rate * -nodes.unsqueeze(-1)).expm1_()  # (*B, T, K, D)
         back = torch.addcmul(standard, change, place, out=change)
         exponent = back.square_().sum(-1).mul_(-0.5)  # (*B, T, K)
-        nodes, weights = nodes.squeeze(-1), weights.squeeze(-1)  # (T, 1)
-        exponent -= torch.addcmul(volume + log_prob - weights.log(), growth, nodes)
+        exponent -= torch.addcmul(constant - log_weights, growth, nodes)
         return exponent.exp_().sum(-2)
 
-    integral = _sum_over_nodes(densities, nodes, weights, rate.numel())
+    integral = sum_over_nodes(densities, nodes, log_weights, rate.numel())
     return (integral * speed).unsqueeze(-2)
 
 
 def _samples(
-    z, grad, log_prob, nodes, weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
+    z, grad, log_prob, nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
 ):
     """By matrix products: squares are expanded about the hub of the first component."""
     center = hub_loc[..., :1, :]  # (*B, 1, D)
@@ -119,15 +115,17 @@ def _samples(
     features = torch.cat([z, z.square(), torch.ones_like(log_prob), log_prob], -1)
     inverse = hub_scale.reciprocal().unsqueeze(-3)  # (*B, 1, K or 1, D)
     start = (hub_loc / hub_scale).unsqueeze(-3)
+    offset = volume.unsqueeze(-1)
 
-    def densities(nodes: Tensor, weights: Tensor) -> Tensor:
-        change = (-rate.unsqueeze(-3) * nodes).expm1_()  # (*B, T, K, D)
+    def densities(nodes: Tensor, log_weights: Tensor) -> Tensor:
+        nodes = nodes.unsqueeze(-1)
+        change = (rate.unsqueeze(-3) * -nodes).expm1_()  # (*B, T, K, D)
         place = drift.unsqueeze(-3) * change
         change += 1
         place = (start * change).sub_(place)
         change *= inverse  # the sample, carried back and standardized, is change * z - place
         constant = place.square().sum(-1, keepdim=True) / 2
-        constant += (growth.unsqueeze(-1) * nodes + volume.unsqueeze(-1)) - weights.log()
+        constant += torch.addcmul(offset - log_weights.unsqueeze(-1), growth.unsqueeze(-1), nodes)
         place *= change
         change.square_().mul_(-0.5)
         coefficients = torch.cat([place, change, -constant, -torch.ones_like(constant)], -1)
@@ -135,18 +133,30 @@ def _samples(
         return exponent.exp_().unflatten(-2, coefficients.shape[-3:-1]).sum(-3).mT
 
     rows = max(z.shape[-2], 2 * z.shape[-1])
-    integral = _sum_over_nodes(densities, nodes, weights, rate[..., 0].numel() * rows)
+    integral = sum_over_nodes(densities, nodes, log_weights, rate[..., 0].numel() * rows)
     velocity = torch.cat([rate, shift * hub_scale - rate * hub_loc], -1)
     speed = velocity @ torch.cat([grad * z, grad], -1).mT  # g . v, (*B, K, S)
     return integral * speed.mT
 
 
-def _sum_over_nodes(
-    function: Callable[[Tensor, Tensor], Tensor], nodes: Tensor, weights: Tensor, elements: int
+def sum_over_nodes(
+    function: Callable[[Tensor, Tensor], Tensor],
+    nodes: Tensor,
+    log_weights: Tensor,
+    elements: int,
 ) -> Tensor:
-    """Sum of a function over the nodes, as many at once as the memory budget allows."""
+    """Sum of a function over the nodes, as many at once as the memory budget allows.
+
+    Args:
+        function: maps nodes and logarithms of their weights to the sum over them.
+        nodes: ``(T, 1)``.
+        log_weights: ``(T, 1)``.
+        elements: elements of the largest intermediate array for each node.
+    """
     count = max(1, chunks.MEMORY_BUDGET // (2 * elements * nodes.element_size() + 1))
-    parts = zip(nodes.split(count), weights.split(count), strict=True)
+    if count >= len(nodes):
+        return function(nodes, log_weights)
+    parts = zip(nodes.split(count), log_weights.split(count), strict=True)
     return functools.reduce(Tensor.add_, (function(*part) for part in parts))
 
 
@@ -172,51 +182,51 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
 
 
 def quadrature(
-    rate: Tensor, shift: Tensor, alive: Tensor, precision: torch.dtype
+    shift: Tensor, rate: Tensor, within: Tensor, precision: torch.dtype
 ) -> tuple[Tensor, Tensor, bool]:
-    r"""Nodes in [0, 1] and positive weights for the integrals along all paths.
+    r"""Nodes in [0, 1] and logarithms of their weights for the integrals along all paths.
 
     In the Fisher metric a path has the constant speed
     :math:`\sqrt{\sum_i \lambda_i^2 (\gamma_i^2 + 2)}`, and the integrand is a bump as wide as the
-    inverse of that: the lengths and the rates of the components that are ``alive`` set the number
+    inverse of that: the lengths and the rates of the components that have weight set the number
     of nodes. Beyond ``MAX_NODES`` these get a random offset, which keeps the integral unbiased.
 
     Args:
-        rate: :math:`\lambda`, ``(*B, K, D)``.
         shift: :math:`\lambda \gamma`, ``(*B, K, D)``.
-        alive: ``(*B, K)``.
+        rate: :math:`\lambda`, ``(*B, K, D)``.
+        within: as for :func:`displacement`.
         precision: the dtype to whose rounding the integral shall be exact.
 
     Returns:
-        Nodes and weights, each ``(T, 1, 1)``, and whether the path asks for float64.
+        Nodes and logarithms of weights, each ``(T, 1)``, and whether the path asks for float64.
     """
     if rate.numel() == 0:
-        return *_gauss_legendre(1), False
-    norm = torch.linalg.vector_norm
-    largest = norm(rate, math.inf, -1)
-    length = torch.hypot(norm(shift, dim=-1), norm(rate, dim=-1).mul_(math.sqrt(2)))
-    ends = torch.stack([length, largest], -1).mul_(alive.unsqueeze(-1)).flatten(0, -2)
-    length, largest = ends.amax(0).tolist()
+        return *_gauss_legendre(1, rate.dtype, rate.device), False
+    square = rate.square()
+    sizes = torch.stack([shift.square().sum(-1), square.sum(-1), square.amax(-1)])
+    alive = within.amax(-2).sign()  # no need to resolve the path of a component without weight
+    distance, spread, largest = (sizes * alive).flatten(1).amax(-1).tolist()
     base, slope, bend = NODES[precision]
-    count = base + slope * length + bend * largest
+    count = base + slope * math.sqrt(distance + 2 * spread) + bend * math.sqrt(largest)
     if count <= MAX_NODES:
-        return *_gauss_legendre(math.ceil(count)), largest > LARGEST_RATE
-    return *_shifted_trapezoid(), True
+        rule = _gauss_legendre(math.ceil(count), rate.dtype, rate.device)
+        return *rule, largest > LARGEST_RATE**2
+    return *_shifted_trapezoid(rate), True
 
 
-@functools.lru_cache
-def _legendre(count: int) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=256)
+def _gauss_legendre(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     nodes, weights = numpy.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+    columns = numpy.stack([(nodes + 1) / 2, numpy.log(weights / 2)])[..., None]
+    with torch.inference_mode(False):  # what is kept has to serve everywhere
+        nodes, log_weights = torch.from_numpy(columns).to(dtype).to(device)
+    return nodes, log_weights
 
 
-def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    nodes, weights = _legendre(count)
-    return nodes[:, None, None], weights[:, None, None]
-
-
-def _shifted_trapezoid() -> tuple[Tensor, Tensor]:
+def _shifted_trapezoid(like: Tensor) -> tuple[Tensor, Tensor]:
     """A randomly shifted trapezoidal rule in a variable that makes the integrand periodic."""
-    angle = torch.arange(MAX_NODES, dtype=torch.float64) + torch.rand(())
-    angle = (angle * (math.tau / MAX_NODES))[:, None, None]
-    return (angle - angle.sin()) / math.tau, (1 - angle.cos()) / MAX_NODES
+    angle = torch.arange(MAX_NODES, dtype=torch.float64).unsqueeze(-1) + torch.rand(())
+    angle = angle * (math.tau / MAX_NODES)
+    return ((angle - angle.sin()) / math.tau).to(like), ((1 - angle.cos()) / MAX_NODES).log().to(
+        like
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -67,6 +68,10 @@ class _Pathwise(torch.autograd.Function):
         z_dim, _, *parameter_dims = in_dims
         tensors = _batch_first(info.batch_size, (z, *parameters), (z_dim, *parameter_dims))
         return _Pathwise.apply(tensors[0], vjp, *tensors[1:]), 0
+
+
+# what torch would otherwise find out at each call, for more than the cost of the call itself
+_Pathwise.forward.__signature__ = inspect.signature(_Pathwise.forward)  # type: ignore[attr-defined]
 
 
 class _PathwiseGradient(torch.autograd.Function):

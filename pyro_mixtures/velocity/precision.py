@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from pyro_mixtures.velocity.chunks import map_chunks
 
 LARGEST_TERM = {torch.float32: 1.7e3, torch.float64: 1e9}
 """Expanded squares lose about their largest term times the rounding unit: with these sizes 1e-4
@@ -31,11 +35,54 @@ def double(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(double_dtype(tensor)) for tensor in tensors]
 
 
+def in_enough_precision(
+    products: Callable[..., tuple[Tensor, Tensor]],
+    differences: Callable[..., Tensor],
+    z: Tensor,
+    log_weights: Tensor,
+    *components: Tensor,
+) -> Tensor:
+    """Log densities of the components, as fast as their digits allow.
+
+    A single sample is compared with the components directly. For several the squares are expanded,
+    so that sums are matrix products; where that would lose digits, in float64, and if even that is
+    not enough, the samples are compared directly as well, in slices.
+
+    Args:
+        products: maps ``(z, log_weights, *components)`` to log densities by expanded squares,
+            ``(*B, S, K)``, and the sizes of the terms of their sums.
+        differences: maps ``(z, *components)`` to log densities by differences, ``(*B, S, K)``.
+        z: ``(*B, S, D)``.
+        log_weights: ``(*B, K)``; where they are ``-inf`` digits may be lost.
+        components: their parameters.
+
+    Returns:
+        ``(*B, S, K)``, in the dtype of ``z`` or in float64.
+    """
+    if z.shape[-2] == 1:
+        if z.shape[-1] > LONGEST_SUM:
+            return differences(*double(z, *components))
+        return differences(z, *components)
+    if torch.compiler.is_compiling():  # which cannot look at the terms
+        return products(*double(z, log_weights, *components))[0]
+    log_prob, terms = products(z, log_weights, *components)
+    if not keeps_digits(terms, log_weights):
+        z, log_weights, *promoted = double(z, log_weights, *components)
+        log_prob, terms = products(z, log_weights, *promoted)
+        if not keeps_digits(terms, log_weights):
+
+            def rows(z: Tensor) -> Tensor:
+                return differences(z, *promoted)
+
+            return map_chunks(rows, (z,), log_weights.numel() * z.shape[-1])
+    return log_prob
+
+
 def keeps_digits(terms: Tensor, log_weights: Tensor) -> bool:
     """Whether sums with terms of these sizes are exact enough in their dtype.
 
     Args:
-        terms: ``(*B, S, K)``.
+        terms: ``(*B, S or 1, K)``.
         log_weights: ``(*B, K)``; components without weight are of no account.
 
     ``torch.func.vmap`` does not let us look at values: there float64 has to do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,34 +13,49 @@ from torch.special import log_ndtr
 from pyro_mixtures.velocity.chunks import map_chunks
 
 
-def telescoping(
-    grad: Tensor,
-    log_prob: Tensor,
-    within: Tensor,
-    log_pdf: Tensor,
-    log_cdf: Tensor,
-    log_sf: Tensor,
-) -> Tensor:
-    r"""Weight contributions :math:`A_j(z) = g \cdot w^j(z) / q(z)` of product components.
+class Factors(NamedTuple):
+    """Univariate distributions of the coordinates at samples, each ``(*B, S, K or 1, D)``."""
 
-    The hub is the product of the group's own marginals, :math:`h_i = \sum_k (\pi_k/\pi_C) q_{ki}`
-    with distribution function :math:`H_i`, and
+    log_pdf: Tensor
+    log_cdf: Tensor
+    log_sf: Tensor
+    """Logarithm of one minus the distribution function."""
+
+    def flip(self) -> Factors:
+        """The coordinates in reversed order."""
+        return Factors(*(x.flip(-1) for x in self))
+
+    def mix(self, weights: Tensor) -> Factors:
+        """Mixtures with weights ``(*B, K or 1, K)`` of the factors of each coordinate."""
+        weights = weights.unsqueeze(-3)  # (*B, 1, K or 1, K)
+        return Factors(*(_log_matmul(weights, x) for x in self))
+
+
+def normal_factors(standard: Tensor, scales: Tensor) -> Factors:
+    """Of Normals, by standardized samples ``(*B, S, K, D)`` and scales that broadcast."""
+    log_pdf = -standard.square() / 2 - scales.log() - math.log(2 * math.pi) / 2
+    return Factors(log_pdf, log_ndtr(standard), log_ndtr(-standard))
+
+
+def telescoping(grad: Tensor, log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
+    r"""Weight contributions :math:`A_j(z) = g \cdot w^j(z) / q(z)` of autoregressive components.
+
+    A component is a product of univariate conditionals :math:`q_{ji}(z_i \mid z_{<i})` with
+    distribution functions :math:`F_{ji}`, the hub a product of univariate :math:`h_i(z_i)` with
+    distribution functions :math:`H_i`, and
 
     .. math::
-        w^j_i = -[F_{ji}(z_i) - H_i(z_i)] \prod_{l<i} q_{jl}(z_l) \prod_{l>i} h_l(z_l),
+        w^j_i = -[F_{ji}(z_i \mid z_{<i}) - H_i(z_i)]
+                \prod_{l<i} q_{jl}(z_l \mid z_{<l}) \prod_{l>i} h_l(z_l)
 
-    averaged over this and the reversed order of coordinates. It has
-    :math:`\nabla \cdot w^j = -(q_j - h)` for any univariate factors; in D = 1 it is the unique
-    solution. Everything stays in log space, and the difference is taken of the smaller tails.
+    has :math:`\nabla \cdot w^j = -(q_j - h)` for any factors; in D = 1 it is the unique solution.
+    Everything stays in log space, and the difference is taken of the smaller tails.
 
     Args:
         grad: gradient g at the samples, ``(*B, S, D)``.
         log_prob: :math:`\log q(z)`, ``(*B, S, 1)``.
-        within: weights :math:`\pi_k / \pi_C` of k in the group C of j, zero outside it,
-            ``(*B, K, K)``, or ``(*B, 1, K)`` when all components are one group.
-        log_pdf: :math:`\log q_{ji}(z_i)`, ``(*B, S, K, D)``.
-        log_cdf: :math:`\log F_{ji}(z_i)`, ``(*B, S, K, D)``.
-        log_sf: :math:`\log (1 - F_{ji}(z_i))`, ``(*B, S, K, D)``.
+        own: conditionals of the components, ``(*B, S, K, D)``.
+        hub: marginals of the hub of each component's group, ``(*B, S, K or 1, D)``.
 
     Returns:
         ``(*B, S, K)``.
@@ -48,18 +64,13 @@ def telescoping(
         Jankowiak and Karaletsos, Eq. 50, whose printed form uses one mean where a common one and
         the component's own are needed.
     """
-    within = within.unsqueeze(-3)  # (*B, 1, K or 1, K)
-    log_hub, log_hub_cdf, log_hub_sf = (
-        _log_matmul(within, x) for x in (log_pdf, log_cdf, log_sf)
-    )  # (*B, S, K or 1, D)
-    lower = log_hub_cdf < log_hub_sf
-    log_tail = torch.where(lower, log_cdf, log_sf)  # (*B, S, K, D)
-    log_hub_tail = torch.where(lower, log_hub_cdf, log_hub_sf)
-    current = torch.zeros((), dtype=grad.dtype, device=grad.device)
-    for log_other in _other_factors(log_pdf, log_hub):
-        log_other = log_other - log_prob.unsqueeze(-1)
-        current = current + (log_hub_tail + log_other).exp() - (log_tail + log_other).exp()
-    current = torch.where(lower, current, -current) / 2  # w / q, (*B, S, K, D)
+    lower = hub.log_cdf < hub.log_sf
+    log_tail = torch.where(lower, own.log_cdf, own.log_sf)  # (*B, S, K, D)
+    log_hub_tail = torch.where(lower, hub.log_cdf, hub.log_sf)
+    log_other = _below(own.log_pdf) + _below(hub.log_pdf.flip(-1)).flip(-1)
+    log_other -= log_prob.unsqueeze(-1)
+    current = (log_hub_tail + log_other).exp() - (log_tail + log_other).exp()
+    current = torch.where(lower, current, -current)  # w / q, (*B, S, K, D)
     return (current @ grad.unsqueeze(-1)).squeeze(-1)
 
 
@@ -73,7 +84,10 @@ def diag_normal_telescoping(
     *,
     precision: torch.dtype,
 ) -> Tensor:
-    """Telescoping for diagonal Normals.
+    r"""Telescoping for diagonal Normals, averaged over this and the reversed order of coordinates.
+
+    The hub is the product of the group's own marginals,
+    :math:`h_i = \sum_k (\pi_k / \pi_C) q_{ki}`.
 
     Arguments and result are those of
     :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` is of no account, for
@@ -82,19 +96,12 @@ def diag_normal_telescoping(
     locs, scales = locs.unsqueeze(-3), scales.unsqueeze(-3)  # (*B, 1, K, D)
 
     def contributions(z: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:
-        standard = (z.unsqueeze(-2) - locs) / scales  # (*B, S, K, D)
-        log_pdf = -standard.square() / 2 - scales.log() - math.log(2 * math.pi) / 2
-        log_cdf, log_sf = log_ndtr(standard), log_ndtr(-standard)
-        return telescoping(grad, log_prob, within, log_pdf, log_cdf, log_sf)
+        own = normal_factors((z.unsqueeze(-2) - locs) / scales, scales)
+        hub = own.mix(within)
+        forward = telescoping(grad, log_prob, own, hub)
+        return (forward + telescoping(grad.flip(-1), log_prob, own.flip(), hub.flip())) / 2
 
     return map_chunks(contributions, (z, grad, log_prob), locs.numel())
-
-
-def _other_factors(log_pdf: Tensor, log_hub: Tensor) -> tuple[Tensor, Tensor]:
-    """Log of the other coordinates' factors: own below i and the hub's above, and reversed."""
-    own_below, own_above = _below(log_pdf), _below(log_pdf.flip(-1)).flip(-1)
-    hub_below, hub_above = _below(log_hub), _below(log_hub.flip(-1)).flip(-1)
-    return own_below + hub_above, own_above + hub_below
 
 
 def _below(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 
-from pyro_mixtures.distributions import MixtureOfDiagNormals
 from tests.registry import each_family
 
 
@@ -26,8 +25,9 @@ def broken(value, letters, kind):
 @pytest.mark.parametrize("kind", ["too few dimensions", "empty", "NaN", "not a tensor"])
 def test_each_argument(family, kind):
     parameters = family.parameters((2,), K=3, D=4)
-    for name, letters in family.distribution._parameter_shapes().items():
-        bad, words = broken(parameters[name].detach(), letters, kind)
+    for name, value in parameters.items():
+        letters = family.distribution._parameter_shapes()[name]
+        bad, words = broken(value.detach(), letters, kind)
         with pytest.raises(ValueError, match=f"(?s){words}") as error:
             family.build({**parameters, name: bad})
         assert re.search(rf"\b{name}\b", str(error.value))
@@ -40,12 +40,15 @@ def test_messages_of_shapes(family):
         ValueError, match=r"K = 3 .* component_logits.* shape is \(2, 5\).*\(\*B, K"
     ):
         family.build({**parameters, "component_logits": torch.zeros(2, 5)})
-    first = next(iter(parameters))
-    too_wide = torch.cat([parameters[first]] * 2, -1).detach()
-    with pytest.raises(
-        ValueError, match=r"D = [48] .* shape is \(2, .*[48]\); expected shapes are"
-    ):
-        family.build({**parameters, first: too_wide})
+    shapes = family.distribution._parameter_shapes()
+    described = ", ".join(rf"{name} \(\*B, {', '.join(shapes[name])}\)" for name in parameters)
+    for name, value in parameters.items():
+        if name == "component_logits" or "K" not in shapes[name]:
+            continue
+        too_many = torch.cat([value] * 2, -len(shapes[name])).detach()
+        message = rf"K = [36] \(from \w+\) in \w+, but its shape .*; .* are {described}"
+        with pytest.raises(ValueError, match=message):
+            family.build({**parameters, name: too_many})
     with pytest.raises(ValueError, match=r"component_logits .*broadcasts with \(2,\).* \(7,\)"):
         family.build({**parameters, "component_logits": torch.zeros(7, 3)})
 
@@ -101,13 +104,9 @@ def test_expand_to_a_shape_that_does_not_fit(family, batch_shape):
         family.build(family.parameters((4,))).expand(batch_shape)
 
 
-@pytest.mark.parametrize("name", ["locs", "coord_scale", "component_logits"])
-def test_integers_are_refused(name):
-    parameters = {
-        "locs": torch.zeros(2, 1),
-        "coord_scale": torch.ones(2, 1),
-        "component_logits": torch.zeros(2),
-    }
-    parameters[name] = parameters[name].long()
-    with pytest.raises(ValueError, match=f"{name} of a floating point dtype.*int64"):
-        MixtureOfDiagNormals(**parameters)
+@each_family
+def test_integers_are_refused(family):
+    parameters = family.parameters()
+    for name, value in parameters.items():
+        with pytest.raises(ValueError, match=f"{name} of a floating point dtype.*int64"):
+            family.build({**parameters, name: value.long()})

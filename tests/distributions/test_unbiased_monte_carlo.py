@@ -2,22 +2,13 @@
 
 import pytest
 import torch
-from torch.distributions import Independent
 
-from tests.registry import each_transport, gradients, leaves
+from tests.registry import covariance, each_transport, gradients, leaves
 
 REPLICAS = 2000
 # Normal tails give 6e-7 for each entry beyond 5 standard errors. The tests below compare some 1e4
 # entries: a false alarm for 6 seeds in 1000. The seed is fixed.
 THRESHOLD = 5.0
-
-
-def covariance(component):
-    return (
-        component.variance.diag_embed()
-        if isinstance(component, Independent)
-        else component.covariance_matrix
-    )
 
 
 def linear_form(reference, direction):
@@ -44,7 +35,7 @@ def expected_cost(reference, direction):
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
 @pytest.mark.parametrize(
     ("D", "batch_shape", "sample_shape"),
-    [(5, (2,), ()), (5, (3, 1), (4,)), (5, (), (2, 3)), (20, (2,), (4,)), (20, (), (2, 3))],
+    [(5, (2,), ()), (5, (3, 1), (4,)), (20, (), (2, 3))],
 )
 def test_mean_gradient(family, transport, weight_gradient, D, batch_shape, sample_shape):
     # at D = 20 the groups come out as one, at D = 5 as several
@@ -59,7 +50,8 @@ def test_mean_gradient(family, transport, weight_gradient, D, batch_shape, sampl
     estimate = gradients((value + value.detach() * score).sum() / count, replicas)
     exact = gradients(expected_cost(family.reference(parameters), direction), parameters)
     for name, sampled in estimate.items():
-        standard_error = sampled.std(0) / REPLICAS**0.5
+        # zero, and exactly so, above the diagonal of a factor
+        standard_error = (sampled.std(0) / REPLICAS**0.5).clamp_min(1e-12)
         assert ((sampled.mean(0) - exact[name]) / standard_error).abs().max() < THRESHOLD
 
 

@@ -4,10 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_mixtures.distributions import (
+    MixtureOfDiagNormalsSharedCovariance,
+    MixtureOfNormalsSharedCovariance,
+)
 from tests.registry import each_family, each_transport, gradients, leaves
 
 TOLERANCE = 1e-8
 POINTS = 32
+LABELS = {"one": [0, 0, 0, 0], "two": [0, 1, 1, 0]}
+PROJECTED = (MixtureOfDiagNormalsSharedCovariance, MixtureOfNormalsSharedCovariance)
 
 
 def divergence(field: list[Tensor], z: Tensor) -> Tensor:
@@ -36,6 +42,13 @@ def points_near(reference, count=POINTS) -> Tensor:
     return component.sample((count,)).flatten(0, 1).detach().requires_grad_()
 
 
+def group_weights(logits: Tensor, groups: str) -> Tensor:
+    """Of each component's group, ``(K, K)``, or ``(1, K)`` when there is one."""
+    labels = torch.tensor(LABELS[groups])
+    within = logits.masked_fill(labels.unsqueeze(-1) != labels, -torch.inf).softmax(-1)
+    return within[:1] if groups == "one" else within
+
+
 def largest_density(reference, z: Tensor) -> Tensor:
     """The scale of the error at each point: the densities there differ by many orders."""
     return reference.component_distribution.log_prob(z.unsqueeze(-2)).amax(-1).exp().detach()
@@ -51,10 +64,8 @@ def test_weights_current(family, transport, groups, scales, D):
     *components, logits = (value.detach() for value in parameters.values())
     reference = family.reference(parameters)
     z = points_near(reference)
-    labels = torch.tensor([0, 0, 0, 0] if groups == "one" else [0, 1, 1, 0])
-    same = labels.unsqueeze(-1) == labels
-    within = logits.masked_fill(~same, -torch.inf).softmax(-1)
-    within = within[:1] if groups == "one" else within
+    labels = torch.tensor(LABELS[groups])
+    within = group_weights(logits, groups)
 
     log_prob = reference.log_prob(z).unsqueeze(-1)
     field = [
@@ -69,6 +80,26 @@ def test_weights_current(family, transport, groups, scales, D):
     for label in labels.unique():
         members = hub[:, labels == label]
         assert (members.amax(-1) - members.amin(-1)).max() < TOLERANCE
+
+
+@each_transport
+@pytest.mark.parametrize("groups", ["one", "two"])
+@pytest.mark.parametrize("D", [1, 3])
+def test_field_at_one_sample(family, transport, groups, D):
+    """A sample of each of many mixtures takes another path through the code, to the same field."""
+    if transport == "displacement" and family.distribution in PROJECTED and D > 1:
+        pytest.skip("one sample is not projected on the axes of the means: test_spherical.py")
+    parameters = family.parameters(K=4, D=D, scales=(0.2, 5.0))
+    *components, logits = (value.detach() for value in parameters.values())
+    reference = family.reference(parameters)
+    z = points_near(reference).detach()
+    values = (z, torch.randn_like(z), reference.log_prob(z).unsqueeze(-1).detach())
+    within = group_weights(logits, groups)
+    field = family.distribution.transports[transport]
+    together = field(*values, within, *components, precision=torch.float64)
+    each = (x.expand(len(z), *x.shape) for x in (within, *components))
+    alone = field(*(x.unsqueeze(-2) for x in values), *each, precision=torch.float64)
+    torch.testing.assert_close(alone.squeeze(-2), together, rtol=1e-9, atol=1e-10)
 
 
 @each_family

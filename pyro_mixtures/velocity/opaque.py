@@ -1,0 +1,41 @@
+"""Transports that look at values, for ``torch.compile``, which cannot."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_SCHEMA = (
+    "(Tensor z, Tensor grad, Tensor log_prob, Tensor within, Tensor first, Tensor? second=None, *,"
+    " ScalarType precision) -> Tensor"
+)
+
+
+def opaque(transport: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let ``torch.compile`` take a transport as one operator and look no further.
+
+    A transport looks at values to choose its nodes and its precision. As an operator it neither
+    breaks a compiled graph nor loses that choice. Called directly it is the function itself.
+    """
+
+    def as_announced(z, *args, **options):
+        return transport(z, *args, **options).to(z.dtype).contiguous()
+
+    operator = torch.library.custom_op(
+        f"pyro_mixtures::{transport.__name__}", as_announced, mutates_args=(), schema=_SCHEMA
+    )
+
+    @operator.register_fake
+    def _(z, grad, log_prob, within, first, second=None, *, precision):
+        return z.new_empty(*z.shape[:-1], within.shape[-1])
+
+    @functools.wraps(transport)
+    def chosen(*args, **options):
+        if torch.compiler.is_compiling():
+            return operator(*args, **options)
+        return transport(*args, **options)
+
+    return chosen
