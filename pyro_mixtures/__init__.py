@@ -2,8 +2,27 @@
 
 from importlib.metadata import version
 
-from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
+from pyro_mixtures.distributions import (
+    GaussianScaleMixture,
+    MixtureOfDiagNormals,
+    MixtureOfDiagNormalsSharedCovariance,
+    MixtureOfNormals,
+    MixtureOfNormalsSharedCovariance,
+)
+from pyro_mixtures.infer import (
+    AutoDiagonalNormalMixture,
+    AutoMultivariateNormalMixture,
+    BaselinedTrace_ELBO,
+)
 
 __version__ = version("pyro-mixtures")
-__all__ = ["AutoDiagonalNormalMixture", "BaselinedTrace_ELBO", "MixtureOfDiagNormals"]
+__all__ = [
+    "AutoDiagonalNormalMixture",
+    "AutoMultivariateNormalMixture",
+    "BaselinedTrace_ELBO",
+    "GaussianScaleMixture",
+    "MixtureOfDiagNormals",
+    "MixtureOfDiagNormalsSharedCovariance",
+    "MixtureOfNormals",
+    "MixtureOfNormalsSharedCovariance",
+]

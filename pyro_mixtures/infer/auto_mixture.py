@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from numbers import Integral
 from typing import ClassVar
@@ -16,6 +17,7 @@ from pyro.infer.autoguide import AutoContinuous, init_to_uniform
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to
 
+from pyro_mixtures.distributions import NormalMixture
 from pyro_mixtures.distributions.mixture import WEIGHT_GRADIENTS, Mixture
 from pyro_mixtures.distributions.validation import check_choice
 
@@ -46,7 +48,7 @@ class AutoMixture(AutoContinuous):
             discrete latent site in the model.
     """
 
-    distribution: ClassVar[type[Mixture]]
+    distribution: ClassVar[type[NormalMixture]]
     num_components: int
     init_scale: float
     transport: str
@@ -79,6 +81,9 @@ class AutoMixture(AutoContinuous):
     def _setup_components(self, locs: Tensor) -> None:
         raise NotImplementedError
 
+    def _component_parameters(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.distribution.component_parameters}
+
     def _setup_prototype(self, *args, **kwargs):
         starts = []
         for _ in range(self.num_components):
@@ -92,10 +97,11 @@ class AutoMixture(AutoContinuous):
         self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
         self._setup_components(locs + self.init_scale * torch.randn_like(locs))
 
-    def get_posterior(self, *args, **kwargs) -> Mixture:
+    def get_posterior(self, *args, **kwargs) -> NormalMixture:
         """The mixture over the packed unconstrained latent vector."""
-        return self.distribution(
-            **{name: getattr(self, name) for name in self.distribution.component_parameters},
+        distribution: Callable[..., NormalMixture] = self.distribution
+        return distribution(
+            **self._component_parameters(),
             component_logits=self.component_logits,
             transport=self.transport,
             weight_gradient=self.weight_gradient,
