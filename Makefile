@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow bench lint clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ test: lint ## Run the linters and the tests
 
 test-slow: $(VENV)/.installed-test ## Run the tests that take longer
 	$(PYTEST) -m slow
+
+bench: $(VENV)/.installed-demo ## Measure speed and memory: the tables of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.installed-test ## Run ruff and mypy
 	$(BIN)/python -m ruff check .

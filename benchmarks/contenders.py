@@ -1,0 +1,170 @@
+"""The registry: every distribution that is measured is one entry here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pyro.distributions as pyro
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
+
+from benchmarks.cases import DIAGONAL, FULL, QUICK, Case, Parameters, apart, overlapping
+from benchmarks.steps import Step, compiled_elbo_step, density_step, elbo_step
+from pyro_mixtures import distributions as ours
+
+NOT_MEASURED = "not measured"
+LARGEST_ARRAY = 4e7
+"""Elements: contenders that would build larger arrays are left out."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A distribution whose ELBO step is timed."""
+
+    name: str
+    distribution: Callable[..., Distribution]
+    arguments: Callable[[Parameters], tuple[Tensor, ...]]
+    """What ``distribution`` is called with."""
+    setting: Callable[[Case], Parameters] = overlapping
+    array: Callable[[Case], int] = lambda case: 0
+    """Elements of the largest array that it builds."""
+    compiled: bool = False
+    only: tuple[Case, ...] | None = None
+    """The cases that it takes part in; all by default."""
+
+    def absent(self, case: Case) -> str | None:
+        """Why it does not take part in a case, or None."""
+        if self.only is not None and case not in self.only:
+            return NOT_MEASURED
+        if self.array(case) > LARGEST_ARRAY:
+            return "too large"
+        return None
+
+    def step(self, case: Case) -> Step:
+        """The ELBO step."""
+        arguments = self.arguments(self.setting(case))
+        make = compiled_elbo_step if self.compiled else elbo_step
+        return make(self.distribution, arguments, case.sample_shape)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contenders that are measured together, against one floor."""
+
+    name: str
+    floor: Callable[..., Distribution]
+    arguments: Callable[[Parameters], tuple[Tensor, ...]]
+    cases: tuple[Case, ...]
+    contenders: tuple[Contender, ...]
+    quick_cases: tuple[Case, ...] = QUICK[:1]
+
+    def floor_step(self, case: Case) -> Step:
+        """The log density by torch's own mixture, and its backward pass."""
+        arguments = self.arguments(overlapping(case))
+        return density_step(self.floor, arguments, case.sample_shape)
+
+
+def diagonal(parameters: Parameters) -> tuple[Tensor, ...]:
+    """``(locs, coord_scale, component_logits)``."""
+    return parameters.locs, parameters.scales, parameters.logits
+
+
+def diagonal_shared(parameters: Parameters) -> tuple[Tensor, ...]:
+    """``(locs, coord_scale, component_logits)``, the scales the same for all components."""
+    return parameters.locs, parameters.scales[..., 0, :], parameters.logits
+
+
+def scale_mixture(parameters: Parameters) -> tuple[Tensor, ...]:
+    """``(coord_scale, component_logits, component_scale)``."""
+    scales = parameters.scales
+    return scales[..., 0, :], parameters.logits, scales[..., 0]
+
+
+def full(parameters: Parameters) -> tuple[Tensor, ...]:
+    """``(locs, scale_tril, component_logits)``."""
+    return parameters.locs, parameters.scale_tril, parameters.logits
+
+
+def full_shared(parameters: Parameters) -> tuple[Tensor, ...]:
+    """``(locs, scale_tril, component_logits)``, the covariance the same for all components."""
+    return parameters.locs, parameters.scale_tril[..., 0, :, :], parameters.logits
+
+
+def diagonal_floor(locs: Tensor, scales: Tensor, logits: Tensor) -> Distribution:
+    """A mixture of Normals with diagonal covariances in torch's own terms."""
+    return MixtureSameFamily(Categorical(logits=logits), Independent(Normal(locs, scales), 1))
+
+
+def full_floor(locs: Tensor, scale_tril: Tensor, logits: Tensor) -> Distribution:
+    """A mixture of Normals with full covariances in torch's own terms."""
+    normals = MultivariateNormal(locs, scale_tril=scale_tril)
+    return MixtureSameFamily(Categorical(logits=logits), normals)
+
+
+def pairs(case: Case) -> int:
+    """Elements of an array over samples, pairs of components and dimensions."""
+    return case.mixtures * case.S * case.K**2 * case.D
+
+
+DISPLACEMENT = Contender("displacement", ours.MixtureOfDiagNormals, diagonal)
+TELESCOPING = Contender(
+    "telescoping",
+    functools.partial(ours.MixtureOfDiagNormals, transport="telescoping"),
+    diagonal,
+)
+PYRO = Contender("Pyro's", pyro.MixtureOfDiagNormals, diagonal, array=pairs)
+
+GROUPS = (
+    Group(
+        "MixtureOfDiagNormals",
+        diagonal_floor,
+        diagonal,
+        DIAGONAL,
+        (
+            DISPLACEMENT,
+            replace(DISPLACEMENT, name="displacement, apart", setting=apart),
+            replace(DISPLACEMENT, name="displacement, compiled", compiled=True),
+            TELESCOPING,
+            PYRO,
+            replace(PYRO, name="Pyro's, compiled", compiled=True, only=(DIAGONAL[3],)),
+        ),
+        quick_cases=QUICK,
+    ),
+    Group(
+        "Other diagonal covariances",
+        diagonal_floor,
+        diagonal,
+        tuple(replace(case, target=None) for case in DIAGONAL),
+        (
+            Contender(
+                "shared covariance", ours.MixtureOfDiagNormalsSharedCovariance, diagonal_shared
+            ),
+            Contender(
+                "shared covariance, Pyro's",
+                pyro.MixtureOfDiagNormalsSharedCovariance,
+                diagonal_shared,
+                array=pairs,
+            ),
+            Contender("scale mixture", ours.GaussianScaleMixture, scale_mixture),
+        ),
+    ),
+    Group(
+        "Full covariances",
+        full_floor,
+        full,
+        FULL,
+        (
+            Contender("own covariances", ours.MixtureOfNormals, full),
+            Contender("shared covariance", ours.MixtureOfNormalsSharedCovariance, full_shared),
+        ),
+    ),
+)
