@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.velocity.displacement import displacement
 from pyro_mixtures.velocity.spherical import (
     shared_displacement,
     spherical_distance,
@@ -29,11 +30,21 @@ def _of_unit_scale(transport):
     return unit
 
 
+_several_displacement = _of_unit_scale(shared_displacement)
+
+
+def _displacement(z, grad, log_prob, within, locs, factor, *, precision):
+    if z.shape[-2] == 1 and factor.dim() < locs.dim():  # to whiten one sample does not pay
+        scales = factor.unsqueeze(-2).expand_as(locs)
+        return displacement(z, grad, log_prob, within, locs, scales, precision=precision)
+    return _several_displacement(z, grad, log_prob, within, locs, factor, precision=precision)
+
+
 class _SharedCovariance(NormalMixture):
     """The parameters are ``locs`` and a factor of the covariance, diagonal or triangular."""
 
     transports = {
-        "displacement": _of_unit_scale(shared_displacement),
+        "displacement": _displacement,
         "pairwise": _of_unit_scale(spherical_pairwise),
         "telescoping": _of_unit_scale(spherical_telescoping),
     }

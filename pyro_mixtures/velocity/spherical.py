@@ -52,9 +52,13 @@ def _log_density(square_distance: Tensor, z: Tensor, factor: Tensor, scales: Ten
 
 
 def _differences(z: Tensor, factor: Tensor, scales: Tensor, locs: Tensor) -> Tensor:
-    offset = z.unsqueeze(-2) - locs.unsqueeze(-3)  # (*B, S, K, D)
-    square = whiten(offset.flatten(-3, -2), factor).square().sum(-1)
-    return _log_density(square.unflatten(-1, offset.shape[-3:-1]), z, factor, scales)
+    if z.shape[-2] == 1:
+        square = whiten(z - locs, factor).square().sum(-1).unsqueeze(-2)  # (*B, 1, K)
+    else:
+        offset = z.unsqueeze(-2) - locs.unsqueeze(-3)  # (*B, S, K, D)
+        square = whiten(offset.flatten(-3, -2), factor).square().sum(-1)
+        square = square.unflatten(-1, offset.shape[-3:-1])
+    return _log_density(square, z, factor, scales)
 
 
 def _products(

@@ -66,6 +66,18 @@ def test_scales(family, bad):
 
 
 @each_family
+def test_factors(family):
+    """Nothing above the diagonal, which would be ignored."""
+    parameters = family.parameters()
+    for name, letters in family.distribution.component_parameters.items():
+        if letters.endswith("DD"):
+            value = parameters[name].detach().clone()
+            value[..., 0, 1] = 0.1
+            with pytest.raises(ValueError, match=name):
+                family.build({**parameters, name: value})
+
+
+@each_family
 @pytest.mark.parametrize(
     "logits", [[-torch.inf] * 3, [torch.inf, 0.0, 0.0], [torch.nan, 0.0, 0.0]]
 )

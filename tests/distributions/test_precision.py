@@ -119,6 +119,7 @@ def ten_thousand_dimensions(family, **options):
 @each_transport
 def test_ten_thousand_dimensions_overlapping(family, transport):
     parameters = ten_thousand_dimensions(family, scales=(0.98, 1.02), spread=0.02)
+    compare(family, parameters, (), transport=transport)
     *_, responsibilities, values = compare(family, parameters, (20,), transport=transport)
     # some samples have several likely components: the comparison is not one of zeros and ones
     assert (responsibilities.amax(-1) < 0.9).any()

@@ -1,4 +1,4 @@
-"""Second derivatives, torch.func and torch.compile."""
+"""Second derivatives and torch.func."""
 
 import pytest
 import torch
@@ -104,20 +104,3 @@ def test_vmap_of_log_prob(family):
     actual = vmap(grad(total))(batched, value)
     expected = gradients(family.build(batched).log_prob(value.movedim(0, 1)), batched)
     assert relative_error(actual, expected) < 1e-10
-
-
-@each_transport
-@pytest.mark.filterwarnings("default")  # torch warns about its own code
-def test_compile(family, transport):
-    """A step under torch.compile (without code generation) draws and differentiates the same."""
-
-    def step(parameters):
-        mixture = family.build(parameters, transport=transport, validate_args=False)
-        return cost(mixture.rsample((5,))).sum()
-
-    parameters = family.parameters()
-    results = []
-    for run in (step, torch.compile(step, backend="eager")):
-        torch.manual_seed(1)
-        results.append(gradients(run(parameters), parameters))
-    assert relative_error(results[1], results[0]) < 1e-10
