@@ -1,4 +1,4 @@
-"""Mixture of Normals whose covariances are multiples of one another."""
+"""Mixture of Normals whose covariances are multiples of one diagonal matrix."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class GaussianScaleMixture(NormalMixture):
             ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
-        validate_args: check the values of the arguments and of ``log_prob``'s argument.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
 
     Raises:
         ValueError: for shapes that do not fit, K or D of zero, scales that are not positive, NaN,

@@ -14,6 +14,7 @@ import torch
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.validation import broadcast_shapes
+from pyro_mixtures.velocity import full_covariance
 from pyro_mixtures.velocity.precision import at_least_single
 
 Parameters = dict[str, Tensor]
@@ -74,12 +75,8 @@ def check_rank(matrix: Tensor) -> None:
 
 
 def lower_factor(matrix: Tensor) -> Tensor:
-    """The lower triangular T of positive diagonal with ``T T' = M M'``, ``(*B, R, D >= R)``.
-
-    By orthogonal transformations, which keep digits that the product would lose.
-    """
-    r = torch.linalg.qr(*at_least_single(matrix.mT)).R  # (*B, R, R)
-    return (r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1) * r).mT.to(matrix.dtype)
+    """:func:`~pyro_mixtures.velocity.full_covariance.lower_factor`, also in half precision."""
+    return full_covariance.lower_factor(*at_least_single(matrix)).to(matrix.dtype)
 
 
 def select(parameters: Parameters, letters: Mapping[str, str], dims: list[int]) -> Parameters:

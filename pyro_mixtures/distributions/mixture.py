@@ -17,7 +17,7 @@ from pyro_mixtures.distributions.independent_mixture import IndependentMixture, 
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
 from pyro_mixtures.velocity.pathwise import pathwise
-from pyro_mixtures.velocity.precision import at_least_single, double_dtype
+from pyro_mixtures.velocity.precision import at_least_single, double, double_dtype
 
 WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
 
@@ -299,9 +299,17 @@ class Mixture(TorchDistribution):
         return self._groups
 
     def _find_groups(self) -> Tensor:
-        with torch.no_grad():
-            distance = self._component_distance(*self._components)
-            labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
+        try:
+            with torch.no_grad():
+                distance = self._component_distance(*double(*self._components))
+                labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise NotImplementedError(
+                "weight_gradient='clustered' looks at values, which torch.func.vmap does not let"
+                " it; use 'pathwise' or 'score', or a batch shape instead of vmap"
+            ) from error
         return labels.unsqueeze(-1) == labels.unsqueeze(-2)
 
     @classmethod
@@ -336,6 +344,8 @@ class Mixture(TorchDistribution):
             precision = torch.promote_types(parameters[0].dtype, torch.float32)
             contributions = transport(z, grad, log_prob, within, *components, precision=precision)
             total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
+            # of a component without weight, far away, it may have overflown
+            total = total.masked_fill((log_weights == -math.inf).unsqueeze(-2), 0)
             average = (total * within).sum(-1)  # (*B, K or 1)
             grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
         return tuple(

@@ -36,7 +36,8 @@ class MixtureOfNormals(NormalMixture):
             coordinate at a time, by conditional distribution functions).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
-        validate_args: check the values of the arguments and of ``log_prob``'s argument.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
 
     Raises:
         ValueError: for shapes that do not fit, K or D of zero, factors that are not lower

@@ -82,16 +82,31 @@ class NormalMixture(Mixture):
 
         Args:
             value: probabilities between 0 and 1, of a shape that broadcasts with ``(*B, D)``.
+
+        Raises:
+            ValueError: for what is no probability.
         """
+        value = torch.as_tensor(value)
+        if self._validate_args and not bool(((0 <= value) & (value <= 1)).all()):
+            raise ValueError(f"Expected value to be probabilities in [0, 1], but got {value}")
         return mixture_icdf(value, self.log_weights, *self._marginals)
 
     def cdf(self, value):
-        """Distribution function of a one-dimensional mixture, ``(*X, 1) -> (*X,)``."""
+        """Distribution function of a one-dimensional mixture, ``(*X, 1) -> (*X,)``.
+
+        Raises:
+            NotImplementedError: for D > 1.
+        """
         self._check_one_dimensional("cdf", "marginal_cdf")
         return self.marginal_cdf(self._validated(value)).squeeze(-1)
 
     def icdf(self, value):
-        """Quantile of a one-dimensional mixture, without gradient, ``(*X,) -> (*X, 1)``."""
+        """Quantile of a one-dimensional mixture, without gradient, ``(*X,) -> (*X, 1)``.
+
+        Raises:
+            NotImplementedError: for D > 1.
+            ValueError: for what is no probability.
+        """
         self._check_one_dimensional("icdf", "marginal_icdf")
         return self.marginal_icdf(torch.as_tensor(value).unsqueeze(-1))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_mixtures.velocity.precision import at_least_single
+
 
 def mixture_cdf(value: Tensor, log_weights: Tensor, locs: Tensor, stddev: Tensor) -> Tensor:
     r"""Distribution function of each coordinate, ``(*X, D) -> (*X, D)``.
@@ -31,7 +33,9 @@ def mixture_icdf(value: Tensor, log_weights: Tensor, locs: Tensor, stddev: Tenso
         locs: ``(*B, K, D)``.
         stddev: ``(*B, K, D)``.
     """
-    value = torch.as_tensor(value, dtype=locs.dtype, device=locs.device)
+    dtype = locs.dtype
+    value = torch.as_tensor(value, dtype=dtype, device=locs.device)
+    value, log_weights, locs, stddev = at_least_single(value, log_weights, locs, stddev)
     value = value.expand(torch.broadcast_shapes(value.shape, locs[..., 0, :].shape))
     quantiles = locs + stddev * torch.special.ndtri(value).unsqueeze(-2)
     # the quantile of a mixture lies between those of its components
@@ -42,4 +46,4 @@ def mixture_icdf(value: Tensor, log_weights: Tensor, locs: Tensor, stddev: Tenso
         middle = (lower + upper) / 2
         above = mixture_cdf(middle, log_weights, locs, stddev) < value
         lower, upper = torch.where(above, middle, lower), torch.where(above, upper, middle)
-    return (lower + upper) / 2
+    return ((lower + upper) / 2).to(dtype)

@@ -30,14 +30,14 @@ def _of_unit_scale(transport):
     return unit
 
 
-_several_displacement = _of_unit_scale(shared_displacement)
+_whitened_displacement = _of_unit_scale(shared_displacement)
 
 
 def _displacement(z, grad, log_prob, within, locs, factor, *, precision):
     if z.shape[-2] == 1 and factor.dim() < locs.dim():  # to whiten one sample does not pay
         scales = factor.unsqueeze(-2).expand_as(locs)
         return displacement(z, grad, log_prob, within, locs, scales, precision=precision)
-    return _several_displacement(z, grad, log_prob, within, locs, factor, precision=precision)
+    return _whitened_displacement(z, grad, log_prob, within, locs, factor, precision=precision)
 
 
 class _SharedCovariance(NormalMixture):
@@ -81,11 +81,12 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         transport: the velocity field for the weights: ``"displacement"`` (components slide to a
             moment-matched hub, in the space that the means span), ``"pairwise"`` (mass moves along
-            the lines between the means; arrays of shape ``S x K x K``) or ``"telescoping"`` (one
-            coordinate at a time; arrays of shape ``S x K x D``).
+            the lines between the means; arrays of shape ``S x K x K``, in slices) or
+            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``, in slices).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
-        validate_args: check the values of the arguments and of ``log_prob``'s argument.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
 
     Raises:
         ValueError: for shapes that do not fit, K or D of zero, scales that are not positive, NaN,
@@ -160,7 +161,8 @@ class MixtureOfNormalsSharedCovariance(_SharedCovariance):
         transport: as for :class:`MixtureOfDiagNormalsSharedCovariance`, of the whitened samples.
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
-        validate_args: check the values of the arguments and of ``log_prob``'s argument.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
 
     Raises:
         ValueError: for shapes that do not fit, K or D of zero, a factor that is not lower

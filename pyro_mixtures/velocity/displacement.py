@@ -74,8 +74,8 @@ def displacement(
     rate = excess.log1p()
     drift = offset.div_(excess.mul_(hub_scale))
     shift = rate * drift
-    nodes, log_weights, rounds = quadrature(shift, rate, within, precision)
-    if rounds and z.dtype != double_dtype(z):
+    nodes, log_weights, needs_double = quadrature(shift, rate, within, precision)
+    if needs_double and z.dtype != double_dtype(z):
         tensors = double(z, grad, log_prob, within, locs, scales)
         return displacement(*tensors, precision=precision)
     volume = hub_scale.log().sum(-1) + hub_scale.shape[-1] / 2 * math.log(2 * math.pi)

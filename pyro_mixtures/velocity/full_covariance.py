@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -63,6 +64,28 @@ def _products(
     return square * -0.5 - _log_volume(scale_tril), terms
 
 
+def cholesky(covariance: Tensor, root: Callable[[], Tensor]) -> Tensor:
+    """Cholesky factors, also of matrices that are singular to rounding.
+
+    Args:
+        covariance: ``(*B, D, D)``.
+        root: returns matrices M with ``M M' = covariance``, ``(*B, D, N >= D)``.
+    """
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if torch.compiler.is_compiling() or not bool(failed.any()):
+        return factor
+    return lower_factor(root())
+
+
+def lower_factor(matrix: Tensor) -> Tensor:
+    """The lower triangular T of positive diagonal with ``T T' = M M'``, ``(*B, R, N >= R)``.
+
+    By orthogonal transformations, which keep digits that the product would lose.
+    """
+    r = torch.linalg.qr(matrix.mT).R  # (*B, R, R)
+    return (r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1) * r).mT
+
+
 def triangular_inverse(scale_tril: Tensor) -> Tensor:
     """Inverses of lower triangular matrices."""
     identity = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
@@ -111,8 +134,10 @@ def bhattacharyya_normal(locs: Tensor, scale_tril: Tensor) -> Tensor:
     covariance = scale_tril @ scale_tril.mT  # (*B, K, D, D)
     count = locs.shape[-2]
     first, second = torch.triu_indices(count, count, 1, device=locs.device)
-    factor = torch.linalg.cholesky(
-        (covariance[..., first, :, :] + covariance[..., second, :, :]) / 2
+    pairs = (scale_tril[..., first, :, :], scale_tril[..., second, :, :])
+    factor = cholesky(
+        (covariance[..., first, :, :] + covariance[..., second, :, :]) / 2,
+        lambda: torch.cat(pairs, -1) / math.sqrt(2),
     )
     offset = (locs[..., first, :] - locs[..., second, :]).unsqueeze(-1)  # (*B, P, D, 1)
     separation = torch.linalg.solve_triangular(factor, offset, upper=False).square().sum((-2, -1))

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from pyro_mixtures.velocity.chunks import map_chunks
 from pyro_mixtures.velocity.displacement import TINY, quadrature
-from pyro_mixtures.velocity.full_covariance import apply_each, triangular_inverse
+from pyro_mixtures.velocity.full_covariance import (
+    apply_each,
+    cholesky,
+    lower_factor,
+    triangular_inverse,
+)
 from pyro_mixtures.velocity.opaque import opaque
 from pyro_mixtures.velocity.precision import double, keeps_digits
 from pyro_mixtures.velocity.telescoping import normal_factors, telescoping
@@ -47,7 +52,7 @@ def normal_displacement(
     turn = axes.mT @ to_hub  # (*B, K, D, D)
     drift = _each(turn, offset).div_(excess)  # (*B, K, D)
     shift = rate * drift
-    nodes, log_weights, rounds = quadrature(shift, rate, within, precision)
+    nodes, log_weights, needs_double = quadrature(shift, rate, within, precision)
     volume = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     volume = (volume + z.shape[-1] / 2 * math.log(2 * math.pi))[..., None, None]
 
@@ -59,11 +64,13 @@ def normal_displacement(
     constant = (constant - log_weights.flatten()).unsqueeze(-1) + volume  # (*B, K, T, 1)
     pull = axes.mT @ factor.mT  # of gradients into the same coordinates, (*B, K, D, D)
 
-    if dtype != z.dtype:
+    if z.shape[-2] <= 1:
+        dtype = z.dtype
+    elif dtype != z.dtype:
         terms = back.square().amax((-2, -1)) * _largest(z, mean, to_hub)
         if (
             z.shape[-2] == 1
-            or rounds
+            or needs_double
             or not keeps_digits(terms.unsqueeze(-2).to(dtype), log_share)
         ):
             dtype = z.dtype
@@ -101,7 +108,7 @@ def _principal_axes(ratio: Tensor) -> tuple[Tensor, Tensor]:
     Those of the symmetric eigenvalue problem, which is solved faster, where it keeps their digits.
     """
     square, axes = torch.linalg.eigh(ratio @ ratio.mT)
-    if bool((square[..., 0] > 1e-9 * square[..., -1]).all()):
+    if bool((square[..., 0] > 1e-6 * square[..., -1]).all()):
         return axes, square.sqrt_()
     axes, stretch, _ = torch.linalg.svd(ratio)
     return axes, stretch
@@ -135,7 +142,13 @@ def _moment_matched(
     weighted = within.unsqueeze(-1) * offset  # (*B, K or 1, K, D)
     covariance = scale_tril @ scale_tril.mT  # (*B, K, D, D)
     hub = (within @ covariance.flatten(-2)).unflatten(-1, covariance.shape[-2:])
-    return mean, locs - mean, torch.linalg.cholesky(hub + weighted.mT @ offset)
+
+    def root() -> Tensor:
+        share = within.sqrt()[..., None, None] * scale_tril.unsqueeze(-4)  # (*B, J, K, D, D)
+        spread = (within.sqrt().unsqueeze(-1) * offset).mT  # (*B, J, D, K)
+        return torch.cat([share.movedim(-3, -2).flatten(-2), spread], -1)
+
+    return mean, locs - mean, cholesky(hub + weighted.mT @ offset, root)
 
 
 def normal_telescoping(
@@ -163,16 +176,16 @@ def normal_telescoping(
     )
     mean, _, factor = _moment_matched(within, locs, scale_tril)
     if within.shape[-2] > 1:  # any linear map would do
-        factor = torch.linalg.cholesky((factor @ factor.mT).mean(-3, keepdim=True))
+        stacked = factor.movedim(-3, -2).flatten(-2) / math.sqrt(factor.shape[-3])
+        factor = lower_factor(stacked).unsqueeze(-3)
     mean = mean[..., :1, :]
     offset = locs - mean
     inverse = triangular_inverse(factor.squeeze(-3))  # (*B, D, D)
     means, scale_tril = offset @ inverse.mT, inverse.unsqueeze(-3) @ scale_tril
     log_volume = factor.diagonal(dim1=-2, dim2=-1).log().sum((-2, -1))[..., None, None]
-    covariance = (scale_tril @ scale_tril.mT).flip(-2, -1)
     orders = (
         (means, scale_tril, False),
-        (means.flip(-1), torch.linalg.cholesky(covariance), True),
+        (means.flip(-1), lower_factor(scale_tril.flip(-2)), True),
     )
 
     def contributions(z: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:

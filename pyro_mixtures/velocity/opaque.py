@@ -18,7 +18,8 @@ def opaque(transport: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let ``torch.compile`` take a transport as one operator and look no further.
 
     A transport looks at values to choose its nodes and its precision. As an operator it neither
-    breaks a compiled graph nor loses that choice. Called directly it is the function itself.
+    breaks a compiled graph nor loses that choice. Called directly it is the function itself. It
+    has one or two component parameters, and a name that no other such transport has.
     """
 
     def as_announced(z, *args, **options):

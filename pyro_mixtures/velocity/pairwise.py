@@ -51,7 +51,7 @@ def pairwise(
     scale = scales.unsqueeze(-1)  # (*B, K, 1)
     gram = means @ means.mT  # (*B, K, K)
     own = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # |m_j|^2, (*B, K, 1)
-    separation = torch.cdist(means, means)
+    separation = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
     length = torch.where(separation > 0, separation, 1)  # of coinciding ones any will do
 
     def contributions(x: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:
@@ -69,7 +69,9 @@ def pairwise(
         mass = _log_interval(along, (length / scale).unsqueeze(-3))
         # the distance along the line is no part of p
         field = slope * (log_density + along.square() / 2 + mass).exp()  # (*B, S, K, K)
-        return (field.nan_to_num(0) * within.unsqueeze(-3)).sum(-1)
+        # to one without weight, which may be far enough for an overflow, nothing moves
+        share = within.unsqueeze(-3)
+        return (field.masked_fill(share == 0, 0) * share).sum(-1)
 
     return map_chunks(contributions, (x, grad, log_prob), 4 * gram.numel())
 

@@ -13,7 +13,7 @@ LARGEST_TERM = {torch.float32: 1.7e3, torch.float64: 1e9}
 """Expanded squares lose about their largest term times the rounding unit: with these sizes 1e-4
 of a log density in float32 and 1e-7 in float64."""
 
-LONGEST_SUM = 1000
+LONGEST_SUM = 300
 """Terms of the order of one that float32 may sum: more, and the sum itself has lost digits."""
 
 
@@ -46,7 +46,8 @@ def in_enough_precision(
 
     A single sample is compared with the components directly. For several the squares are expanded,
     so that sums are matrix products; where that would lose digits, in float64, and if even that is
-    not enough, the samples are compared directly as well, in slices.
+    not enough, the samples are compared directly as well, in slices. ``torch.compile``, which
+    cannot look at values, takes float64.
 
     Args:
         products: maps ``(z, log_weights, *components)`` to log densities by expanded squares,
@@ -85,10 +86,13 @@ def keeps_digits(terms: Tensor, log_weights: Tensor) -> bool:
         terms: ``(*B, S or 1, K)``.
         log_weights: ``(*B, K)``; components without weight are of no account.
 
-    ``torch.func.vmap`` does not let us look at values: there float64 has to do.
+    ``torch.func.vmap`` and ``torch.compile`` do not let us look at values: there float64 has to
+    do.
     """
     if terms.numel() == 0:
         return True
+    if torch.compiler.is_compiling():
+        return terms.dtype == torch.float64
     alive = (log_weights.detach() > -torch.inf).unsqueeze(-2)
     try:
         return float((terms * alive).amax()) < LARGEST_TERM[terms.dtype]

@@ -73,8 +73,8 @@ def radial(
     rate = (scales / hub).log()  # (*B, K)
     path = rate.unsqueeze(-1)  # one coordinate's; the others lengthen it like a shift
     others = path * math.sqrt(2 * (dim - 1))
-    nodes, log_weights, rounds = quadrature(others, path, within, precision)
-    if rounds and x.dtype != double_dtype(x):
+    nodes, log_weights, needs_double = quadrature(others, path, within, precision)
+    if needs_double and x.dtype != double_dtype(x):
         tensors = double(x, grad, log_prob, within, scales)
         means = means if means is None else means.to(tensors[0])
         return radial(*tensors, means, precision=precision)

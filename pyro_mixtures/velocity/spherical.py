@@ -19,6 +19,8 @@ from pyro_mixtures.velocity.precision import (
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
 from pyro_mixtures.velocity.whitening import log_volume, whiten, whitened_gradient
 
+DIRECT = "donot_use_mm_for_euclid_dist"  # expanded squares would lose digits
+
 
 def spherical_log_prob(
     z: Tensor, log_weights: Tensor, factor: Tensor, scales: Tensor, locs: Tensor | None = None
@@ -86,7 +88,7 @@ def spherical_distance(factor: Tensor, scales: Tensor, locs: Tensor | None = Non
     if locs is None:
         return distance
     means = whiten(locs - locs.mean(-2, keepdim=True), factor)
-    return distance + torch.cdist(means, means).square() / (4 * variance)
+    return distance + torch.cdist(means, means, compute_mode=DIRECT).square() / (4 * variance)
 
 
 def whitened(transport):

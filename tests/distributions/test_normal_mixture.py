@@ -87,3 +87,20 @@ def test_cdf_and_icdf_are_for_one_dimension(family):
         mixture.cdf(torch.zeros(2))
     with pytest.raises(NotImplementedError, match="icdf .* D = 2; use marginal_icdf"):
         mixture.icdf(torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, torch.nan])
+def test_quantiles_of_what_is_no_probability(bad):
+    mixture = MixtureOfDiagNormals(torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2))
+    for quantile in (mixture.icdf, mixture.marginal_icdf):
+        with pytest.raises(ValueError, match=r"probabilities in \[0, 1\], but got"):
+            quantile(bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_quantiles_in_half_precision(dtype):
+    parameters = (torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2))
+    mixture = MixtureOfDiagNormals(*(x.to(dtype) for x in parameters))
+    quantile = mixture.marginal_icdf(0.84)
+    assert quantile.dtype == dtype
+    assert float(quantile) == pytest.approx(0.9945, abs=0.01)

@@ -103,10 +103,12 @@ def test_scales(family, transport, D, scales, batch_shape, sample_shape):
 
 @each_transport
 @each_count
-def test_many_dimensions(family, transport, batch_shape, sample_shape):
-    dim = 200 if family.has_full_factors else 1000
-    options = SCALES["narrow and far from the origin"]
-    parameters = family.parameters(batch_shape[:0], K=K, D=dim, **options)
+@pytest.mark.parametrize("scales", ["narrow", "wide", "narrow and far from the origin"])
+def test_many_dimensions(family, transport, scales, batch_shape, sample_shape):
+    dim = 1000
+    if family.has_full_factors:
+        dim, batch_shape = 200, ()
+    parameters = family.parameters(batch_shape, K=K, D=dim, **SCALES[scales])
     compare(family, parameters, sample_shape, transport=transport)
 
 

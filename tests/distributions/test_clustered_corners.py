@@ -1,0 +1,62 @@
+"""Grouping components where their distances are hard to compute."""
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from pyro_mixtures.distributions import MixtureOfNormals, MixtureOfNormalsSharedCovariance
+from tests.registry import each_family, each_transport, gradients
+
+
+@each_transport
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(family, transport, dtype):
+    parameters = {
+        name: value.detach().to(dtype).requires_grad_()
+        for name, value in family.parameters().items()
+    }
+    mixture = family.build(parameters, transport=transport, weight_gradient="clustered")
+    values = gradients(mixture.rsample((4,)), parameters)
+    assert all(value.isfinite().all() for value in values.values())
+
+
+@pytest.mark.parametrize("transport", MixtureOfNormals.transports)
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered"])
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 1e-4), (torch.float64, 1e-8)])
+def test_nearly_singular_covariances(transport, weight_gradient, dtype, width):
+    """Whose products ``L L'`` are singular to rounding."""
+    factor = torch.tensor([[1.0, 0.0], [1.0, width]], dtype=dtype)
+    parameters = {
+        "locs": torch.tensor([[0.0, 0.0], [0.3, 0.3]], dtype=dtype),
+        "scale_tril": torch.stack([factor, factor]),
+        "component_logits": torch.zeros(2, dtype=dtype),
+    }
+    parameters = {name: value.requires_grad_() for name, value in parameters.items()}
+    options = {"transport": transport, "weight_gradient": weight_gradient}
+    mixture = MixtureOfNormals(**parameters, **options)
+    z = mixture.rsample((5,))
+    values = gradients(z.sum() + mixture.log_prob(z).sum(), parameters)
+    assert all(value.isfinite().all() for value in values.values())
+
+
+def test_many_components_far_from_their_center():
+    """Differences of places, not of squares: pairs that coincide do so exactly."""
+    locs = torch.cat([torch.full((15, 2), 1e4), torch.full((15, 2), -1e4)])
+    mixture = MixtureOfNormalsSharedCovariance(
+        locs, torch.eye(2), torch.zeros(30), weight_gradient="clustered"
+    )
+    side = torch.arange(30) < 15
+    assert torch.equal(mixture._same_group, side.unsqueeze(-1) == side)
+
+
+@each_family
+def test_vmap_is_refused(family):
+    """With words; groups depend on values."""
+
+    def total(parameters):
+        mixture = family.build(parameters, weight_gradient="clustered", validate_args=False)
+        return mixture.rsample((2,)).sum()
+
+    batched = family.parameters((3,), K=4, **family.groups)
+    with pytest.raises(NotImplementedError, match="'clustered' .* use 'pathwise' or 'score'"):
+        vmap(grad(total), randomness="different")(batched)
