@@ -15,6 +15,7 @@ from torch.distributions import constraints
 
 from pyro_mixtures.distributions.independent_mixture import IndependentMixture, mask_tensor
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
+from pyro_mixtures.distributions.weights import draw_index, surely_all, within_group
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double, double_dtype
@@ -35,6 +36,11 @@ class Mixture(TorchDistribution):
     - ``_log_components(z, log_weights, *components)``: log densities, ``(*B, S, K)``;
     - ``_component_vjp(z, grad, responsibilities, *components)``: the components' gradients;
     - ``_component_distance(*components)``: for the grouping, ``(*B, K, K)``.
+
+    A transport is a function ``(z, grad, log_prob, within, *components, precision=dtype)`` that
+    returns the weights' contributions ``(*B, S, K)``: see
+    :func:`~pyro_mixtures.velocity.displacement.displacement`. One that looks at values is
+    :func:`~pyro_mixtures.velocity.opaque.opaque`.
 
     The weights' gradient is estimated as ``weight_gradient`` says:
 
@@ -146,7 +152,7 @@ class Mixture(TorchDistribution):
         count = shape[: len(shape) - len(core.batch_shape)].numel()
         with torch.no_grad():
             weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-            z = self._draw(_draw_index(weights, count), *core._components)  # (*B, S, D)
+            z = self._draw(draw_index(weights, count), *core._components)  # (*B, S, D)
         return self._reparameterized(core, z, shape)
 
     def reparameterize(self, value: Tensor) -> Tensor:
@@ -280,7 +286,7 @@ class Mixture(TorchDistribution):
     def _has_score(self) -> bool:
         """Whether a score term is due: not for components that are all one group."""
         if self.weight_gradient == "clustered":
-            return not _surely_all(self._core._same_group)
+            return not surely_all(self._core._same_group)
         return self.weight_gradient == "score"
 
     @property
@@ -340,7 +346,7 @@ class Mixture(TorchDistribution):
             grad_logits = torch.zeros_like(logits)
         else:
             log_weights = logits.log_softmax(-1)
-            within = _within_group(log_weights, *groups)
+            within = within_group(log_weights, *groups)
             precision = torch.promote_types(parameters[0].dtype, torch.float32)
             contributions = transport(z, grad, log_prob, within, *components, precision=precision)
             total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
@@ -365,28 +371,3 @@ class _Densities:
 def _samples_first(x: Tensor) -> Tensor:
     """``(*B, S, M) -> (S, *B, M)``."""
     return x if x.dim() == 2 else x.movedim(-2, 0)
-
-
-def _draw_index(weights: Tensor, count: int) -> Tensor:
-    """Component indices by inversion, ``(*B, K) -> (*B, count)``; never one of weight zero."""
-    cdf = weights.cumsum(-1)
-    cdf = cdf / cdf[..., -1:]  # exactly 1 from the last positive weight on
-    uniform = torch.rand(*weights.shape[:-1], count, dtype=cdf.dtype, device=cdf.device)
-    return torch.searchsorted(cdf, uniform, right=True)
-
-
-def _within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tensor:
-    r"""Weights :math:`\pi_k / \pi_C` of k within the group C of j, zero outside it.
-
-    They have shape ``(*B, K, K)``, or ``(*B, 1, K)`` when every mixture of the batch is one group.
-    In a group of zero weight all members count alike.
-    """
-    if same_group is None or _surely_all(same_group):
-        return log_weights.exp().unsqueeze(-2)
-    log_weights = log_weights.clamp_min(torch.finfo(log_weights.dtype).min).unsqueeze(-2)
-    return log_weights.masked_fill(~same_group, -torch.inf).softmax(-1)
-
-
-def _surely_all(mask: Tensor) -> bool:
-    """Whether all are true; ``torch.compile`` cannot know."""
-    return not torch.compiler.is_compiling() and bool(mask.all())

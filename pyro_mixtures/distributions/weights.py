@@ -1,0 +1,31 @@
+"""Weights of components: drawing by them, and their shares within groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draw_index(weights: Tensor, count: int) -> Tensor:
+    """Component indices by inversion, ``(*B, K) -> (*B, count)``; never one of weight zero."""
+    cdf = weights.cumsum(-1)
+    cdf = cdf / cdf[..., -1:]  # exactly 1 from the last positive weight on
+    uniform = torch.rand(*weights.shape[:-1], count, dtype=cdf.dtype, device=cdf.device)
+    return torch.searchsorted(cdf, uniform, right=True)
+
+
+def within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tensor:
+    r"""Weights :math:`\pi_k / \pi_C` of k within the group C of j, zero outside it.
+
+    They have shape ``(*B, K, K)``, or ``(*B, 1, K)`` when every mixture of the batch is one group.
+    In a group of zero weight all members count alike.
+    """
+    if same_group is None or surely_all(same_group):
+        return log_weights.exp().unsqueeze(-2)
+    log_weights = log_weights.clamp_min(torch.finfo(log_weights.dtype).min).unsqueeze(-2)
+    return log_weights.masked_fill(~same_group, -torch.inf).softmax(-1)
+
+
+def surely_all(mask: Tensor) -> bool:
+    """Whether all are true; ``torch.compile`` cannot know."""
+    return not torch.compiler.is_compiling() and bool(mask.all())
