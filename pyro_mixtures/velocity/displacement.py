@@ -189,8 +189,8 @@ def quadrature(
     In the Fisher metric a path has the constant speed
     :math:`\sqrt{\sum_i \lambda_i^2 (\gamma_i^2 + 2)}`, and the integrand is a bump as wide as the
     inverse of that: the lengths and the rates of the components that have weight set the number
-    of nodes. Beyond ``MAX_NODES`` these get a random offset, which keeps the integral unbiased (and
-    takes a number from torch's generator in the backward pass).
+    of nodes. Beyond ``MAX_NODES`` these get a random offset, which keeps the integral unbiased
+    (and takes a number from torch's generator in the backward pass).
 
     Args:
         shift: :math:`\lambda \gamma`, ``(*B, K, D)``.
