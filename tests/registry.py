@@ -290,3 +290,19 @@ def grid(reference: MixtureSameFamily) -> tuple[Tensor, Tensor]:
         for a, b, h in zip(low, high, steps, strict=True)
     ]
     return torch.cartesian_prod(*axes).reshape(-1, len(axes)), steps.prod()
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def assert_same(actual: Tensor, expected: Tensor, parameters: Parameters) -> None:
+    """Values in float64, and gradients of them."""
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
+    weights = torch.randn_like(expected)
+    torch.testing.assert_close(
+        gradients(actual, parameters, weights),
+        gradients(expected, parameters, weights),
+        rtol=1e-8,
+        atol=1e-8,
+    )

@@ -21,6 +21,7 @@ integrate to 1e-6 and 1e-11 (tests/velocity/test_displacement.py)."""
 MAX_NODES = 64
 
 TINY = 1e-30
+"""Relative difference of scales that are equal: without one there is no finite gamma."""
 
 LARGEST_RATE = 5.0
 """Rounding grows with the ratio of scales: beyond exp(5) in float64 only."""
@@ -228,6 +229,5 @@ def _shifted_trapezoid(like: Tensor) -> tuple[Tensor, Tensor]:
     """A randomly shifted trapezoidal rule in a variable that makes the integrand periodic."""
     angle = torch.arange(MAX_NODES, dtype=torch.float64).unsqueeze(-1) + torch.rand(())
     angle = angle * (math.tau / MAX_NODES)
-    return ((angle - angle.sin()) / math.tau).to(like), ((1 - angle.cos()) / MAX_NODES).log().to(
-        like
-    )
+    nodes, weights = (angle - angle.sin()) / math.tau, (1 - angle.cos()) / MAX_NODES
+    return nodes.to(like), weights.log().to(like)

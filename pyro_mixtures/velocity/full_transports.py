@@ -68,11 +68,7 @@ def normal_displacement(
         dtype = z.dtype
     elif dtype != z.dtype:
         terms = back.square().amax((-2, -1)) * _largest(z, mean, to_hub)
-        if (
-            z.shape[-2] == 1
-            or needs_double
-            or not keeps_digits(terms.unsqueeze(-2).to(dtype), log_share)
-        ):
+        if needs_double or not keeps_digits(terms.unsqueeze(-2).to(dtype), log_share):
             dtype = z.dtype
     z, grad, log_prob, turn, start, linear, square, constant, pull, constant_pull = (
         x.to(dtype)

@@ -11,6 +11,9 @@ from torch.special import log_ndtr
 from pyro_mixtures.velocity.chunks import map_chunks
 from pyro_mixtures.velocity.precision import double
 
+DIRECT = "donot_use_mm_for_euclid_dist"
+"""For ``torch.cdist``: expanded squares would lose digits."""
+
 
 def pairwise(
     x: Tensor, grad: Tensor, log_prob: Tensor, within: Tensor, scales: Tensor, means: Tensor
@@ -51,7 +54,7 @@ def pairwise(
     scale = scales.unsqueeze(-1)  # (*B, K, 1)
     gram = means @ means.mT  # (*B, K, K)
     own = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # |m_j|^2, (*B, K, 1)
-    separation = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+    separation = torch.cdist(means, means, compute_mode=DIRECT)
     length = torch.where(separation > 0, separation, 1)  # of coinciding ones any will do
 
     def contributions(x: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:

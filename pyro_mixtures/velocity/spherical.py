@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.pairwise import pairwise
+from pyro_mixtures.velocity.pairwise import DIRECT, pairwise
 from pyro_mixtures.velocity.precision import (
     LONGEST_SUM,
     double,
@@ -18,8 +18,6 @@ from pyro_mixtures.velocity.precision import (
 )
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
 from pyro_mixtures.velocity.whitening import log_volume, whiten, whitened_gradient
-
-DIRECT = "donot_use_mm_for_euclid_dist"  # expanded squares would lose digits
 
 
 def spherical_log_prob(

@@ -11,26 +11,7 @@ from pyro_mixtures.distributions import (
     MixtureOfNormals,
     MixtureOfNormalsSharedCovariance,
 )
-from tests.registry import each_family, gradients, leaves
-
-EXACT = {"rtol": 1e-9, "atol": 1e-10}
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def assert_same(actual, expected, parameters):
-    """Values and gradients."""
-    torch.testing.assert_close(actual, expected, **EXACT)
-    weights = torch.randn_like(expected)
-    torch.testing.assert_close(
-        gradients(actual, parameters, weights),
-        gradients(expected, parameters, weights),
-        rtol=1e-8,
-        atol=1e-8,
-    )
-
+from tests.registry import assert_same, each_family, leaves, randn
 
 # marginals
 
