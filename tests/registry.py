@@ -24,11 +24,11 @@ from torch.distributions import (
 
 from pyro_mixtures.distributions import (
     GaussianScaleMixture,
-    Mixture,
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormals,
     MixtureOfNormalsSharedCovariance,
+    ParametricMixture,
 )
 
 Parameters = dict[str, Tensor]
@@ -48,7 +48,7 @@ class Family:
         apart: options for which all components are far from each other.
     """
 
-    distribution: type[Mixture]
+    distribution: type[ParametricMixture]
     draw_components: Callable[..., Parameters]
     components: Callable[[Parameters], Distribution]
     groups: dict = field(default_factory=lambda: {"spread": 3.0})
@@ -90,7 +90,7 @@ class Family:
         }
         return leaves({name: value.to(dtype) for name, value in parameters.items()})
 
-    def build(self, parameters: Parameters, **options) -> Mixture:
+    def build(self, parameters: Parameters, **options) -> ParametricMixture:
         return self.distribution(**parameters, **options)
 
     def reference(self, parameters: Parameters) -> MixtureSameFamily:
@@ -236,7 +236,7 @@ def gradients(output: Tensor, parameters: Parameters, grad_output: Tensor | None
     return dict(zip(parameters, values, strict=True))
 
 
-def sample_at(mixture: Mixture, points: Tensor) -> Tensor:
+def sample_at(mixture: ParametricMixture, points: Tensor) -> Tensor:
     """``mixture.rsample`` with a chosen outcome ``(*sample_shape, *batch_shape, D)``.
 
     Only the drawing is replaced: shapes and the backward pass are the real ones.

@@ -44,7 +44,8 @@ class GaussianScaleMixture(NormalMixture):
             move along lines; without ``locs`` the same field as displacement) or
             ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
+            objectives that read ``score_parts``
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 

@@ -31,7 +31,8 @@ class MixtureOfDiagNormals(NormalMixture):
             moment-matched hub; matrix products only) or ``"telescoping"`` (one coordinate at a
             time, to the product of the marginals; exact, but arrays of shape ``S x K x D``).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
+            objectives that read ``score_parts``
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 

@@ -35,7 +35,8 @@ class MixtureOfNormals(NormalMixture):
             Normal with the mean and covariance of the mixture) or ``"telescoping"`` (one
             coordinate at a time, by conditional distribution functions).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
+            objectives that read ``score_parts``
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from pyro_mixtures.distributions import linear
 from pyro_mixtures.distributions.bounds import mixture_entropy_bounds
 from pyro_mixtures.distributions.from_samples import fit
-from pyro_mixtures.distributions.mixture import Mixture
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.quantiles import mixture_cdf, mixture_icdf
 
 NormalMixtureT = TypeVar("NormalMixtureT", bound="NormalMixture")
 
 
-class NormalMixture(Mixture):
+class NormalMixture(ParametricMixture):
     """Base of the mixtures whose components are Normal.
 
     A family supplies ``_normals``, and inherits what follows from it.

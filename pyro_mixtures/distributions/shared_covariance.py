@@ -84,7 +84,8 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
             the lines between the means; arrays of shape ``S x K x K``, in slices) or
             ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``, in slices).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
+            objectives that read ``score_parts``
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -160,7 +161,8 @@ class MixtureOfNormalsSharedCovariance(_SharedCovariance):
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         transport: as for :class:`MixtureOfDiagNormalsSharedCovariance`, of the whitened samples.
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts`` (:class:`~pyro_mixtures.distributions.Mixture`).
+            objectives that read ``score_parts``
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform, biject_to
 
 from pyro_mixtures.distributions import NormalMixture
-from pyro_mixtures.distributions.mixture import WEIGHT_GRADIENTS, Mixture
+from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.validation import check_choice
 
 
@@ -205,7 +206,7 @@ class _LatentSite(dist.TorchDistribution):
     arg_constraints = {}
     has_rsample = True
 
-    def __init__(self, mixture: Mixture, parts: dict | None = None) -> None:
+    def __init__(self, mixture: ParametricMixture, parts: dict | None = None) -> None:
         self.mixture = mixture
         # of the last value, shared by expanded copies: forward and the trace both ask for them
         self._parts = {} if parts is None else parts

@@ -1,4 +1,4 @@
-"""The base class of the mixtures: everything that does not depend on the components' family."""
+"""The base class of the mixtures whose components are rows of tensors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
-from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.independent_mixture import IndependentMixture, mask_tensor
+from pyro_mixtures.distributions.mixture_distribution import (
+    WEIGHT_GRADIENTS,
+    MixtureDistribution,
+)
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
-from pyro_mixtures.distributions.weights import draw_index, surely_all, within_group
-from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
+from pyro_mixtures.distributions.weights import draw_index, within_group
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double, double_dtype
 
-WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
 
-
-class Mixture(TorchDistribution):
-    r"""A mixture whose ``rsample`` carries gradients to its components and to its weights.
-
-    .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
+class ParametricMixture(MixtureDistribution):
+    r"""A mixture whose components are given by tensors with a row for each of them.
 
     A family names its component parameters in ``component_parameters`` (with the shape of each
     behind the batch, in letters; the last may be None), lists its ``transports`` and supplies
@@ -41,27 +37,12 @@ class Mixture(TorchDistribution):
     returns the weights' contributions ``(*B, S, K)``: see
     :func:`~pyro_mixtures.velocity.displacement.displacement`. One that looks at values is
     :func:`~pyro_mixtures.velocity.opaque.opaque`.
-
-    The weights' gradient is estimated as ``weight_gradient`` says:
-
-    - ``"pathwise"``: by the transport alone; ``rsample`` on its own is unbiased for any cost. Its
-      variance grows like exp(d^2 / 8) with the distance d of components in standard deviations,
-      for the field carries mass through the gap: from about 4 on, ``"clustered"`` is better.
-    - ``"clustered"``: by the transport within groups of overlapping components and by the score
-      function between groups. ``rsample`` carries the first part *only*; the second is in
-      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. Elsewhere (a cost of your own,
-      ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, a ``TransformedDistribution`` around the
-      mixture) the gradient of the logits is biased; ``RenyiELBO`` refuses it in a guide written by
-      hand.
-    - ``"score"``: by the score function alone (the paper's hybrid estimator); the same warning.
     """
 
-    has_rsample = True
     support = constraints.real_vector
     component_parameters: ClassVar[dict[str, str]]
     transports: ClassVar[dict[str, Callable[..., Tensor]]]
 
-    component_logits: Tensor
     _last_sample: tuple[Tensor, int, _Densities] | None = None
 
     def __init__(
@@ -115,7 +96,7 @@ class Mixture(TorchDistribution):
         core = self._core
         if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
             new._unexpanded = core
-        super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        super(ParametricMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -124,7 +105,7 @@ class Mixture(TorchDistribution):
         return {name: value for name, value in self.__dict__.items() if name != "_last_sample"}
 
     @property
-    def _core(self) -> Mixture:
+    def _core(self) -> ParametricMixture:
         """This mixture before ``expand`` added dimensions on the left.
 
         Those (a plate of particles, say) hold samples of one mixture, not many mixtures.
@@ -135,16 +116,6 @@ class Mixture(TorchDistribution):
     def _components(self) -> tuple[Tensor, ...]:
         values = (getattr(self, name) for name in self.component_parameters)
         return tuple(value for value in values if value is not None)
-
-    @property
-    def num_components(self) -> int:
-        """K."""
-        return self.component_logits.shape[-1]
-
-    @property
-    def log_weights(self) -> Tensor:
-        """Normalized logarithms of the weights, ``(*B, K)``."""
-        return self.component_logits.log_softmax(-1)
 
     def rsample(self, sample_shape=torch.Size()):
         core = self._core
@@ -166,7 +137,7 @@ class Mixture(TorchDistribution):
         """
         return self._reparameterized(*self._folded(value.detach()))
 
-    def _reparameterized(self, core: Mixture, z: Tensor, shape: Size) -> Tensor:
+    def _reparameterized(self, core: ParametricMixture, z: Tensor, shape: Size) -> Tensor:
         """Samples ``(*B, S, D)`` of ``core``, with their gradients, as a value ``(*shape, D)``."""
         parameters = (core.component_logits, *core._components)
         groups = (core._same_group,) if self.weight_gradient == "clustered" else ()
@@ -186,58 +157,17 @@ class Mixture(TorchDistribution):
         densities = self._log_components(z, logits.log_softmax(-1), *components)
         return self._result(densities, value, shape)
 
-    def responsibilities(self, value: Tensor) -> Tensor:
-        r"""Posterior probabilities :math:`\pi_j q_j(z) / q(z)` of the components, ``(*X, K)``."""
-        joint, log_prob, shape = self._joint_log_prob(value)
-        return self._result((joint - log_prob).exp(), value, shape)
-
     def log_prob(self, value):
         _, log_prob, shape = self._joint_log_prob(value)
         return self._result(log_prob, value, shape).squeeze(-1)
 
-    def score_parts(self, x, *args, **kwargs):
-        r"""Pyro's terms of a surrogate objective.
+    def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        joint, log_prob, shape = self._joint_log_prob(value)
+        responsibilities = self._result((joint - log_prob).exp(), value, shape)
+        return self._result(log_prob, value, shape).squeeze(-1), responsibilities
 
-        For ``weight_gradient`` other than ``"pathwise"`` the score function's product with the
-        cost completes the gradient of the logits. It has the gradient of
-        :math:`\sum_C r_C \log \pi_C` with :math:`r_C = \sum_{j \in C} r_j` held fixed.
-        """
-        if not self.has_rsample:  # set so by has_rsample_(False)
-            return super().score_parts(x)
-        joint, log_prob, shape = self._joint_log_prob(x)
-        density = self._result(log_prob, x, shape).squeeze(-1)
-        if not self._has_score:
-            return ScoreParts(density, 0, density)  # type: ignore[arg-type]
-        responsibilities = self._result((joint - log_prob).detach().exp(), x, shape)
-        return ScoreParts(density, self._group_score(responsibilities), density)
-
-    def to_event(self, reinterpreted_batch_ndims=None):
-        event = super().to_event(reinterpreted_batch_ndims)
-        if event is self or self.weight_gradient == "pathwise":
-            return event
-        return IndependentMixture(self, event.reinterpreted_batch_ndims)
-
-    def mask(self, mask):
-        if self.weight_gradient != "pathwise":
-            mask = mask_tensor(mask, self.batch_shape, self.component_logits)
-        return super().mask(mask)
-
-    def _group_score(self, responsibilities: Tensor) -> Tensor:
-        r"""The score function, ``(*X, K) -> (*X,)``.
-
-        It is :math:`\sum_j c_j \log \pi_j` with constants :math:`c_j = r_C \pi_j / \pi_C`, which
-        stays finite for zero weights.
-        """
-        log_weights = self._core.log_weights
-        if self.weight_gradient == "score":
-            share = responsibilities.to(log_weights)  # (*X, K)
-        else:
-            weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
-            same = self._core._same_group.to(weights)
-            group_weight = (weights @ same).clamp_min(torch.finfo(weights.dtype).tiny)
-            group = responsibilities.to(weights).unsqueeze(-2) @ same  # r_C, (*X, 1, K)
-            share = (group * (weights / group_weight)).squeeze(-2)
-        return (share * log_weights.masked_fill(share == 0, 0)).sum(-1)
+    def _component_distances(self) -> Tensor:
+        return self._component_distance(*double(*self._components))
 
     def _joint_log_prob(self, value: Tensor) -> tuple[Tensor, Tensor, Size]:
         r"""Logarithms of :math:`\pi_j q_j`, ``(*B, S, K)``, and q, and the value's batch shape.
@@ -269,7 +199,7 @@ class Mixture(TorchDistribution):
         dtype = torch.promote_types(value.dtype, self.component_logits.dtype)
         return _samples_first(x).reshape(*shape, x.shape[-1]).to(dtype)
 
-    def _folded(self, value: Tensor) -> tuple[Mixture, Tensor, Size]:
+    def _folded(self, value: Tensor) -> tuple[ParametricMixture, Tensor, Size]:
         """The mixture to use for a value, the value as ``(*B, S, D)`` of it, and its own batch."""
         core = self._core
         shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
@@ -281,42 +211,6 @@ class Mixture(TorchDistribution):
         count = shape[: len(shape) - len(batch)].numel()
         value = value.reshape(count, *batch, *self.event_shape)
         return core, value.movedim(0, -2) if batch else value, shape
-
-    @property
-    def _has_score(self) -> bool:
-        """Whether a score term is due: not for components that are all one group."""
-        if self.weight_gradient == "clustered":
-            return not surely_all(self._core._same_group)
-        return self.weight_gradient == "score"
-
-    @property
-    def _same_group(self) -> Tensor:
-        """Which pairs of components overlap and so share a group, ``(*B, K, K)``.
-
-        Any grouping is unbiased that does not depend on the sample, so one that was kept while the
-        parameters moved on is, too.
-        """
-        if "_groups" not in self.__dict__:
-            if torch.compiler.is_compiling():  # which knows no inference mode to leave
-                self._groups = self._find_groups()
-            else:
-                with torch.inference_mode(False):
-                    self._groups = self._find_groups()
-        return self._groups
-
-    def _find_groups(self) -> Tensor:
-        try:
-            with torch.no_grad():
-                distance = self._component_distance(*double(*self._components))
-                labels = complete_linkage(distance, linkage_cut(self.event_shape[0]))
-        except RuntimeError as error:
-            if "vmap" not in str(error):
-                raise
-            raise NotImplementedError(
-                "weight_gradient='clustered' looks at values, which torch.func.vmap does not let"
-                " it; use 'pathwise' or 'score', or a batch shape instead of vmap"
-            ) from error
-        return labels.unsqueeze(-1) == labels.unsqueeze(-2)
 
     @classmethod
     def _vjp(

@@ -1,0 +1,146 @@
+"""What all mixtures share: densities by components, and the weights' score function."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.score_parts import ScoreParts
+from torch import Tensor
+
+from pyro_mixtures.distributions.independent_mixture import IndependentMixture, mask_tensor
+from pyro_mixtures.distributions.weights import surely_all
+from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
+
+WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
+
+
+class MixtureDistribution(TorchDistribution):
+    r"""A mixture whose ``rsample`` carries gradients to its components and to its weights.
+
+    .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
+
+    The weights' gradient is estimated as ``weight_gradient`` says:
+
+    - ``"pathwise"``: by the transport alone; ``rsample`` on its own is unbiased for any cost. Its
+      variance grows like exp(d^2 / 8) with the distance d of components in standard deviations,
+      for the field carries mass through the gap: from about 4 on, ``"clustered"`` is better.
+    - ``"clustered"``: by the transport within groups of overlapping components and by the score
+      function between groups. ``rsample`` carries the first part *only*; the second is in
+      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. Elsewhere (a cost of your own,
+      ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, a ``TransformedDistribution`` around the
+      mixture) the gradient of the logits is biased; ``RenyiELBO`` refuses it in a guide written by
+      hand.
+    - ``"score"``: by the score function alone (the paper's hybrid estimator); the same warning.
+
+    A subclass has ``component_logits (*B, K)`` and supplies ``log_prob`` and
+    ``responsibilities``, the two together in ``_log_prob_and_responsibilities``, and
+    ``_component_distances()``, ``(*B, K, K)``, for the grouping.
+    """
+
+    has_rsample = True
+    component_logits: Tensor
+    weight_gradient: str
+
+    def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _component_distances(self) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def _core(self) -> MixtureDistribution:
+        """This mixture before ``expand`` added dimensions on the left."""
+        return self
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.component_logits.shape[-1]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Normalized logarithms of the weights, ``(*B, K)``."""
+        return self.component_logits.log_softmax(-1)
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        r"""Posterior probabilities :math:`\pi_j q_j(z) / q(z)` of the components, ``(*X, K)``."""
+        return self._log_prob_and_responsibilities(value)[1]
+
+    def score_parts(self, x, *args, **kwargs):
+        r"""Pyro's terms of a surrogate objective.
+
+        For ``weight_gradient`` other than ``"pathwise"`` the score function's product with the
+        cost completes the gradient of the logits. It has the gradient of
+        :math:`\sum_C r_C \log \pi_C` with :math:`r_C = \sum_{j \in C} r_j` held fixed.
+        """
+        if not self.has_rsample:  # set so by has_rsample_(False)
+            return super().score_parts(x)
+        if not self._has_score:
+            density = self.log_prob(x)
+            return ScoreParts(density, 0, density)  # type: ignore[arg-type]
+        density, responsibilities = self._log_prob_and_responsibilities(x)
+        return ScoreParts(density, self._group_score(responsibilities.detach()), density)
+
+    def to_event(self, reinterpreted_batch_ndims=None):
+        event = super().to_event(reinterpreted_batch_ndims)
+        if event is self or self.weight_gradient == "pathwise":
+            return event
+        return IndependentMixture(self, event.reinterpreted_batch_ndims)
+
+    def mask(self, mask):
+        if self.weight_gradient != "pathwise":
+            mask = mask_tensor(mask, self.batch_shape, self.component_logits)
+        return super().mask(mask)
+
+    def _group_score(self, responsibilities: Tensor) -> Tensor:
+        r"""The score function, ``(*X, K) -> (*X,)``.
+
+        It is :math:`\sum_j c_j \log \pi_j` with constants :math:`c_j = r_C \pi_j / \pi_C`, which
+        stays finite for zero weights.
+        """
+        log_weights = self._core.log_weights
+        if self.weight_gradient == "score":
+            share = responsibilities.to(log_weights)  # (*X, K)
+        else:
+            weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
+            same = self._core._same_group.to(weights)
+            group_weight = (weights @ same).clamp_min(torch.finfo(weights.dtype).tiny)
+            group = responsibilities.to(weights).unsqueeze(-2) @ same  # r_C, (*X, 1, K)
+            share = (group * (weights / group_weight)).squeeze(-2)
+        return (share * log_weights.masked_fill(share == 0, 0)).sum(-1)
+
+    @property
+    def _has_score(self) -> bool:
+        """Whether a score term is due: not for components that are all one group."""
+        if self.weight_gradient == "clustered":
+            return not surely_all(self._core._same_group)
+        return self.weight_gradient == "score"
+
+    @property
+    def _same_group(self) -> Tensor:
+        """Which pairs of components overlap and so share a group, ``(*B, K, K)``.
+
+        Any grouping is unbiased that does not depend on the sample, so one that was kept while the
+        parameters moved on is, too.
+        """
+        if "_groups" not in self.__dict__:
+            if torch.compiler.is_compiling():  # which knows no inference mode to leave
+                self._groups = self._find_groups()
+            else:
+                with torch.inference_mode(False):
+                    self._groups = self._find_groups()
+        return self._groups
+
+    def _find_groups(self) -> Tensor:
+        try:
+            with torch.no_grad():
+                distance = self._component_distances()
+                labels = complete_linkage(distance, linkage_cut(self.event_shape.numel()))
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise NotImplementedError(
+                "weight_gradient='clustered' looks at values, which torch.func.vmap does not let"
+                " it; use 'pathwise' or 'score', or a batch shape instead of vmap"
+            ) from error
+        return labels.unsqueeze(-1) == labels.unsqueeze(-2)
