@@ -196,7 +196,7 @@ def normal_telescoping(
             own = normal_factors(standard.movedim(-1, -3), diagonal)
             stddev = torch.linalg.vector_norm(scale_tril, dim=-1).unsqueeze(-3)
             marginals = normal_factors(offset.movedim(-1, -3) / stddev, stddev)
-            total = total + telescoping(grad, log_prob, own, marginals.mix(within))
+            total = total + telescoping(grad, log_prob, own, marginals.mix(within.unsqueeze(-3)))
         return total / 2
 
     rows = (z, grad, log_prob + log_volume)

@@ -14,7 +14,7 @@ from pyro_mixtures.velocity.chunks import map_chunks
 
 
 class Factors(NamedTuple):
-    """Univariate distributions of the coordinates at samples, each ``(*B, S, K or 1, D)``."""
+    """Univariate distributions of the coordinates at samples, each ``(..., K or 1, D)``."""
 
     log_pdf: Tensor
     log_cdf: Tensor
@@ -26,8 +26,7 @@ class Factors(NamedTuple):
         return Factors(*(x.flip(-1) for x in self))
 
     def mix(self, weights: Tensor) -> Factors:
-        """Mixtures with weights ``(*B, K or 1, K)`` of the factors of each coordinate."""
-        weights = weights.unsqueeze(-3)  # (*B, 1, K or 1, K)
+        """Mixtures with weights ``(..., K or 1, K)`` of the factors of each coordinate."""
         return Factors(*(_log_matmul(weights, x) for x in self))
 
 
@@ -38,7 +37,22 @@ def normal_factors(standard: Tensor, scales: Tensor) -> Factors:
 
 
 def telescoping(grad: Tensor, log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
-    r"""Weight contributions :math:`A_j(z) = g \cdot w^j(z) / q(z)` of autoregressive components.
+    r"""Weight contributions :math:`A_j(z) = g \cdot w^j(z) / q(z)` by :func:`exchange`.
+
+    Args:
+        grad: gradient g at the samples, ``(*B, S, D)``.
+        log_prob: :math:`\log q(z)`, ``(*B, S, 1)``.
+        own: conditionals of the components, ``(*B, S, K, D)``.
+        hub: marginals of the hub of each component's group, ``(*B, S, K or 1, D)``.
+
+    Returns:
+        ``(*B, S, K)``.
+    """
+    return (exchange(log_prob, own, hub) @ grad.unsqueeze(-1)).squeeze(-1)
+
+
+def exchange(log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
+    r"""Currents :math:`w^j(z) / q(z)` of autoregressive components.
 
     A component is a product of univariate conditionals :math:`q_{ji}(z_i \mid z_{<i})` with
     distribution functions :math:`F_{ji}`, the hub a product of univariate :math:`h_i(z_i)` with
@@ -49,29 +63,26 @@ def telescoping(grad: Tensor, log_prob: Tensor, own: Factors, hub: Factors) -> T
                 \prod_{l<i} q_{jl}(z_l \mid z_{<l}) \prod_{l>i} h_l(z_l)
 
     has :math:`\nabla \cdot w^j = -(q_j - h)` for any factors; in D = 1 it is the unique solution.
-    Everything stays in log space, and the difference is taken of the smaller tails.
+    Everything stays in log space, and :math:`F - H = F (1 - H) - (1 - F) H` keeps the digits of
+    both tails.
 
     Args:
-        grad: gradient g at the samples, ``(*B, S, D)``.
-        log_prob: :math:`\log q(z)`, ``(*B, S, 1)``.
-        own: conditionals of the components, ``(*B, S, K, D)``.
-        hub: marginals of the hub of each component's group, ``(*B, S, K or 1, D)``.
+        log_prob: :math:`\log q(z)`, ``(..., K or 1)``.
+        own: conditionals of the components, ``(..., K, D)``.
+        hub: marginals of the hub of each component's group, ``(..., K or 1, D)``.
 
     Returns:
-        ``(*B, S, K)``.
+        ``(..., K, D)``.
 
     Reference:
         Jankowiak and Karaletsos, Eq. 50, whose printed form uses one mean where a common one and
         the component's own are needed.
     """
-    lower = hub.log_cdf < hub.log_sf
-    log_tail = torch.where(lower, own.log_cdf, own.log_sf)  # (*B, S, K, D)
-    log_hub_tail = torch.where(lower, hub.log_cdf, hub.log_sf)
-    log_other = _below(own.log_pdf) + _below(hub.log_pdf.flip(-1)).flip(-1)
-    log_other -= log_prob.unsqueeze(-1)
-    current = (log_hub_tail + log_other).exp() - (log_tail + log_other).exp()
-    current = torch.where(lower, current, -current)  # w / q, (*B, S, K, D)
-    return (current @ grad.unsqueeze(-1)).squeeze(-1)
+    start = -log_prob.unsqueeze(-1).expand_as(own.log_pdf[..., :1])
+    log_before = torch.cat([start, own.log_pdf[..., :-1]], -1).cumsum(-1)  # (..., K, D)
+    log_after = pad(hub.log_pdf[..., 1:].flip(-1).cumsum(-1), (1, 0)).flip(-1)
+    gain = (own.log_sf + log_before).add_(hub.log_cdf + log_after).exp_()
+    return gain - (own.log_cdf + log_before).add_(hub.log_sf + log_after).exp_()
 
 
 def diag_normal_telescoping(
@@ -97,19 +108,19 @@ def diag_normal_telescoping(
 
     def contributions(z: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:
         own = normal_factors((z.unsqueeze(-2) - locs) / scales, scales)
-        hub = own.mix(within)
+        hub = own.mix(within.unsqueeze(-3))
         forward = telescoping(grad, log_prob, own, hub)
         return (forward + telescoping(grad.flip(-1), log_prob, own.flip(), hub.flip())) / 2
 
     return map_chunks(contributions, (z, grad, log_prob), locs.numel())
 
 
-def _below(x: Tensor) -> Tensor:
-    """Sums over the coordinates before each one."""
-    return pad(x[..., :-1].cumsum(-1), (1, 0))
+def log1mexp(x: Tensor) -> Tensor:
+    """``log(1 - exp(x))`` of x below zero: 1 - exp(x) keeps its digits."""
+    return (-x.expm1()).log()
 
 
 def _log_matmul(weights: Tensor, x: Tensor) -> Tensor:
     """``log(weights @ exp(x))`` without overflow, ``(*B, S, K or 1, D)``."""
     largest = x.amax(-2, keepdim=True)
-    return (weights @ (x - largest).exp()).log() + largest
+    return (weights @ (x - largest).exp_()).log() + largest
