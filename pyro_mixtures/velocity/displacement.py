@@ -203,7 +203,7 @@ def quadrature(
         Nodes and logarithms of weights, each ``(T, 1)``, and whether the path asks for float64.
     """
     if rate.numel() == 0:
-        return *_gauss_legendre(1, rate.dtype, rate.device), False
+        return *gauss_legendre(1, rate.dtype, rate.device), False
     square = rate.square()
     sizes = torch.stack([shift.square().sum(-1), square.sum(-1), square.amax(-1)])
     alive = within.amax(-2).sign()  # no need to resolve the path of a component without weight
@@ -211,13 +211,14 @@ def quadrature(
     base, slope, bend = NODES[precision]
     count = base + slope * math.sqrt(distance + 2 * spread) + bend * math.sqrt(largest)
     if count <= MAX_NODES:
-        rule = _gauss_legendre(math.ceil(count), rate.dtype, rate.device)
+        rule = gauss_legendre(math.ceil(count), rate.dtype, rate.device)
         return *rule, largest > LARGEST_RATE**2
-    return *_shifted_trapezoid(rate), True
+    return *shifted_trapezoid(rate, MAX_NODES), True
 
 
 @functools.lru_cache(maxsize=256)
-def _gauss_legendre(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def gauss_legendre(count: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes in [0, 1] and logarithms of their weights, each ``(T, 1)``."""
     nodes, weights = numpy.polynomial.legendre.leggauss(count)
     columns = numpy.stack([(nodes + 1) / 2, numpy.log(weights / 2)])[..., None]
     with torch.inference_mode(False):  # what is kept has to serve everywhere
@@ -225,9 +226,9 @@ def _gauss_legendre(count: int, dtype: torch.dtype, device: torch.device) -> tup
     return nodes, log_weights
 
 
-def _shifted_trapezoid(like: Tensor) -> tuple[Tensor, Tensor]:
+def shifted_trapezoid(like: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """A randomly shifted trapezoidal rule in a variable that makes the integrand periodic."""
-    angle = torch.arange(MAX_NODES, dtype=torch.float64).unsqueeze(-1) + torch.rand(())
-    angle = angle * (math.tau / MAX_NODES)
-    nodes, weights = (angle - angle.sin()) / math.tau, (1 - angle.cos()) / MAX_NODES
+    angle = torch.arange(count, dtype=torch.float64).unsqueeze(-1) + torch.rand(())
+    angle = angle * (math.tau / count)
+    nodes, weights = (angle - angle.sin()) / math.tau, (1 - angle.cos()) / count
     return nodes.to(like), weights.log().to(like)
