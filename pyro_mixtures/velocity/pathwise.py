@@ -44,6 +44,15 @@ def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tens
     return _Pathwise.apply(z, vjp, *parameters)
 
 
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether any tensor may need a gradient; transforms and the compiler do not tell."""
+    return torch.is_grad_enabled() and (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or any(tensor.requires_grad for tensor in tensors)
+    )
+
+
 class _Pathwise(torch.autograd.Function):
     @staticmethod
     def forward(z, vjp, *parameters):
