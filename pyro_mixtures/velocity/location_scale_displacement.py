@@ -15,6 +15,7 @@ from pyro_mixtures.velocity.displacement import (
     moment_matched,
     shifted_trapezoid,
 )
+from pyro_mixtures.velocity.precision import largest
 
 NODES = {torch.float32: (6, 3.2), torch.float64: (8, 6.0)}
 """Least number of nodes, and more for each unit of speed: found to integrate Logistic, Gumbel and
@@ -72,14 +73,13 @@ def _rule(shift: Tensor, rate: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
     alive = within.amax(-2).sign().unsqueeze(-1)
     speed = (shift.abs() + 3 * rate.abs()) * alive
     length = (shift.square() + 2 * rate.square()).sum(-1, keepdim=True).sqrt() * alive
-    try:
-        fastest = float(torch.maximum(speed, length).amax())
-    except RuntimeError:  # torch.func.vmap does not let us look
-        fastest = math.inf
+    fastest = largest(torch.maximum(speed, length))
     base, slope = NODES[rate.dtype]
-    count = base + slope * fastest
-    if count <= 4 * MAX_NODES:
-        nodes, log_weights = gauss_legendre(math.ceil(count), rate.dtype, rate.device)
-    else:
+    if fastest is None:
+        nodes, log_weights = shifted_trapezoid(rate, MAX_NODES)
+    elif base + slope * fastest > 4 * MAX_NODES:
         nodes, log_weights = shifted_trapezoid(rate, 4 * MAX_NODES)
+    else:
+        count = math.ceil(base + slope * max(fastest, 0))
+        nodes, log_weights = gauss_legendre(count, rate.dtype, rate.device)
     return nodes.flatten(), log_weights.flatten()

@@ -98,3 +98,15 @@ def keeps_digits(terms: Tensor, log_weights: Tensor) -> bool:
         return float((terms * alive).amax()) < LARGEST_TERM[terms.dtype]
     except RuntimeError:
         return terms.dtype == torch.float64
+
+
+def largest(x: Tensor) -> float | None:
+    """The largest element, or -1 of none; None where ``vmap`` or the compiler hides values."""
+    if x.numel() == 0:
+        return -1.0
+    if torch.compiler.is_compiling():
+        return None
+    try:
+        return float(x.amax())
+    except RuntimeError:
+        return None

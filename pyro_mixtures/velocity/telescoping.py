@@ -122,5 +122,5 @@ def log1mexp(x: Tensor) -> Tensor:
 
 def _log_matmul(weights: Tensor, x: Tensor) -> Tensor:
     """``log(weights @ exp(x))`` without overflow, ``(*B, S, K or 1, D)``."""
-    largest = x.amax(-2, keepdim=True)
+    largest = x.amax(-2, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
     return (weights @ (x - largest).exp_()).log() + largest
