@@ -8,18 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.special import log_ndtr
 
 from pyro_mixtures.velocity.chunks import map_chunks
 
 
 class Factors(NamedTuple):
-    """Univariate distributions of the coordinates at samples, each ``(..., K or 1, D)``."""
+    """Univariate distributions of the coordinates at samples, each ``(..., K or 1, D)``.
+
+    A sample is no farther out than its mixture's tails reach, so that these need no logarithms.
+    """
 
     log_pdf: Tensor
-    log_cdf: Tensor
-    log_sf: Tensor
-    """Logarithm of one minus the distribution function."""
+    cdf: Tensor
+    sf: Tensor
+    """One minus the distribution function."""
 
     def flip(self) -> Factors:
         """The coordinates in reversed order."""
@@ -27,13 +29,18 @@ class Factors(NamedTuple):
 
     def mix(self, weights: Tensor) -> Factors:
         """Mixtures with weights ``(..., K or 1, K)`` of the factors of each coordinate."""
-        return Factors(*(_log_matmul(weights, x) for x in self))
+        return Factors(_log_matmul(weights, self.log_pdf), weights @ self.cdf, weights @ self.sf)
 
 
 def normal_factors(standard: Tensor, scales: Tensor) -> Factors:
     """Of Normals, by standardized samples ``(*B, S, K, D)`` and scales that broadcast."""
     log_pdf = -standard.square() / 2 - scales.log() - math.log(2 * math.pi) / 2
-    return Factors(log_pdf, log_ndtr(standard), log_ndtr(-standard))
+    return Factors(log_pdf, normal_cdf(standard), normal_cdf(-standard))
+
+
+def normal_cdf(x: Tensor) -> Tensor:
+    """With the digits of the lower tail, which ``torch.special.ndtr`` does not have."""
+    return torch.special.erfc(x * -math.sqrt(0.5)) / 2
 
 
 def telescoping(grad: Tensor, log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
@@ -63,7 +70,7 @@ def exchange(log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
                 \prod_{l<i} q_{jl}(z_l \mid z_{<l}) \prod_{l>i} h_l(z_l)
 
     has :math:`\nabla \cdot w^j = -(q_j - h)` for any factors; in D = 1 it is the unique solution.
-    Everything stays in log space, and :math:`F - H = F (1 - H) - (1 - F) H` keeps the digits of
+    The products stay in log space, and :math:`F - H = F (1 - H) - (1 - F) H` keeps the digits of
     both tails.
 
     Args:
@@ -79,10 +86,12 @@ def exchange(log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
         the component's own are needed.
     """
     start = -log_prob.unsqueeze(-1).expand_as(own.log_pdf[..., :1])
-    log_before = torch.cat([start, own.log_pdf[..., :-1]], -1).cumsum(-1)  # (..., K, D)
+    log_before = torch.cat([start, own.log_pdf[..., :-1]], -1).cumsum_(-1)  # (..., K, D)
     log_after = pad(hub.log_pdf[..., 1:].flip(-1).cumsum(-1), (1, 0)).flip(-1)
-    gain = (own.log_sf + log_before).add_(hub.log_cdf + log_after).exp_()
-    return gain - (own.log_cdf + log_before).add_(hub.log_sf + log_after).exp_()
+    # a bound for points where no sample gets: there a tail may be zero
+    others = log_before.add_(log_after).clamp_max_(math.log(torch.finfo(log_after.dtype).max) - 3)
+    others = others.exp_()
+    return torch.addcmul(own.sf * hub.cdf, own.cdf, hub.sf, value=-1) * others
 
 
 def diag_normal_telescoping(
@@ -113,11 +122,6 @@ def diag_normal_telescoping(
         return (forward + telescoping(grad.flip(-1), log_prob, own.flip(), hub.flip())) / 2
 
     return map_chunks(contributions, (z, grad, log_prob), locs.numel())
-
-
-def log1mexp(x: Tensor) -> Tensor:
-    """``log(1 - exp(x))`` of x below zero: 1 - exp(x) keeps its digits."""
-    return (-x.expm1()).log()
 
 
 def _log_matmul(weights: Tensor, x: Tensor) -> Tensor:

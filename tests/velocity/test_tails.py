@@ -6,8 +6,8 @@ import torch
 from tests.registry import FAMILIES, each_family, each_transport
 
 DISTANCES = torch.tensor(
-    [3.0, 8.0, 20.0, 45.0], dtype=torch.float64
-)  # the density of 45 is 1e-440
+    [3.0, 8.0, 20.0, 35.0], dtype=torch.float64
+)  # beyond 35 is 1e-268; no sample gets there, and beyond 38 there is no number for it
 
 
 def contributions(family, transport, parameters, z):
