@@ -4,11 +4,14 @@ from importlib.metadata import version
 
 from pyro_mixtures.distributions import (
     GaussianScaleMixture,
+    Mixture,
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormals,
     MixtureOfNormalsSharedCovariance,
+    MixtureSameFamily,
 )
+from pyro_mixtures.families import register_velocity
 from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     AutoMultivariateNormalMixture,
@@ -21,8 +24,11 @@ __all__ = [
     "AutoMultivariateNormalMixture",
     "BaselinedTrace_ELBO",
     "GaussianScaleMixture",
+    "Mixture",
     "MixtureOfDiagNormals",
     "MixtureOfDiagNormalsSharedCovariance",
     "MixtureOfNormals",
     "MixtureOfNormalsSharedCovariance",
+    "MixtureSameFamily",
+    "register_velocity",
 ]

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of the README and of the pages run as they stand."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,22 @@ from pathlib import Path
 import pyro
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *ROOT.glob("docs/**/*.md")]
 
 
-def run(example):
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+EXAMPLES = examples(README)
+
+
+def run(example, page=README):
     pyro.clear_param_store()
     names = {}
-    exec(compile(example, str(README), "exec"), names)
+    exec(compile(example, str(page), "exec"), names)
     return names
 
 
@@ -27,7 +35,23 @@ def test_the_distribution_has_gradients():
     assert run(EXAMPLES[1])["logits"].grad.abs().min() > 0
 
 
-def test_links_to_files_hold():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
+def test_any_family_has_gradients():
+    names = run(EXAMPLES[2])
+    assert names["weights"].grad.abs().min() > 0
+    assert names["shapes"].grad.abs().min() > 0
+
+
+def test_a_family_of_your_own():
+    page = ROOT / "docs" / "add_your_own_family.md"
+    definition, *rest = examples(page)
+    names = run("\n".join([definition, *rest]), page)
+    rule = definition[definition.index("@register_velocity") :].splitlines()
+    assert len(rule) < 20
+    assert names["logits"].grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_to_files_hold(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert links or page != README

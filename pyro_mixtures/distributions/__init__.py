@@ -2,9 +2,11 @@
 
 from pyro_mixtures.distributions.divergence import kl_bounds
 from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
+from pyro_mixtures.distributions.mixture import Mixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
 from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_mixtures.distributions.mixture_same_family import MixtureSameFamily
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.shared_covariance import (
@@ -14,11 +16,13 @@ from pyro_mixtures.distributions.shared_covariance import (
 
 __all__ = [
     "GaussianScaleMixture",
+    "Mixture",
     "MixtureDistribution",
     "MixtureOfDiagNormals",
     "MixtureOfDiagNormalsSharedCovariance",
     "MixtureOfNormals",
     "MixtureOfNormalsSharedCovariance",
+    "MixtureSameFamily",
     "NormalMixture",
     "ParametricMixture",
     "kl_bounds",

@@ -1,0 +1,251 @@
+"""The base class of the mixtures whose components are distributions of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, Transform
+
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.weights import draw_index, within_group
+from pyro_mixtures.families.registry import common_coordinates, factors, moved, tails
+from pyro_mixtures.families.support import check_exchange, check_supports
+from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
+from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise
+from pyro_mixtures.velocity.precision import double, largest
+from pyro_mixtures.velocity.telescoping import Factors, exchange
+
+
+class ComponentMixture(MixtureDistribution):
+    r"""A mixture of distributions that know how to move a given point.
+
+    A sample z becomes a differentiable function of all parameters with the value z and the
+    derivatives
+
+    .. math:: \frac{dz}{d\theta_j} = \frac{\pi_j q_j(z)}{q(z)} v^{\theta_j}(z), \qquad
+              \frac{dz}{d\,\text{logit}_j} = \pi_j \Big(\frac{w^j(z)}{q(z)}
+              - \sum_k \frac{\pi_k}{\pi_C} \frac{w^k(z)}{q(z)}\Big)
+
+    (C the group of j), where the velocities :math:`v` are rules of the components' family
+    (:func:`~pyro_mixtures.families.register_velocity`) and the currents :math:`w` exchange one
+    coordinate at a time (:func:`~pyro_mixtures.velocity.telescoping.exchange`).
+
+    A subclass has ``mixture_distribution`` and supplies ``_components``, ``_draw``, ``_each`` and
+    ``_padded``. The event shape is ``E``.
+    """
+
+    mixture_distribution: Categorical
+    transport = "telescoping"
+    _normals: NormalMixture | None = None
+
+    @property
+    def _components(self) -> tuple[Distribution, ...]:
+        """Several of batch shape ``B``, or one of batch shape ``(*B, K)``."""
+        raise NotImplementedError
+
+    def _draw(self, count: int) -> Tensor:
+        """Samples of all components, ``(count, *B, K, *E)``."""
+        raise NotImplementedError
+
+    def _each(self, function: Callable[..., Any], *values: Tensor) -> Any:
+        """Results ``(*X, K, ...)`` of a function of a component and points ``(*X, *E)``."""
+        raise NotImplementedError
+
+    def _padded(self, value: Tensor) -> Tensor:
+        """Points as ``_each`` hands them to a component."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Raise errors for what would otherwise show in the first sample or be wrong."""
+        if self._normals is None and self.num_components > 1:
+            if self.weight_gradient != "score":
+                check_exchange(*self._components)
+            check_supports(*self._components)
+        if self.weight_gradient == "clustered":
+            self._component_distances()
+
+    def _validated(self, value: Tensor) -> Tensor:
+        if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
+            self._validate_sample(value)
+        return value
+
+    def sample(self, sample_shape=torch.Size()):
+        with torch.no_grad():
+            weights = self.log_weights.exp().reshape(self.batch_shape.numel(), self.num_components)
+            index = draw_index(weights, torch.Size(sample_shape).numel())  # (B, S)
+            return self._pick(index.T).reshape(self._extended_shape(sample_shape))
+
+    def _pick(self, index: Tensor) -> Tensor:
+        """Samples of the components ``(S, B)``, as many of each as the most frequent asks."""
+        count, batch = index.shape
+        every = torch.arange(self.num_components, device=index.device)
+        chosen = index.unsqueeze(-1) == every  # (S, B, K)
+        turn = (chosen.cumsum(0) * chosen).sum(-1) - 1  # among those of its component, (S, B)
+        most = largest(turn)
+        if most is None:
+            turn = torch.arange(count, device=index.device).unsqueeze(-1)
+        else:
+            count = int(most) + 1
+        place = turn * batch + torch.arange(batch, device=index.device)
+        place = place * self.num_components + index
+        rows = self._draw(count).reshape(-1, *self.event_shape)  # (count B K, *E)
+        return rows[place.flatten()]
+
+    def rsample(self, sample_shape=torch.Size()):
+        return self.reparameterize(self.sample(sample_shape))
+
+    def reparameterize(self, value: Tensor) -> Tensor:
+        """Give samples drawn elsewhere the gradients that ``rsample`` would give them.
+
+        Args:
+            value: samples of this mixture, ``(*X, *B, *E)``; their own gradient history is cut.
+
+        Returns:
+            A tensor equal to ``value``.
+        """
+        value = value.detach()
+        if not torch.is_grad_enabled():
+            return value
+        batch = self.batch_shape + self.event_shape
+        count = value.shape[: value.dim() - len(batch)].numel()
+        rows = value.reshape(count, batch.numel())
+
+        def point(rows: Tensor) -> Tensor:
+            return self._moved(rows.reshape(len(rows), *batch)).reshape(rows.shape)
+
+        size = self.num_components * batch.numel()
+        return pathwise(value, _pass_on, map_chunks(point, (rows,), size).reshape(value.shape))
+
+    def component_log_prob(self, value: Tensor) -> Tensor:
+        r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, *B, K)``."""
+        return self._each(_log_prob, self._validated(value))
+
+    def cdf(self, value):
+        r"""Of univariate components: :math:`\sum_j \pi_j F_j(z)`, ``(*X,)``."""
+        if self.event_shape:
+            raise NotImplementedError(
+                f"Expected an event shape of () for cdf, but got {tuple(self.event_shape)}"
+            )
+        return (self._each(_cdf, self._validated(value)) * self.log_weights.exp()).sum(-1)
+
+    def log_prob(self, value):
+        return (self.component_log_prob(value) + self.log_weights).logsumexp(-1)
+
+    def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        joint = self.component_log_prob(value) + self.log_weights
+        return joint.logsumexp(-1), joint.softmax(-1)
+
+    def _moved(self, z: Tensor) -> Tensor:
+        """Samples ``(S, *B, *E)`` as functions of all parameters, of about the same values."""
+        log_weights = self.log_weights
+        has_transport = (
+            self.weight_gradient != "score"
+            and self.num_components > 1
+            and needs_gradient(log_weights)
+        )
+        exchanges = has_transport and self.transport == "telescoping"
+        with torch.no_grad():
+            shared = common_coordinates(*self._components) if exchanges else None
+            points, own, marginals = None, None, None
+            if exchanges:
+                points, own, marginals = self._points_and_factors(z, shared)
+            log_components = own.log_pdf.sum(-1) if own else self._each(_log_prob, z)
+            joint = log_components + log_weights
+            log_prob = joint.logsumexp(-1, keepdim=True)  # (S, *B, 1)
+            responsibilities = (joint - log_prob).exp()  # (S, *B, K)
+        point = self._average(z, points, responsibilities)
+        if not has_transport:
+            return point
+        with torch.no_grad():
+            # no current of a component without weight overflows
+            log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
+            within = self._within_group()
+            if own and marginals:
+                currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
+            else:
+                currents = self._displacement(z, log_prob, within)
+        shift = self._weight_changes(within) @ currents  # (S, *B, 1, D)
+        return point + self._mapped(shared, z, shift)
+
+    def _within_group(self) -> Tensor:
+        groups = (self._same_group,) if self.weight_gradient == "clustered" else ()
+        return within_group(self.log_weights, *groups)  # (*B, K or 1, K)
+
+    def _weight_changes(self, within: Tensor) -> Tensor:
+        r"""Zeros ``(*B, 1, K)`` with derivatives :math:`\pi_j (\delta_{jl} - \pi_l / \pi_C)`."""
+        log_weights = self.log_weights
+        change = log_weights.masked_fill(log_weights == -math.inf, 0).unsqueeze(-1)
+        change = change - change.detach()  # (*B, K, 1)
+        return (change - within @ change).mT * log_weights.exp().detach().unsqueeze(-2)
+
+    def _displacement(self, z: Tensor, log_prob: Tensor, within: Tensor) -> Tensor:
+        """Currents ``(S, *B, K, D)`` of :func:`location_scale_displacement`."""
+        raise NotImplementedError
+
+    def _points_and_factors(
+        self, z: Tensor, shared: Transform | None
+    ) -> tuple[Tensor | None, Factors, Factors]:
+        """Factors ``(S, *B, K, D)`` and, if they yield them, the components' moving points."""
+        return None, *self._each(lambda component, value: factors(component, value, shared), z)
+
+    def _average(self, z: Tensor, points: Tensor | None, responsibilities: Tensor) -> Tensor:
+        """Samples that move as the components bid them, by responsibilities ``(S, *B, K)``."""
+        if points is None:
+            points = self._each(moved, z)
+        points = points.expand(responsibilities.shape + self.event_shape)  # (S, *B, K, *E)
+        points = points.unsqueeze(-1).flatten(responsibilities.dim())
+        return (responsibilities.unsqueeze(-2) @ points).reshape(z.shape)
+
+    def _mapped(self, shared: Transform | None, z: Tensor, shift: Tensor) -> Tensor:
+        """A shift of value zero of the shared coordinates as one of the samples."""
+        if shared is None:
+            return shift.reshape(z.shape)
+        with torch.no_grad():
+            place = shared.inv(self._padded(z))
+        # the parameters of the map get their gradients from the components' velocities
+        change = shared(place + shift.reshape(place.shape)) - shared(place)
+        return change.reshape(z.shape)
+
+    def _component_distances(self) -> Tensor:
+        """Of Normals with the same means and standard deviations."""
+        mean, stddev = self._each(_location_and_spread)
+        first = len(mean.shape) - len(self.event_shape)
+        mean, stddev = (x.unsqueeze(-1).flatten(first) for x in double(mean, stddev))
+        return bhattacharyya_diag_normal(mean, stddev)
+
+
+def _pass_on(z: Tensor, grad: Tensor, moved: Tensor) -> tuple[Tensor]:
+    return (grad,)
+
+
+def _log_prob(component: Distribution, value: Tensor) -> Tensor:
+    return component.log_prob(value)
+
+
+def _cdf(component: Distribution, value: Tensor) -> Tensor:
+    return tails(component, value).cdf
+
+
+def _location_and_spread(component: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, or what the family has where these do not exist."""
+    if isinstance(component, Independent):
+        return _location_and_spread(component.base_dist)
+    try:
+        mean, stddev = component.mean, component.stddev
+        if bool((mean + stddev).isfinite().all()):
+            return mean, stddev
+        if hasattr(component, "scale_tril"):
+            return component.loc, torch.linalg.vector_norm(component.scale_tril, dim=-1)
+        return component.loc, component.scale
+    except (AttributeError, NotImplementedError):
+        raise NotImplementedError(
+            "weight_gradient='clustered' compares the components by their means and standard"
+            f" deviations, which those of {type(component).__name__} do not all have: use"
+            " 'pathwise' or 'score'"
+        ) from None

@@ -1,0 +1,160 @@
+"""Mixtures of components of different families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, constraints
+
+from pyro_mixtures.distributions.component_mixture import ComponentMixture
+from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
+from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.families.support import check_rules
+
+
+class Mixture(ComponentMixture):
+    r"""Mixture of components of different families on one support.
+
+    .. math:: q(z) = \sum_{j=1}^K \pi_j q_j(z)
+
+    ``rsample`` carries unbiased gradients to the logits or probabilities of the weights and to
+    everything that the parameters of the components were computed from.
+
+    Args:
+        mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.
+        components: K distributions of batch shapes ``B`` and one event shape, of the families of
+            :class:`~pyro_mixtures.distributions.MixtureSameFamily`.
+        transport: the velocity field for the weights: ``"telescoping"``, one coordinate at a time,
+            to the product of the mixture's marginals.
+        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
+            objectives that read ``score_parts``
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
+
+    The batch shapes broadcast against each other.
+
+    Raises:
+        ValueError: for shapes that do not fit, supports that differ, or an unknown ``transport``
+            or ``weight_gradient``.
+        NotImplementedError: for components that are discrete or of a family without rules.
+
+    Example:
+        >>> from torch.distributions import Categorical, Normal, StudentT
+        >>> _ = torch.manual_seed(0)
+        >>> logits = torch.zeros(2, requires_grad=True)
+        >>> q = Mixture(Categorical(logits=logits), [Normal(0.0, 1.0), StudentT(4.0, 2.0, 1.0)])
+        >>> q.rsample((100_000,)).mean().backward()  # the exact gradient is [-1/2, 1/2]
+        >>> torch.allclose(logits.grad, torch.tensor([-0.5, 0.5]), atol=0.02)
+        True
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(
+        self,
+        mixture_distribution: Categorical,
+        components: Sequence[Distribution],
+        transport: str = "telescoping",
+        weight_gradient: str = "pathwise",
+        validate_args: bool | None = None,
+    ) -> None:
+        check_choice("transport", transport, ("telescoping",))
+        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        if not (
+            isinstance(components, Sequence)
+            and all(isinstance(component, Distribution) for component in components)
+        ):
+            raise ValueError(f"Expected components to be distributions, but got {components}")
+        if not isinstance(mixture_distribution, Categorical):
+            raise ValueError(
+                "Expected mixture_distribution to be a Categorical, but got"
+                f" {type(mixture_distribution).__name__}"
+            )
+        if len(components) != mixture_distribution.logits.shape[-1]:
+            raise ValueError(
+                f"Expected {mixture_distribution.logits.shape[-1]} components (the categories of"
+                f" mixture_distribution), but got {len(components)}"
+            )
+        for component in components:
+            check_rules(component)
+        if len({component.event_shape for component in components}) > 1:
+            raise ValueError(
+                "Expected components of one event shape, but got"
+                f" {', '.join(str(tuple(each.event_shape)) for each in components)}"
+            )
+        shapes = [each.batch_shape for each in (mixture_distribution, *components)]
+        try:
+            batch_shape = torch.broadcast_shapes(*shapes)
+        except RuntimeError:
+            raise ValueError(
+                "Expected batch shapes of mixture_distribution and components that broadcast,"
+                f" but got {', '.join(str(tuple(shape)) for shape in shapes)}"
+            ) from None
+        self.mixture_distribution = mixture_distribution.expand(batch_shape)
+        self.components = tuple(component.expand(batch_shape) for component in components)
+        self.component_logits = self.mixture_distribution.logits
+        self.weight_gradient = weight_gradient
+        super().__init__(batch_shape, components[0].event_shape, validate_args=validate_args)
+        if self._validate_args:
+            self._check()
+
+    def expand(self, batch_shape, _instance=None):
+        batch_shape = torch.Size(batch_shape)
+        new = self._get_checked_instance(type(self), _instance)
+        new.mixture_distribution = self.mixture_distribution.expand(batch_shape)
+        new.components = tuple(each.expand(batch_shape) for each in self.components)
+        new.component_logits = new.mixture_distribution.logits
+        new.weight_gradient = self.weight_gradient
+        super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @constraints.dependent_property
+    def support(self):
+        return self.components[0].support
+
+    @property
+    def mean(self):
+        return self._expected(self._each(lambda component: component.mean))
+
+    @property
+    def variance(self):
+        mean = self._each(lambda component: component.mean)
+        variance = self._each(lambda component: component.variance)
+        between = mean - self._expected(mean).unsqueeze(len(self.batch_shape))
+        return self._expected(variance + between.square())
+
+    def _expected(self, values: Tensor) -> Tensor:
+        """``(*B, K, *E) -> (*B, *E)``."""
+        probs = self.mixture_distribution.probs
+        probs = probs.reshape(probs.shape + (1,) * len(self.event_shape))
+        return (probs * values).sum(len(self.batch_shape))
+
+    @property
+    def _components(self) -> tuple[Distribution, ...]:
+        return self.components
+
+    def _draw(self, count: int) -> Tensor:
+        samples = [component.sample((count,)) for component in self.components]
+        return torch.stack(samples, 1 + len(self.batch_shape))
+
+    def _padded(self, value: Tensor) -> Tensor:
+        return value
+
+    def _each(self, function: Callable[..., Any], *values: Tensor) -> Any:
+        ranks = (value.dim() - len(self.event_shape) for value in values)
+        dim = max(len(self.batch_shape), *ranks) if values else len(self.batch_shape)
+        return _stack([function(component, *values) for component in self.components], dim)
+
+
+def _stack(results: Sequence[Any], dim: int) -> Any:
+    """Of tensors, or of tuples of them, of the same type."""
+    if isinstance(results[0], Tensor):
+        return torch.stack(tuple(results), dim)
+    parts = [_stack(part, dim) for part in zip(*results, strict=True)]
+    kind = type(results[0])
+    return tuple(parts) if kind is tuple else kind(*parts)

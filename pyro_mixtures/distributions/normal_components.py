@@ -1,0 +1,29 @@
+"""Normal components as the tensors that the mixtures of Normals are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
+
+from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
+from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_mixtures.distributions.normal_mixture import NormalMixture
+
+
+def normal_mixture(components: Distribution, logits: Tensor, **options) -> NormalMixture | None:
+    """A mixture of Normal components ``(*B, K)`` in flat coordinates, or None of others."""
+    if isinstance(components, (MultivariateNormal, LowRankMultivariateNormal)):
+        return MixtureOfNormals(components.loc, components.scale_tril, logits, **options)
+    first = len(components.batch_shape)
+    while isinstance(components, Independent):
+        components = components.base_dist
+    if not isinstance(components, Normal):
+        return None
+    locs, scales = (x.unsqueeze(-1).flatten(first) for x in (components.loc, components.scale))
+    return MixtureOfDiagNormals(locs, scales, logits, **options)

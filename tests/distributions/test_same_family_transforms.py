@@ -1,0 +1,122 @@
+"""Mixtures of any components under torch's function transforms and compiler."""
+
+import pytest
+import torch
+from pyro.distributions import TorchDistribution
+from torch.distributions import Distribution
+from torch.func import grad, vmap
+
+from tests.families.registry import (
+    COMPONENTS,
+    EXACT,
+    bounded_cost,
+    cost_gradients,
+    each_components,
+)
+from tests.registry import relative_error
+
+BATCH = 3
+
+
+def without_gradient(parameters):
+    return {name: value.detach() for name, value in parameters.items()}
+
+
+@pytest.fixture
+def no_validation():
+    """Which looks at values. (Another fixture switches it on again.)"""
+    for cls in (Distribution, TorchDistribution):
+        cls._validate_args = False
+
+
+@each_components
+@pytest.mark.usefixtures("no_validation")
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_at_fixed_points(family):
+    batched, mixture = family.example((BATCH,))
+    points = mixture.sample((4,))
+    event_dims = len(mixture.event_shape)
+
+    def loss(parameters, points):
+        q = family.mixture(parameters)
+        return (bounded_cost(q.reparameterize(points), event_dims) - q.log_prob(points)).sum()
+
+    actual = vmap(grad(loss), in_dims=(0, 1))(without_gradient(batched), points)
+    each = [
+        grad(loss)({name: value[b].detach() for name, value in batched.items()}, points[:, b])
+        for b in range(BATCH)
+    ]
+    expected = {name: torch.stack([part[name] for part in each]) for name in batched}
+    assert relative_error(actual, expected) < 1e-10
+
+
+# torch itself cannot draw the others under vmap: in-place or data-dependent random numbers
+DRAWN_UNDER_VMAP = (
+    "normal",
+    "normal_scalar",
+    "multivariate_normal",
+    "low_rank_normal",
+    "logistic",
+    "gumbel",
+    "log_normal",
+    "half_normal",
+    "gamma",
+    "gamma_scalar",
+    "inverse_gamma",
+    "chi2",
+    "kumaraswamy",
+    "uniform",
+    "affine_tanh_logistic",
+)
+
+
+@pytest.mark.parametrize("name", DRAWN_UNDER_VMAP)
+@pytest.mark.usefixtures("no_validation")
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:torch.searchsorted")
+def test_vmap_of_rsample(name):
+    family = COMPONENTS[name]
+    batched, mixture = family.example((BATCH,))
+    event_dims = len(mixture.event_shape)
+
+    def loss(parameters):
+        z = family.mixture(parameters).rsample((4,))
+        return bounded_cost(z, event_dims).sum(), z
+
+    values = without_gradient(batched)
+    actual, samples = vmap(grad(loss, has_aux=True), randomness="different")(values)
+    assert samples.shape == (BATCH, 4, *mixture.event_shape)
+    assert len(samples.flatten(0, 1).unique(dim=0)) == BATCH * 4
+    expected = cost_gradients(mixture, samples.movedim(0, 1), batched)
+    assert relative_error(actual, expected) < 1e-10
+
+
+COMPILED = [
+    *("normal", "laplace", "log_normal"),
+    # many terms of a series or nodes of quadrature make a large graph
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("gamma", "student_t", "beta")),
+]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.usefixtures("no_validation")
+@pytest.mark.filterwarnings("default")  # torch warns about its own code
+def test_compile(name):
+    """A whole step as one graph, with the distribution made in it."""
+    torch._dynamo.reset()
+    family = COMPONENTS[name]
+    parameters, mixture = family.example()
+    points = mixture.sample((4,))
+
+    def elbo(parameters, points):
+        q = family.mixture(parameters, validate_args=False)
+        z = q.reparameterize(points)
+        return (bounded_cost(z, 1) - q.log_prob(z)).sum()
+
+    results = []
+    for step in (elbo, torch.compile(elbo, fullgraph=True, backend="aot_eager")):
+        value = step(parameters, points)
+        values = torch.autograd.grad(value, list(parameters.values()))
+        results.append((value.detach(), dict(zip(parameters, values, strict=True))))
+    (expected, expected_gradients), (actual, actual_gradients) = results
+    torch.testing.assert_close(actual, expected, **EXACT)
+    assert relative_error(actual_gradients, expected_gradients) < 1e-8
