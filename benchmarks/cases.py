@@ -51,6 +51,7 @@ DIAGONAL = (
     Case(1, 3, 50, batch=256, target=1.5),
 )
 FULL = (Case(1, 10, 20), Case(100, 10, 20), Case(1000, 10, 50), Case(1000, 20, 100))
+FAMILIES = (Case(1, 10, 20), Case(100, 10, 20), Case(1000, 10, 50))
 QUICK = (Case(20, 3, 4, target=1.5), Case(1, 2, 3, batch=4))
 """Sizes that take no time, to see whether everything works."""
 

@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 import pyro.distributions as pyro
 from torch import Tensor
 from torch.distributions import (
+    Beta,
     Categorical,
     Distribution,
+    Gamma,
+    Gumbel,
     Independent,
+    Laplace,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    StudentT,
 )
 
-from benchmarks.cases import DIAGONAL, FULL, QUICK, Case, Parameters, apart, overlapping
+from benchmarks.cases import DIAGONAL, FAMILIES, FULL, QUICK, Case, Parameters, apart, overlapping
 from benchmarks.steps import Step, compiled_elbo_step, density_step, elbo_step
 from pyro_mixtures import distributions as ours
 
@@ -40,6 +45,8 @@ class Contender:
     compiled: bool = False
     only: tuple[Case, ...] | None = None
     """The cases that it takes part in; all by default."""
+    floor: Callable[..., Distribution] | None = None
+    """Its own floor, of the same arguments, where it is not the group's."""
 
     def absent(self, case: Case) -> str | None:
         """Why it does not take part in a case, or None."""
@@ -54,6 +61,12 @@ class Contender:
         arguments = self.arguments(self.setting(case))
         make = compiled_elbo_step if self.compiled else elbo_step
         return make(self.distribution, arguments, case.sample_shape)
+
+    def floor_step(self, case: Case) -> Step | None:
+        """The log density by torch's mixture of the same components, and its backward pass."""
+        if self.floor is None:
+            return None
+        return density_step(self.floor, self.arguments(overlapping(case)), case.sample_shape)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,34 @@ def full_floor(locs: Tensor, scale_tril: Tensor, logits: Tensor) -> Distribution
     """A mixture of Normals with full covariances in torch's own terms."""
     normals = MultivariateNormal(locs, scale_tril=scale_tril)
     return MixtureSameFamily(Categorical(logits=logits), normals)
+
+
+def positive(parameters: Parameters) -> tuple[Tensor, ...]:
+    """Two positive shape parameters and the logits."""
+    return 2 * parameters.locs.exp(), 2 * parameters.scales, parameters.logits
+
+
+def student_t(locs: Tensor, scales: Tensor) -> Distribution:
+    """With degrees of freedom to be learned, too: tails as heavy as the scales are small."""
+    return StudentT(4 * scales, locs, scales)
+
+
+def same_family(
+    mixture: Callable[..., Distribution], family: Callable[..., Distribution]
+) -> Callable[..., Distribution]:
+    """A mixture by its component parameters and logits."""
+
+    def build(first: Tensor, second: Tensor, logits: Tensor) -> Distribution:
+        return mixture(Categorical(logits=logits), Independent(family(first, second), 1))
+
+    return build
+
+
+def family_contender(name: str, family: Callable[..., Distribution], arguments) -> Contender:
+    """Components of a family, beside torch's mixture of them."""
+    mixture = same_family(ours.MixtureSameFamily, family)
+    floor = same_family(MixtureSameFamily, family)
+    return Contender(name, mixture, arguments, floor=floor)
 
 
 def pairs(case: Case) -> int:
@@ -165,6 +206,20 @@ GROUPS = (
         (
             Contender("own covariances", ours.MixtureOfNormals, full),
             Contender("shared covariance", ours.MixtureOfNormalsSharedCovariance, full_shared),
+        ),
+    ),
+    Group(
+        "MixtureSameFamily",
+        diagonal_floor,
+        diagonal,
+        FAMILIES,
+        (
+            family_contender("Normal", Normal, diagonal),
+            family_contender("Laplace", Laplace, diagonal),
+            family_contender("Gumbel", Gumbel, diagonal),
+            family_contender("Gamma", Gamma, positive),
+            family_contender("Beta", Beta, positive),
+            family_contender("StudentT", student_t, diagonal),
         ),
     ),
 )

@@ -49,7 +49,7 @@ def measure_case(index: int, case: Case, count: int, seconds: float, compiled: b
             step = contender.step(case)
             reason = failure(contender, step)
         if reason is None:
-            results[contender.name] = pair(step, floor, seconds)
+            results[contender.name] = pair(step, contender.floor_step(case) or floor, seconds)
         else:
             absent[contender.name] = reason
     return {
