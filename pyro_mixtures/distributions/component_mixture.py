@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Transform
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.distributions.weights import draw_index, within_group
 from pyro_mixtures.families.registry import common_coordinates, factors, moved, tails
 from pyro_mixtures.families.support import check_exchange, check_supports
 from pyro_mixtures.velocity.chunks import map_chunks
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise
-from pyro_mixtures.velocity.precision import double, largest
+from pyro_mixtures.velocity.precision import at_least_single, double, largest
 from pyro_mixtures.velocity.telescoping import Factors, exchange
 
 
@@ -37,12 +36,11 @@ class ComponentMixture(MixtureDistribution):
     coordinate at a time (:func:`~pyro_mixtures.velocity.telescoping.exchange`).
 
     A subclass has ``mixture_distribution`` and supplies ``_components``, ``_draw``, ``_each`` and
-    ``_padded``. The event shape is ``E``.
+    ``_padded``, and ``_displacement`` if it has that transport. The event shape is ``E``.
     """
 
     mixture_distribution: Categorical
     transport = "telescoping"
-    _normals: NormalMixture | None = None
 
     @property
     def _components(self) -> tuple[Distribution, ...]:
@@ -63,7 +61,7 @@ class ComponentMixture(MixtureDistribution):
 
     def _check(self) -> None:
         """Raise errors for what would otherwise show in the first sample or be wrong."""
-        if self._normals is None and self.num_components > 1:
+        if self.num_components > 1:
             if self.weight_gradient != "score":
                 check_exchange(*self._components)
             check_supports(*self._components)
@@ -143,7 +141,8 @@ class ComponentMixture(MixtureDistribution):
 
     def _moved(self, z: Tensor) -> Tensor:
         """Samples ``(S, *B, *E)`` as functions of all parameters, of about the same values."""
-        log_weights = self.log_weights
+        (z,) = at_least_single(z)
+        log_weights = self.log_weights.to(z.dtype)
         has_transport = (
             self.weight_gradient != "score"
             and self.num_components > 1
@@ -155,6 +154,7 @@ class ComponentMixture(MixtureDistribution):
             points, own, marginals = None, None, None
             if exchanges:
                 points, own, marginals = self._points_and_factors(z, shared)
+                own, marginals = own.to(z.dtype), marginals.to(z.dtype)
             log_components = own.log_pdf.sum(-1) if own else self._each(_log_prob, z)
             joint = log_components + log_weights
             log_prob = joint.logsumexp(-1, keepdim=True)  # (S, *B, 1)
@@ -165,24 +165,14 @@ class ComponentMixture(MixtureDistribution):
         with torch.no_grad():
             # no current of a component without weight overflows
             log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
-            within = self._within_group()
+            groups = (self._same_group,) if self.weight_gradient == "clustered" else ()
+            within = within_group(log_weights, *groups)  # (*B, K or 1, K)
             if own and marginals:
                 currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
             else:
                 currents = self._displacement(z, log_prob, within)
-        shift = self._weight_changes(within) @ currents  # (S, *B, 1, D)
+        shift = _weight_changes(log_weights, within) @ currents  # (S, *B, 1, D)
         return point + self._mapped(shared, z, shift)
-
-    def _within_group(self) -> Tensor:
-        groups = (self._same_group,) if self.weight_gradient == "clustered" else ()
-        return within_group(self.log_weights, *groups)  # (*B, K or 1, K)
-
-    def _weight_changes(self, within: Tensor) -> Tensor:
-        r"""Zeros ``(*B, 1, K)`` with derivatives :math:`\pi_j (\delta_{jl} - \pi_l / \pi_C)`."""
-        log_weights = self.log_weights
-        change = log_weights.masked_fill(log_weights == -math.inf, 0).unsqueeze(-1)
-        change = change - change.detach()  # (*B, K, 1)
-        return (change - within @ change).mT * log_weights.exp().detach().unsqueeze(-2)
 
     def _displacement(self, z: Tensor, log_prob: Tensor, within: Tensor) -> Tensor:
         """Currents ``(S, *B, K, D)`` of :func:`location_scale_displacement`."""
@@ -220,11 +210,23 @@ class ComponentMixture(MixtureDistribution):
         return bhattacharyya_diag_normal(mean, stddev)
 
 
+def _weight_changes(log_weights: Tensor, within: Tensor) -> Tensor:
+    r"""Zeros ``(*B, 1, K)`` with derivatives :math:`\pi_j (\delta_{jl} - \pi_l / \pi_C)`."""
+    change = log_weights.masked_fill(log_weights == -math.inf, 0).unsqueeze(-1)
+    change = change - change.detach()  # (*B, K, 1)
+    return (change - within @ change).mT * log_weights.exp().detach().unsqueeze(-2)
+
+
 def _pass_on(z: Tensor, grad: Tensor, moved: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
 def _log_prob(component: Distribution, value: Tensor) -> Tensor:
+    """As ``component.log_prob``, which of independent coordinates takes no empty value."""
+    if isinstance(component, Independent):
+        log_prob = _log_prob(component.base_dist, value)
+        count = component.reinterpreted_batch_ndims
+        return log_prob.flatten(-count).sum(-1) if count else log_prob
     return component.log_prob(value)
 
 

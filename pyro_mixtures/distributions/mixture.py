@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Distribution, constraints
 
 from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
-from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.distributions.validation import check_choice, expanded
 from pyro_mixtures.families.support import check_rules
 
 
@@ -95,7 +95,7 @@ class Mixture(ComponentMixture):
                 f" but got {', '.join(str(tuple(shape)) for shape in shapes)}"
             ) from None
         self.mixture_distribution = mixture_distribution.expand(batch_shape)
-        self.components = tuple(component.expand(batch_shape) for component in components)
+        self.components = tuple(expanded(component, batch_shape) for component in components)
         self.component_logits = self.mixture_distribution.logits
         self.weight_gradient = weight_gradient
         super().__init__(batch_shape, components[0].event_shape, validate_args=validate_args)
@@ -106,12 +106,16 @@ class Mixture(ComponentMixture):
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         new.mixture_distribution = self.mixture_distribution.expand(batch_shape)
-        new.components = tuple(each.expand(batch_shape) for each in self.components)
+        new.components = tuple(expanded(each, batch_shape) for each in self.components)
         new.component_logits = new.mixture_distribution.logits
         new.weight_gradient = self.weight_gradient
         super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def __repr__(self):
+        components = ",\n   ".join(map(repr, self.components))
+        return f"Mixture(\n  {self.mixture_distribution},\n  [{components}])"
 
     @constraints.dependent_property
     def support(self):

@@ -13,20 +13,16 @@ from torch.distributions import Categorical, Distribution, Independent, Transfor
 from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.normal_components import normal_mixture
-from pyro_mixtures.distributions.validation import check_choice
-from pyro_mixtures.families import UNIVARIATE
+from pyro_mixtures.distributions.validation import check_choice, expanded
+from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
-from pyro_mixtures.families.registry import Affine, law, moving_tails, velocity
+from pyro_mixtures.families.registry import Affine, factor, moving_tails, velocity
 from pyro_mixtures.families.support import check_rules
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
 from pyro_mixtures.velocity.precision import double
 from pyro_mixtures.velocity.telescoping import Factors
 
-MADE_OF_PARAMETERS = frozenset(
-    getattr(module, law.__name__, law)
-    for module in (torch.distributions, pyro.distributions)
-    for law in UNIVARIATE
-)
+MADE_OF_PARAMETERS = exactly(*UNIVARIATE)
 """Classes whose parameters, by the names of their constraints, are all that they are made of."""
 
 
@@ -55,10 +51,11 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
             to the product of the mixture's marginals) or, for ``Normal``,
             ``MultivariateNormal``, ``Logistic``, ``Gumbel`` and ``Cauchy`` components,
             ``"displacement"`` (they flow to a hub of their own family). The default is
-            displacement for Normal components and telescoping, exact and cheaper, for others.
+            displacement for Normal components, also of low rank, and telescoping for others.
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+            (:class:`~pyro_mixtures.distributions.MixtureDistribution`). For ``"clustered"`` the
+            components need means and standard deviations, or a location and a scale.
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -117,7 +114,7 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
             validate_args=False,
         )
         if self._normals is None:
-            smooth = isinstance(self._law, SMOOTH)
+            smooth = type(self._base) in exactly(*SMOOTH)
             choices = ("telescoping", "displacement") if smooth else ("telescoping",)
             self.transport = transport or "telescoping"
             check_choice("transport", self.transport, choices)
@@ -142,17 +139,17 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         return self.component_distribution.sample((count,))
 
     def _pick(self, index: Tensor) -> Tensor:
-        law = self._law
-        if type(law) not in MADE_OF_PARAMETERS:
+        base = self._base
+        if type(base) not in MADE_OF_PARAMETERS:
             return super()._pick(index)
         first, (count, batch) = len(self.batch_shape) + 1, index.shape
         chosen = {}
-        for name in law.arg_constraints:  # those of the chosen components, (B, S, D)
-            value = getattr(law, name).unsqueeze(-1).flatten(first)  # (*B, K, D)
+        for name in base.arg_constraints:  # those of the chosen components, (B, S, D)
+            value = getattr(base, name).unsqueeze(-1).flatten(first)  # (*B, K, D)
             value = value.reshape(batch, self.num_components, value.shape[-1])
             rows = index.T.unsqueeze(-1).expand(batch, count, value.shape[-1])
             chosen[name] = value.gather(1, rows)
-        return type(law)(**chosen, validate_args=False).sample().movedim(1, 0)
+        return type(base)(**chosen, validate_args=False).sample().movedim(1, 0)
 
     def _padded(self, value: Tensor) -> Tensor:
         return self._pad(value)
@@ -161,33 +158,33 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         return function(self.component_distribution, *map(self._pad, values))
 
     @property
-    def _law(self) -> Any:
-        """The distribution of one coordinate, if they are independent."""
-        law = self.component_distribution
-        while isinstance(law, Independent):
-            law = law.base_dist
-        return law
+    def _base(self) -> Any:
+        """The components without what makes vectors of independent coordinates."""
+        base = self.component_distribution
+        while isinstance(base, Independent):
+            base = base.base_dist
+        return base
 
     def _displacement(self, z: Tensor, log_prob: Tensor, within: Tensor) -> Tensor:
-        law, first = self._law, len(self.batch_shape) + 1
-        locs, scales = (x.unsqueeze(-1).flatten(first) for x in (law.loc, law.scale))
-        unit = type(law)(locs.new_zeros(()), locs.new_ones(()), validate_args=False)
+        base, first = self._base, len(self.batch_shape) + 1
+        locs, scales = (x.unsqueeze(-1).flatten(first) for x in (base.loc, base.scale))
+        unit = type(base)(locs.new_zeros(()), locs.new_ones(()), validate_args=False)
         flat = z.unsqueeze(-1).flatten(first)  # (S, *B, D)
         return location_scale_displacement(flat, log_prob, within, locs, scales, unit.log_prob)
 
     def _points_and_factors(self, z: Tensor, shared: Transform | None):
         value, first = self._pad(z), len(self.batch_shape) + 2
         with torch.enable_grad():
-            both = moving_tails(self._law, value)
+            both = moving_tails(self._base, value)
         if both is None:
             return super()._points_and_factors(z, shared)
         points, values = both
-        own = law(self._law, value, values)
+        own = factor(self._base, value, values)
         own = Factors(*(x.detach().unsqueeze(-1).flatten(first) for x in own))
         return points, own, own
 
     def _average(self, z: Tensor, points: Tensor | None, responsibilities: Tensor) -> Tensor:
-        motion = velocity(self._law, self._pad(z)) if points is None else points
+        motion = velocity(self._base, self._pad(z)) if points is None else points
         if not isinstance(motion, Affine):
             return super()._average(z, motion, responsibilities)
         first = len(self.batch_shape) + 1
@@ -201,6 +198,10 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         return torch.addcmul(offset, slope, flat).reshape(z.shape).to(z.dtype)
 
     # Normal components are those of the classes made for them
+
+    def _check(self) -> None:
+        if self._normals is None:
+            super()._check()
 
     def sample(self, sample_shape=torch.Size()):
         if self._normals is None:
@@ -252,8 +253,4 @@ def _broadcast(mixture: Categorical, components: Distribution) -> tuple[Categori
         shape = torch.broadcast_shapes(mixture.batch_shape, batch)
     except RuntimeError:
         return mixture, components
-    if mixture.batch_shape != shape:
-        mixture = mixture.expand(shape)
-    if components.batch_shape[:-1] != shape:
-        components = components.expand((*shape, count))
-    return mixture, components
+    return mixture.expand(shape), expanded(components, torch.Size((*shape, count)))

@@ -3,11 +3,14 @@
 Importing the package registers those for the distributions of torch and Pyro.
 """
 
+import pyro.distributions
+import torch
 from pyro.distributions import Logistic
 from torch.distributions import (
     Beta,
     Cauchy,
     Chi2,
+    Distribution,
     Exponential,
     Gamma,
     Gumbel,
@@ -33,12 +36,14 @@ from pyro_mixtures.families import (  # noqa: F401
     multivariate,
 )
 from pyro_mixtures.families.registry import (
+    Affine,
     Tails,
     register_coordinates,
     register_factors,
     register_tails,
     register_velocity,
 )
+from pyro_mixtures.velocity.telescoping import Factors
 
 UNIVARIATE = (
     Beta,
@@ -63,9 +68,20 @@ UNIVARIATE = (
 )
 """Families of numbers that have rules."""
 
+
+def exactly(*families: type[Distribution]) -> frozenset[type[Distribution]]:
+    """These classes in torch's and in Pyro's form; one derived from them may mean another law."""
+    modules = torch.distributions, pyro.distributions
+    names = [(module, family) for module in modules for family in families]
+    return frozenset(getattr(module, family.__name__, family) for module, family in names)
+
+
 __all__ = [
     "UNIVARIATE",
+    "Affine",
+    "Factors",
     "Tails",
+    "exactly",
     "register_coordinates",
     "register_factors",
     "register_tails",

@@ -18,6 +18,7 @@ from torch.distributions import (
 from pyro_mixtures.families.registry import (
     Tails,
     coordinates,
+    factor,
     factors,
     moved,
     register_coordinates,
@@ -56,7 +57,7 @@ def _(distribution, value):
 @register_velocity(TransformedDistribution)
 def _(distribution, value):
     for transform in reversed(distribution.transforms):
-        value = transform.inv(value)
+        value = _before(transform, value)
     value = moved(distribution.base_dist, value.detach())
     for transform in distribution.transforms:
         value = transform(value)
@@ -65,8 +66,10 @@ def _(distribution, value):
 
 @register_tails(TransformedDistribution)
 def _(distribution, value):
-    value, sign, _ = _pulled_back(parts(distribution.transforms), value)
-    return _turned(sign, *tails(distribution.base_dist, value)[:2])
+    value, sign, log_slope = _pulled_back(parts(distribution.transforms), value)
+    own = factor(distribution.base_dist, value, tails(distribution.base_dist, value))
+    cdf, sf = _turned(sign, own.cdf, own.sf)
+    return Tails(cdf, sf, own.log_pdf - log_slope)
 
 
 @register_coordinates(TransformedDistribution)
@@ -93,7 +96,7 @@ def _(distribution, value, shared):
     inner = steps[: max(0, len(steps) - len(outer))]
     base, outer = (outer[0], outer[1:]) if len(outer) > len(steps) else (None, outer)
     for step in reversed(outer):
-        value = step.inv(value)
+        value = _before(step, value)
     value, sign, log_slope = _pulled_back(inner, value)
     own, marginal = factors(distribution.base_dist, value, base)
     if not inner:
@@ -101,7 +104,7 @@ def _(distribution, value, shared):
     first = -len(distribution.event_shape)
     sign, log_slope = sign.flatten(first), log_slope.flatten(first)
     own, marginal = (
-        Factors(x.log_pdf - log_slope, *_turned(sign, x.cdf, x.sf)[:2]) for x in (own, marginal)
+        Factors(x.log_pdf - log_slope, *_turned(sign, x.cdf, x.sf)) for x in (own, marginal)
     )
     return own, marginal
 
@@ -127,18 +130,29 @@ def elementwise(transform: Transform) -> bool:
     return transform.domain.event_dim == 0 == transform.codomain.event_dim
 
 
+def _before(transform: Transform, value: Tensor) -> Tensor:
+    """Inverse of a transform; samples rounded to an end of its range come from next to it."""
+    low, high = (getattr(transform.codomain, f"{side}_bound", None) for side in ("lower", "upper"))
+    bounds = torch.finfo(value.dtype)
+    if isinstance(low, (int, float)):
+        value = value.clamp_min(low + max(abs(low) * bounds.eps, bounds.tiny))
+    if isinstance(high, (int, float)):
+        value = value.clamp_max(high - max(abs(high) * bounds.eps, bounds.tiny))
+    return transform.inv(value)
+
+
 def _pulled_back(transforms: Sequence[Transform], value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Before elementwise transforms, with the sign and the logarithm of their slope."""
     sign, log_slope = torch.ones_like(value), torch.zeros_like(value)
     for transform in reversed(transforms):
-        before = transform.inv(value)
+        before = _before(transform, value)
         sign = sign * transform.sign
         log_slope = log_slope + transform.log_abs_det_jacobian(before, value)
         value = before
     return value, sign, log_slope
 
 
-def _turned(sign: Tensor, cdf: Tensor, sf: Tensor) -> Tails:
+def _turned(sign: Tensor, cdf: Tensor, sf: Tensor) -> tuple[Tensor, Tensor]:
     """Tails after a transform with slopes of a sign."""
     rising = sign > 0
-    return Tails(torch.where(rising, cdf, sf), torch.where(rising, sf, cdf))
+    return torch.where(rising, cdf, sf), torch.where(rising, sf, cdf)

@@ -89,8 +89,9 @@ def velocity(distribution: Distribution, value: Tensor) -> Tensor | Affine:
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions*, Eq. 12.
     """
     raise NotImplementedError(
-        f"Expected components of a family that can move given points, but"
-        f" {type(distribution).__name__} has no rule for that: give it one by register_velocity"
+        "Expected components of a family that can move given points, but"
+        f" {type(distribution).__name__} has no rule for that: give it one by register_velocity,"
+        " or put what wraps or masks a distribution around the mixture instead"
     )
 
 
@@ -147,7 +148,9 @@ def factors(
             f" but {type(distribution).__name__} has no rule for them:"
             " weight_gradient='score' asks for none"
         )
-    own = Factors(*(x.unsqueeze(-1) for x in law(distribution, value, tails(distribution, value))))
+    own = Factors(
+        *(x.unsqueeze(-1) for x in factor(distribution, value, tails(distribution, value)))
+    )
     return own, own
 
 
@@ -182,7 +185,7 @@ def common_coordinates(*components: Distribution) -> Transform | None:
     return coordinates(*components)
 
 
-def law(distribution: Distribution, value: Tensor, both: Tails) -> Factors:
+def factor(distribution: Distribution, value: Tensor, both: Tails) -> Factors:
     """The univariate factor of these tails."""
     cdf, sf, log_pdf = both
     return Factors(distribution.log_prob(value) if log_pdf is None else log_pdf, cdf, sf)

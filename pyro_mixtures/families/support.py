@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     CatTransform,
+    ComposeTransform,
     Distribution,
     Independent,
     StackTransform,
@@ -56,10 +57,11 @@ def check_exchange(distribution: Distribution, *others: Distribution) -> None:
     for component in (distribution, *others):
         _check_factors(component)
     shared = common_coordinates(distribution, *others)
-    if shared is None or others:
-        return
+    if not isinstance(shared, ComposeTransform) or others:
+        return  # of a rule, which sees to that itself
     last = len(distribution.batch_shape) - 1
-    with torch.random.fork_rng(devices=[]):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         value = distribution.sample().narrow(last, 0, 1)
     if shared.inv(value).shape[last] > 1:
         raise NotImplementedError(
@@ -103,18 +105,21 @@ def check_supports(*components: Distribution) -> None:
             f" {', '.join(str(component.support) for component in components)}"
         )
     for name, ends in zip(("lower", "upper"), zip(*known, strict=True), strict=False):
-        each = [torch.as_tensor(end).expand(shape) for end in ends]
-        if len(each) == 1:  # of one distribution, along its components
-            each = list(each[0].unbind(len(components[0].batch_shape) - 1))
-        for end in each[1:]:
-            differ = ~end.to(each[0]).isclose(each[0])
-            if differ.any():
-                raise ValueError(
-                    f"Expected components of the same support, but got {name} ends"
-                    f" {each[0][differ][0].item():.6g} and {end[differ][0].item():.6g}: no path"
-                    " for their weights leads where the mixture has no density. Transform them to"
-                    " one support, or take the score function of torch's MixtureSameFamily"
-                )
+        if all(isinstance(end, float) and end == ends[0] for end in ends):
+            continue
+        like = next((end for end in ends if isinstance(end, Tensor)), torch.zeros(()))
+        each = [torch.as_tensor(end).to(like).expand(shape) for end in ends]
+        dim = len(components[0].batch_shape) - 1 if len(each) == 1 else 0
+        stacked = each[0] if len(each) == 1 else torch.stack(each)
+        first = stacked.narrow(dim, 0, 1).expand_as(stacked)
+        differ = ~stacked.isclose(first)
+        if differ.any():
+            raise ValueError(
+                f"Expected components of the same support, but got {name} ends"
+                f" {first[differ][0].item():.6g} and {stacked[differ][0].item():.6g}: no path for"
+                " weight leads where the mixture has no density. Transform them to one support;"
+                " torch's MixtureSameFamily takes them, without rsample"
+            )
 
 
 def _interval(distribution: Distribution) -> Ends | None:

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.pathwise import needs_gradient
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.velocity.precision import at_least_single, double
 from pyro_mixtures.velocity.quadrature import (
     CUT,
-    Tails,
+    LogTails,
     gauss_legendre,
     integrate,
     log1p_minus,
     log_tails,
-    moving_tails,
     sliced,
     swap,
+    tails_and_velocities,
     with_slopes,
 )
 
@@ -28,7 +28,7 @@ BETA_RULES = {torch.float32: gauss_legendre(12, 0.3), torch.float64: gauss_legen
 """Bent, for the density has poles beside the path of integration."""
 
 
-def gamma_tails(concentration: Tensor, x: Tensor) -> Tails:
+def gamma_tails(concentration: Tensor, x: Tensor) -> LogTails:
     r"""Of Gamma distributions with rate one.
 
     Args:
@@ -39,6 +39,7 @@ def gamma_tails(concentration: Tensor, x: Tensor) -> Tails:
     Returns:
         Log tails, and the velocity :math:`dx / da`.
     """
+    concentration, x = at_least_single(concentration, x)
     bounds = torch.finfo(x.dtype)
     x = x.clamp(bounds.tiny, bounds.tiny**-0.5)
     moving = needs_gradient(x, concentration)
@@ -46,7 +47,7 @@ def gamma_tails(concentration: Tensor, x: Tensor) -> Tails:
     return with_slopes(values, x, concentration)
 
 
-def beta_tails(a: Tensor, b: Tensor, log_x: Tensor, log_complement: Tensor) -> Tails:
+def beta_tails(a: Tensor, b: Tensor, log_x: Tensor, log_complement: Tensor) -> LogTails:
     r"""Of Beta distributions, at points x given by :math:`\log x` and :math:`\log(1 - x)`.
 
     Args:
@@ -59,6 +60,7 @@ def beta_tails(a: Tensor, b: Tensor, log_x: Tensor, log_complement: Tensor) -> T
         Log tails, and the velocities :math:`dy / da` and :math:`dy / db` of the logit
         :math:`y = \log x - \log(1 - x)`.
     """
+    a, b, log_x, log_complement = at_least_single(a, b, log_x, log_complement)
     log_x, log_complement = log_x.clamp(min=-1e20), log_complement.clamp(min=-1e20)
     a_constant, a_excess = _stirling(a)
     b_constant, b_excess = _stirling(b)
@@ -103,7 +105,7 @@ def _gamma(
     (moment,) = moments
     velocity = mills * (log_ratio - excess).lerp(excess - log_ratio, lower)
     velocity = velocity + (mills / a + moment).lerp(x / a * moment, lower)
-    return moving_tails(lower, log_pdf, mills, x, velocity)
+    return tails_and_velocities(lower, log_pdf, mills, x, velocity)
 
 
 @sliced
@@ -170,7 +172,7 @@ def _beta(
     a_velocity = mills * x_excess + (1 / n + n * x * a_moment) / a
     b_velocity = mills * c_excess - x * (mass + n * b_moment) / a
     a_velocity, b_velocity = swap(a_velocity, b_velocity, lower)
-    return moving_tails(lower, log_pdf, mills, 2 * lower - 1, a_velocity, b_velocity)
+    return tails_and_velocities(lower, log_pdf, mills, 2 * lower - 1, a_velocity, b_velocity)
 
 
 def _log1p(d: Tensor, near_zero: Tensor) -> Tensor:

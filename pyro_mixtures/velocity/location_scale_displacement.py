@@ -58,10 +58,12 @@ def location_scale_displacement(
     volume = hub_scale.log().sum(-1) + log_prob  # (..., K)
     growth = rate.sum(-1)
     integral = torch.zeros_like(volume + growth)
+    # where no sample gets, that is, q is zero to rounding
+    bound = math.log(torch.finfo(integral.dtype).max) - 10
     for node, log_weight in zip(*_rule(shift, rate, within), strict=True):
         back = torch.addcmul(standard, (rate * -node).expm1(), place)
-        exponent = log_density(back).sum(-1) - node * growth - volume
-        integral = integral + (exponent + log_weight).exp()
+        exponent = log_density(back).sum(-1) - node * growth - volume + log_weight
+        integral = integral + exponent.clamp_max(bound).exp()
     return integral.unsqueeze(-1) * torch.addcmul(shift, rate, standard) * hub_scale
 
 

@@ -51,7 +51,7 @@ CUT = {torch.float32: 16.0, torch.float64: 37.0}
 Rule = list[tuple[float, float]]
 
 
-class Tails(NamedTuple):
+class LogTails(NamedTuple):
     """Both tails of a distribution at a point, and the point's velocities."""
 
     log_cdf: Tensor
@@ -74,16 +74,16 @@ def gauss_legendre(size: int, bend: float = 0.0) -> Rule:
     return list(zip((u / rest).tolist(), weights.tolist(), strict=True))
 
 
-def with_slopes(values: tuple[Tensor, ...], x: Tensor, *parameters: Tensor) -> Tails:
+def with_slopes(values: tuple[Tensor, ...], x: Tensor, *parameters: Tensor) -> LogTails:
     """Tails that autograd can differentiate, although their values were computed without it."""
     log_cdf, log_sf, *slopes = values
     if not slopes:
-        return Tails(log_cdf, log_sf, ())
+        return LogTails(log_cdf, log_sf, ())
     cdf_slope, sf_slope, *velocities = slopes
     step = x - x.detach()  # zero, as are those of the parameters
     for parameter, velocity in zip(parameters, velocities, strict=True):
         step = step - velocity * (parameter - parameter.detach())
-    return Tails(log_cdf + cdf_slope * step, log_sf + sf_slope * step, tuple(velocities))
+    return LogTails(log_cdf + cdf_slope * step, log_sf + sf_slope * step, tuple(velocities))
 
 
 def sliced(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
@@ -116,7 +116,7 @@ def integrate(
     return [total * end for total in totals]
 
 
-def moving_tails(
+def tails_and_velocities(
     lower: Tensor, log_pdf: Tensor, mills: Tensor, unit: Tensor, *velocities: Tensor
 ) -> tuple[Tensor, ...]:
     """Log tails, their derivatives in x, and velocities of x.

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.pathwise import needs_gradient
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.velocity.precision import at_least_single, double
 from pyro_mixtures.velocity.quadrature import (
     CUT,
-    Tails,
+    LogTails,
     gauss_legendre,
     integrate,
     log1p_minus,
     log_tails,
-    moving_tails,
     sliced,
+    tails_and_velocities,
     with_slopes,
 )
 
@@ -25,7 +25,7 @@ STUDENT_T_RULES = {torch.float32: gauss_legendre(9, 2.0), torch.float64: gauss_l
 VON_MISES_RULES = {torch.float32: gauss_legendre(9, 1.0), torch.float64: gauss_legendre(26, 1.0)}
 
 
-def student_t_tails(df: Tensor, x: Tensor) -> Tails:
+def student_t_tails(df: Tensor, x: Tensor) -> LogTails:
     r"""Of standard Student t distributions.
 
     Args:
@@ -35,6 +35,7 @@ def student_t_tails(df: Tensor, x: Tensor) -> Tails:
     Returns:
         Log tails, and the velocity :math:`dx / d\nu`.
     """
+    df, x = at_least_single(df, x)
     largest = torch.finfo(x.dtype).max / 1e6
     x = x.clamp(-largest, largest)
     moving = needs_gradient(x, df)
@@ -42,7 +43,7 @@ def student_t_tails(df: Tensor, x: Tensor) -> Tails:
     return with_slopes(values, x, df)
 
 
-def von_mises_tails(concentration: Tensor, angle: Tensor) -> Tails:
+def von_mises_tails(concentration: Tensor, angle: Tensor) -> LogTails:
     r"""Of von Mises distributions about zero, counted from :math:`-\pi`.
 
     Args:
@@ -52,6 +53,7 @@ def von_mises_tails(concentration: Tensor, angle: Tensor) -> Tails:
     Returns:
         Log tails, and the velocity of the angle in :math:`\kappa`.
     """
+    concentration, angle = at_least_single(concentration, angle)
     angle = angle.clamp(-math.pi, math.pi)
     moving = needs_gradient(angle, concentration)
     values = _von_mises(moving, angle, concentration, *_von_mises_center(concentration))
@@ -90,7 +92,7 @@ def _student_t(
     edge = slope + _student_t_score(df, tanh.square(), -2 * log_cosh)
     edge = edge - part * (1 + (1 + df) / 2 * tanh.square())
     velocity = (tanh * edge + scale * ((1 + df) * moment - part * mass)) / df * x.sign()
-    return moving_tails(lower, log_pdf, mills, df.sqrt() * cosh, velocity)
+    return tails_and_velocities(lower, log_pdf, mills, df.sqrt() * cosh, velocity)
 
 
 @torch.no_grad()
@@ -167,7 +169,7 @@ def _von_mises(
     (moment,) = moments
     velocity = ((center - fall) * mass - moment).lerp((moment - center * mass) * height, central)
     unit = torch.ones_like(angle)
-    return moving_tails(lower, log_pdf, mills, unit, velocity * angle.sign())
+    return tails_and_velocities(lower, log_pdf, mills, unit, velocity * angle.sign())
 
 
 @torch.no_grad()

@@ -27,6 +27,10 @@ class Factors(NamedTuple):
         """The coordinates in reversed order."""
         return Factors(*(x.flip(-1) for x in self))
 
+    def to(self, dtype: torch.dtype) -> Factors:
+        """In another precision."""
+        return Factors(*(x.to(dtype) for x in self))
+
     def mix(self, weights: Tensor) -> Factors:
         """Mixtures with weights ``(..., K or 1, K)`` of the factors of each coordinate."""
         return Factors(_log_matmul(weights, self.log_pdf), weights @ self.cdf, weights @ self.sf)

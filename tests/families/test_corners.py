@@ -1,0 +1,183 @@
+"""Classes derived from known ones, rounded samples, mixed and low precisions, empty values."""
+
+import pytest
+import torch
+from pyro.distributions import MultivariateStudentT
+from torch.distributions import (
+    Beta,
+    Categorical,
+    Distribution,
+    Exponential,
+    Gamma,
+    Gumbel,
+    HalfNormal,
+    Independent,
+    Laplace,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    TanhTransform,
+    TransformedDistribution,
+    VonMises,
+    constraints,
+)
+
+from pyro_mixtures import Mixture, MixtureSameFamily, register_velocity
+
+TWO = torch.arange(1.0, 3.0)
+
+
+def even(**options):
+    return Categorical(logits=torch.zeros(2, **options))
+
+
+class Shifted(Normal):
+    """A Normal in name only."""
+
+    def log_prob(self, value):
+        return super().log_prob(value - 100)
+
+    def sample(self, sample_shape=torch.Size()):
+        return super().sample(sample_shape) + 100
+
+
+def test_a_derived_class_is_not_its_base():
+    q = MixtureSameFamily(even(), Shifted(TWO, 1.0), transport="telescoping")
+    assert q.rsample((10,)).min() > 90
+    torch.testing.assert_close(
+        q.log_prob(torch.tensor(101.0)),
+        q.component_log_prob(torch.tensor(101.0)).logsumexp(-1) - torch.tensor(2.0).log(),
+    )
+    with pytest.raises(ValueError, match="displacement"):
+        MixtureSameFamily(even(), Shifted(TWO, 1.0), transport="displacement")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_samples_rounded_to_the_end_of_a_transform(dtype):
+    """Squashed by tanh, seven standard deviations out, samples are exactly one."""
+    loc = torch.tensor([0.0, 30.0], dtype=dtype, requires_grad=True)
+    logits = torch.zeros(2, dtype=dtype, requires_grad=True)
+    components = TransformedDistribution(Normal(loc, 1.0), [TanhTransform()])
+    q = MixtureSameFamily(Categorical(logits=logits), components, validate_args=False)
+    torch.manual_seed(0)
+    z = q.rsample((1000,))
+    assert (z == 1).any()
+    z.sum().backward()
+    assert loc.grad.isfinite().all()
+    assert logits.grad.isfinite().all()
+    assert loc.grad[0] > 10
+    assert loc.grad[1].abs() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32, torch.float64), (torch.float64, torch.float32)]
+)
+@pytest.mark.parametrize(
+    "components",
+    [
+        lambda x: Laplace(x, 1.0),
+        lambda x: Gamma(x, 1.0),
+        lambda x: Gumbel(x, 1.0),
+        lambda x: MultivariateStudentT(x, torch.zeros(2, 2).to(x), torch.eye(2).to(x)),
+        lambda x: Normal(x, 1.0),
+    ],
+)
+def test_logits_of_another_precision(components, dtypes):
+    logits = torch.tensor([0.3, -0.2], dtype=dtypes[0], requires_grad=True)
+    parameter = TWO.to(dtypes[1], copy=True).requires_grad_()
+    q = MixtureSameFamily(Categorical(logits=logits), components(parameter))
+    z = q.rsample((50,))
+    (z.sin().sum() + q.log_prob(z.detach()).sum()).backward()
+    assert logits.grad.dtype == dtypes[0]
+    assert parameter.grad.dtype == dtypes[1]
+    assert logits.grad.abs().min() > 0
+    assert parameter.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    "components",
+    [
+        lambda x: VonMises(x, x),
+        lambda x: Gamma(x, x),
+        lambda x: Beta(x, x),
+        lambda x: StudentT(x, x, x),
+        lambda x: Laplace(x, x),
+    ],
+)
+def test_half_precision(components):
+    """Computed in float32: as exact as the parameters."""
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        parameter = torch.tensor([1.0, 2.0], dtype=dtype, requires_grad=True)
+        logits = torch.tensor([0.5, -0.5], dtype=dtype, requires_grad=True)
+        q = MixtureSameFamily(
+            Categorical(logits=logits), components(parameter), validate_args=False
+        )
+        z = q.reparameterize(torch.tensor([0.25, 0.5, 0.75], dtype=dtype))
+        assert z.dtype == dtype
+        results.append(torch.autograd.grad(z.float().square().sum(), (parameter, logits)))
+    for low, exact in zip(*results, strict=True):
+        torch.testing.assert_close(low.float(), exact, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "components",
+    [
+        Independent(Gamma(torch.ones(2, 2, 3), 1.0), 2),
+        Independent(Normal(torch.ones(2, 2, 3), 1.0), 2),
+        Independent(Laplace(torch.ones(2, 3), 1.0), 1),
+        MultivariateNormal(torch.ones(2, 3), torch.eye(3)),
+    ],
+)
+@pytest.mark.parametrize("sample_shape", [(0,), (3, 0)])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "score"])
+def test_no_samples(components, sample_shape, weight_gradient):
+    weights = Categorical(logits=torch.zeros(2, requires_grad=True))
+    q = MixtureSameFamily(weights, components, weight_gradient=weight_gradient)
+    z = q.rsample(sample_shape)
+    assert z.shape == sample_shape + components.event_shape
+    assert q.log_prob(z).shape == sample_shape
+
+
+class Bare(Distribution):
+    """Without an expand."""
+
+    arg_constraints = {"scale": constraints.positive}
+    support = constraints.nonnegative
+
+    def __init__(self, scale, validate_args=None):
+        self.scale = scale
+        super().__init__(scale.shape, validate_args=validate_args)
+
+    def sample(self, sample_shape=torch.Size()):
+        return self.scale * torch.rand(self._extended_shape(sample_shape)).log().neg()
+
+    def log_prob(self, value):
+        return -value / self.scale - self.scale.log()
+
+    def cdf(self, value):
+        return 1 - (-value / self.scale).exp()
+
+
+@register_velocity(Bare)
+def _(distribution, value):
+    return distribution.scale * (value / distribution.scale.detach())
+
+
+def test_without_expand():
+    """Of use where the shapes fit, and refused with a reason where they do not."""
+    scale = torch.tensor(2.0, requires_grad=True)
+    Mixture(even(), [Bare(scale), Exponential(1.0)]).rsample((5,)).sum().backward()
+    assert scale.grad > 0
+    for build in (
+        lambda: MixtureSameFamily(Categorical(torch.ones(3, 2)), Bare(TWO)),
+        lambda: Mixture(Categorical(torch.ones(3, 2)), [Bare(scale), HalfNormal(1.0)]),
+    ):
+        with pytest.raises(NotImplementedError, match=r"Bare of batch shape \(3.*expand"):
+            build()
+
+
+def test_names_of_components_in_repr():
+    q = Mixture(even(), [Normal(0.0, 1.0), Laplace(0.0, 1.0)])
+    assert "Normal(loc: 0.0, scale: 1.0)" in repr(q)
+    assert "Laplace(loc: 0.0, scale: 1.0)" in repr(q)
