@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from pyro.distributions.transforms import LowerCholeskyAffine
 from torch import Tensor
 from torch.distributions import (
     AffineTransform,
@@ -38,7 +39,14 @@ def _(distribution, value):
 
 @register_coordinates(Independent)
 def _(distribution, *others):
-    return coordinates(distribution.base_dist, *(other.base_dist for other in others))
+    shared = coordinates(distribution.base_dist, *(other.base_dist for other in others))
+    if distribution.reinterpreted_batch_ndims and isinstance(shared, LowerCholeskyAffine):
+        raise NotImplementedError(
+            "Expected vectors of dependent coordinates to be one event, but got Independent of"
+            f" {type(distribution.base_dist).__name__}: take one with a block-diagonal scale_tril,"
+            " or weight_gradient='score'"
+        )
+    return shared
 
 
 @register_factors(Independent)

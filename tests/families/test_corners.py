@@ -181,3 +181,23 @@ def test_names_of_components_in_repr():
     q = Mixture(even(), [Normal(0.0, 1.0), Laplace(0.0, 1.0)])
     assert "Normal(loc: 0.0, scale: 1.0)" in repr(q)
     assert "Laplace(loc: 0.0, scale: 1.0)" in repr(q)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        MultivariateNormal(torch.zeros(2, 4, 3), torch.eye(3)),
+        MultivariateStudentT(torch.tensor(4.0), torch.zeros(2, 4, 3), torch.eye(3)),
+        TransformedDistribution(
+            MultivariateNormal(torch.zeros(2, 4, 3), torch.eye(3)), [TanhTransform()]
+        ),
+    ],
+    ids=lambda base: type(base).__name__,
+)
+def test_several_vectors_of_dependent_coordinates(base):
+    """Whitening them is not implemented, and without it the variance may be infinite."""
+    weights = Categorical(logits=torch.zeros(2, requires_grad=True))
+    with pytest.raises(NotImplementedError, match="weight_gradient='score'"):
+        MixtureSameFamily(weights, Independent(base, 1))
+    q = MixtureSameFamily(weights, Independent(base, 1), weight_gradient="score")
+    assert q.rsample((5,)).shape == (5, 4, 3)
