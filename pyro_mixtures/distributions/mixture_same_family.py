@@ -16,7 +16,7 @@ from pyro_mixtures.distributions.normal_components import normal_mixture
 from pyro_mixtures.distributions.validation import check_choice, expanded
 from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
-from pyro_mixtures.families.registry import Affine, factor, moving_tails, velocity
+from pyro_mixtures.families.registry import Affine, factor, moving_tails, tails, velocity
 from pyro_mixtures.families.support import check_rules
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
 from pyro_mixtures.velocity.precision import double
@@ -173,14 +173,14 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         return location_scale_displacement(flat, log_prob, within, locs, scales, unit.log_prob)
 
     def _points_and_factors(self, z: Tensor, shared: Transform | None):
-        value, first = self._pad(z), len(self.batch_shape) + 2
-        with torch.enable_grad():
-            both = moving_tails(self._base, value)
-        if both is None:
+        kind, value = type(self._base), self._pad(z)
+        if not moving_tails.owner(kind) is velocity.owner(kind) is tails.owner(kind) is not object:
             return super()._points_and_factors(z, shared)
-        points, values = both
+        with torch.enable_grad():
+            points, values = moving_tails(self._base, value)
         own = factor(self._base, value, values)
-        own = Factors(*(x.detach().unsqueeze(-1).flatten(first) for x in own))
+        first = len(self.batch_shape) + 2
+        own = Factors(*(x.detach().unsqueeze(-1).flatten(first) for x in own))  # (S, *B, K, D)
         return points, own, own
 
     def _average(self, z: Tensor, points: Tensor | None, responsibilities: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch.distributions import Distribution, Transform
 
 from pyro_mixtures.velocity.telescoping import Factors
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 
 class Rules:
     """A function of a distribution with rules by its class.
@@ -31,16 +33,20 @@ class Rules:
     def __call__(self, distribution: Distribution, *args: Any) -> Any:
         return self.of(type(distribution))(distribution, *args)
 
+    def owner(self, family: type) -> type:
+        """The most specific class that has a rule, or ``object``."""
+        return next(base for base in family.__mro__ if base in self._rules)
+
     def of(self, family: type) -> Callable[..., Any]:
         """The rule of the most specific class that has one."""
-        return next(self._rules[base] for base in family.__mro__ if base in self._rules)
+        return self._rules[self.owner(family)]
 
     @property
     def default(self) -> Callable[..., Any]:
         """The function where no class has a rule."""
         return self._rules[object]
 
-    def register(self, family: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(self, family: type) -> Decorator:
         """Decorate the rule of a class and of those derived from it."""
 
         def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,9 +154,8 @@ def factors(
             f" but {type(distribution).__name__} has no rule for them:"
             " weight_gradient='score' asks for none"
         )
-    own = Factors(
-        *(x.unsqueeze(-1) for x in factor(distribution, value, tails(distribution, value)))
-    )
+    univariate = factor(distribution, value, tails(distribution, value))
+    own = Factors(*(x.unsqueeze(-1) for x in univariate))
     return own, own
 
 
@@ -197,8 +202,44 @@ def carried(velocities: tuple[Tensor, ...], *parameters: Tensor) -> Tensor | flo
     return sum((v * (theta - theta.detach()) for v, theta in pairs), start=0.0)
 
 
-register_velocity = velocity.register
-register_tails = tails.register
+def register_velocity(family: type[Distribution]) -> Decorator:
+    r"""Give a family of distributions the rule by which it moves a given point.
+
+    Args:
+        family: a class; classes derived from it have the rule, too, unless they have their own.
+
+    Returns:
+        A decorator of ``rule(distribution, value)``, which returns ``value`` as a differentiable
+        function of the parameters: see :func:`velocity`.
+
+    Example:
+        >>> from torch.distributions import Exponential
+        >>> class Waiting(Exponential):
+        ...     pass
+        >>> @register_velocity(Waiting)
+        ... def _(distribution, value):
+        ...     return value * distribution.rate.detach() / distribution.rate
+        >>> rate = torch.tensor([2.0, 4.0], requires_grad=True)
+        >>> velocity(Waiting(rate), torch.tensor(1.0)).sum().backward()
+        >>> rate.grad  # - value / rate
+        tensor([-0.5000, -0.2500])
+    """
+    return velocity.register(family)
+
+
+def register_tails(family: type[Distribution]) -> Decorator:
+    """Give a univariate family a rule for its distribution function.
+
+    Args:
+        family: a class; classes derived from it have the rule, too, unless they have their own.
+
+    Returns:
+        A decorator of ``rule(distribution, value)``, which returns :class:`Tails`: see
+        :func:`tails`.
+    """
+    return tails.register(family)
+
+
 register_moving_tails = moving_tails.register
 register_factors = factors.register
 register_coordinates = coordinates.register

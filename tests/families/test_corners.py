@@ -201,3 +201,22 @@ def test_several_vectors_of_dependent_coordinates(base):
         MixtureSameFamily(weights, Independent(base, 1))
     q = MixtureSameFamily(weights, Independent(base, 1), weight_gradient="score")
     assert q.rsample((5,)).shape == (5, 4, 3)
+
+
+class Slow(Gamma):
+    """A Gamma with a rule of its own."""
+
+
+@register_velocity(Slow)
+def _(distribution, value):
+    return value + 7 * (distribution.rate - distribution.rate.detach())
+
+
+def test_the_most_specific_rule_counts():
+    """Also where the family computes points and tails at once."""
+    rate = torch.tensor([1.0, 2.0], requires_grad=True)
+    logits = torch.zeros(2, requires_grad=True)
+    q = MixtureSameFamily(Categorical(logits=logits), Slow(TWO, rate))
+    q.reparameterize(torch.tensor([0.5])).sum().backward()
+    torch.testing.assert_close(rate.grad.sum(), torch.tensor(7.0))
+    assert logits.grad.abs().min() > 0
