@@ -33,17 +33,12 @@ def _(distribution, value):
 
 
 @register_moving_tails(Gamma)
-def _moving_gamma(distribution, value):
+def _(distribution, value):
     concentration, rate = distribution.concentration, distribution.rate
     standard = rate.detach() * value
     log_cdf, log_sf, velocities = gamma_tails(concentration, standard)
     point = (standard + carried(velocities, concentration)) / rate
     return point, Tails(log_cdf.exp(), log_sf.exp())
-
-
-@register_velocity(Gamma)
-def _(distribution, value):
-    return _moving_gamma(distribution, value)[0]
 
 
 @register_tails(HalfNormal)

@@ -28,7 +28,7 @@ def _(distribution, value):
 
 
 @register_moving_tails(Beta)
-def _moving_beta(distribution, value):
+def _(distribution, value):
     a, b = distribution.concentration1, distribution.concentration0
     log_cdf, log_sf, velocities = beta_tails(a, b, value.log(), (-value).log1p())
     point = value + value * (1 - value) * carried(velocities, a, b)
@@ -43,7 +43,7 @@ def _(distribution, value):
 
 
 @register_moving_tails(VonMises)
-def _moving_von_mises(distribution, value):
+def _(distribution, value):
     """Of the interval from -pi to pi, wherever the mean is, with no flow through its ends."""
     loc, kappa = distribution.loc, distribution.concentration
     fixed = kappa.detach()
@@ -55,16 +55,6 @@ def _moving_von_mises(distribution, value):
     )
     point = value + (1 - ratio) * (loc - loc.detach()) + carried(by_kappa, kappa)
     return point, _between(angle, start, here, there)
-
-
-@register_velocity(Beta)
-def _(distribution, value):
-    return _moving_beta(distribution, value)[0]
-
-
-@register_velocity(VonMises)
-def _(distribution, value):
-    return _moving_von_mises(distribution, value)[0]
 
 
 @register_tails(Uniform)

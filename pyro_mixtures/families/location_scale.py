@@ -35,17 +35,12 @@ def _(distribution, value):
 
 
 @register_moving_tails(StudentT)
-def _moving_student_t(distribution, value):
+def _(distribution, value):
     df, loc, scale = distribution.df, distribution.loc, distribution.scale
     standard = (value - loc.detach()) / scale.detach()
     log_cdf, log_sf, velocities = student_t_tails(df, standard)
     point = torch.addcmul(loc, scale, standard + carried(velocities, df))
     return point, Tails(log_cdf.exp(), log_sf.exp())
-
-
-@register_velocity(StudentT)
-def _(distribution, value):
-    return _moving_student_t(distribution, value)[0]
 
 
 @register_tails(Normal)

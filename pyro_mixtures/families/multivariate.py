@@ -23,6 +23,7 @@ from pyro_mixtures.families.registry import (
 )
 from pyro_mixtures.velocity.full_covariance import triangular_inverse
 from pyro_mixtures.velocity.incomplete import beta_tails
+from pyro_mixtures.velocity.precision import double
 from pyro_mixtures.velocity.symmetric import student_t_tails
 from pyro_mixtures.velocity.telescoping import Factors, normal_factors
 
@@ -71,7 +72,7 @@ def _(distribution, *others):
     if others:
         locs = torch.stack([locs, *(other.loc for other in others)], -2)
         scale_tril = torch.stack([scale_tril, *(other.scale_tril for other in others)], -3)
-    locs, scale_tril = locs.detach().double(), scale_tril.detach().double()
+    locs, scale_tril = double(locs.detach(), scale_tril.detach())
     center = locs.mean(-2, keepdim=True)  # (*B, 1, D)
     offset = locs - center
     between = (offset.mT @ offset / locs.shape[-2]).unsqueeze(-3)

@@ -240,6 +240,15 @@ def register_tails(family: type[Distribution]) -> Decorator:
     return tails.register(family)
 
 
-register_moving_tails = moving_tails.register
+def register_moving_tails(family: type[Distribution]) -> Decorator:
+    """Give a family the rule that yields points and tails at once, and so that of its velocity."""
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+        velocity.register(family)(lambda distribution, value: rule(distribution, value)[0])
+        return moving_tails.register(family)(rule)
+
+    return decorate
+
+
 register_factors = factors.register
 register_coordinates = coordinates.register

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from pyro_mixtures.velocity import quadrature
 from pyro_mixtures.velocity.incomplete import beta_tails, gamma_tails
 
 DIGITS = 40
@@ -138,53 +137,6 @@ def spread(low, high, size=SIZE):
     return 10 ** torch.empty(size).uniform_(low, high)
 
 
-def check_slopes(function, arguments):
-    """Of both log tails in all arguments."""
-    assert torch.autograd.gradcheck(
-        lambda *arguments: function(*arguments)[:2],
-        [tensor(argument) for argument in arguments],
-        eps=1e-5,
-        rtol=1e-6,
-    )
-
-
-def check_velocities(function, arguments):
-    """They keep the distribution function, to first order, and have no gradient themselves."""
-    arguments = [tensor(argument) for argument in arguments]
-    tails = function(*arguments)
-    slope, *slopes = (
-        torch.autograd.grad(tails.log_cdf.sum(), argument, retain_graph=True)[0]
-        for argument in (arguments[-1], *arguments[:-1])
-    )
-    for parameter_slope, velocity in zip(slopes, tails.velocities, strict=True):
-        assert not velocity.requires_grad
-        torch.testing.assert_close(parameter_slope + velocity * slope, torch.zeros(4).double())
-
-
-def check_without_gradient(function, arguments):
-    """The log tails are the same, and there are no velocities."""
-    arguments = [tensor(argument) for argument in arguments]
-    moving = function(*arguments)
-    with torch.no_grad():
-        unwanted = function(*arguments)
-    for tails in (unwanted, function(*(argument.detach() for argument in arguments))):
-        assert tails.velocities == ()
-        torch.testing.assert_close(tails[:2], moving[:2], rtol=0, atol=0)
-
-
-def check_shapes(monkeypatch, function, arguments):
-    """Broadcasting, slices and vmap change nothing."""
-    *parameters, points = (tensor(argument) for argument in arguments)
-    points = torch.stack([points * scale for scale in (0.5, 0.9, 1.0)])
-    whole = function(*parameters, points)
-    assert whole.log_cdf.shape == (3, 4)
-    rows = torch.func.vmap(lambda row: function(*parameters, row))(points)
-    monkeypatch.setattr(quadrature, "SLICE", 5)
-    sliced = function(*parameters, points)
-    for other in (rows, sliced):
-        torch.testing.assert_close(other, whole, rtol=1e-13, atol=0)
-
-
 def check_ends(function, parameters, points):
     """Nothing is NaN there, and velocities and gradients are finite."""
     points.requires_grad_()
@@ -240,33 +192,6 @@ def test_beta_in_single_precision(symmetric):
     b = a.clone() if symmetric else spread(-1.7, 5)
     logit = (a / b).log() + 3 * torch.randn(SIZE) * (1 / a + 1 / b).sqrt()
     check_single_precision(beta_tails, (a, b, *logs(logit)))
-
-
-CASES = [
-    (gamma_tails, ([0.02, 0.7, 3.0, 400.0], [0.01, 2.0, 3.0, 500.0])),
-    (beta_tails_at, ([0.02, 0.7, 3.0, 400.0], [5.0, 0.7, 1.5, 90.0], [-3.0, 0.1, 4.0, 1.6])),
-]
-each_case = pytest.mark.parametrize(("function", "arguments"), CASES)
-
-
-@each_case
-def test_slopes(function, arguments):
-    check_slopes(function, arguments)
-
-
-@each_case
-def test_velocities(function, arguments):
-    check_velocities(function, arguments)
-
-
-@each_case
-def test_without_gradient(function, arguments):
-    check_without_gradient(function, arguments)
-
-
-@each_case
-def test_shapes(monkeypatch, function, arguments):
-    check_shapes(monkeypatch, function, arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

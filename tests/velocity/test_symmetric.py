@@ -11,11 +11,7 @@ from tests.velocity.test_incomplete import (
     SIZE,
     assert_exact,
     check_ends,
-    check_shapes,
     check_single_precision,
-    check_slopes,
-    check_velocities,
-    check_without_gradient,
     precise,
     reference,
     spread,
@@ -87,33 +83,6 @@ def test_von_mises_in_single_precision(near):
         (3 * torch.randn(SIZE) / kappa.sqrt()).clamp(-3, 3) if near else torch.rand(SIZE) * 6 - 3
     )
     check_single_precision(von_mises_tails, (kappa, angle))
-
-
-CASES = [
-    (student_t_tails, ([0.1, 0.9, 4.0, 900.0], [0.5, -3.0, 1.5, -0.2])),
-    (von_mises_tails, ([0.01, 0.9, 4.0, 900.0], [0.5, -3.0, 1.5, -0.2])),
-]
-each_case = pytest.mark.parametrize(("function", "arguments"), CASES)
-
-
-@each_case
-def test_slopes(function, arguments):
-    check_slopes(function, arguments)
-
-
-@each_case
-def test_velocities(function, arguments):
-    check_velocities(function, arguments)
-
-
-@each_case
-def test_without_gradient(function, arguments):
-    check_without_gradient(function, arguments)
-
-
-@each_case
-def test_shapes(monkeypatch, function, arguments):
-    check_shapes(monkeypatch, function, arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
