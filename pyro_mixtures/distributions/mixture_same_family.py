@@ -38,11 +38,15 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
     Families: ``Normal``, ``Laplace``, ``Logistic``, ``Gumbel``, ``Cauchy``, ``StudentT``,
     ``LogNormal``, ``HalfNormal``, ``HalfCauchy``, ``Exponential``, ``Weibull``, ``Gamma``,
     ``InverseGamma``, ``Chi2``, ``Pareto`` (of one scale), ``Beta``, ``Kumaraswamy``, ``Uniform``
-    (on one interval), ``VonMises`` (on the interval from -pi to pi, for any cost, periodic or
-    not), ``Independent`` of them, ``MultivariateNormal``, ``LowRankMultivariateNormal``,
-    ``MultivariateStudentT``, ``Dirichlet``, and ``TransformedDistribution`` of any of them with
-    invertible transforms: elementwise ones with parameters for each component, others common to
-    all. More by :func:`~pyro_mixtures.families.register_velocity`.
+    (on one interval), ``VonMises``, ``Independent`` of them, ``MultivariateNormal``,
+    ``LowRankMultivariateNormal``, ``MultivariateStudentT``, ``Dirichlet``, and
+    ``TransformedDistribution`` of any of them with invertible transforms: elementwise ones with
+    parameters for each component, others common to all. More by
+    :func:`~pyro_mixtures.families.register_velocity`.
+
+    ``VonMises`` lives on the interval from -pi to pi, and its gradients hold for any cost,
+    periodic or not: nothing flows through the ends. So a mean near an end moves its mass around
+    the whole circle, at a high variance; turn the circle so that the ends lie between the means.
 
     Args:
         mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.

@@ -49,7 +49,9 @@ def _(distribution, value):
     fixed = kappa.detach()
     angle, start = _angles(loc.detach(), value)
     here, there = von_mises_tails(kappa, angle), von_mises_tails(kappa, start)
-    ratio = (fixed * (start.cos() - angle.cos())).exp()
+    # of densities, at the start and here: bounded, for a responsibility of zero may come with it
+    bound = math.log(torch.finfo(value.dtype).max) / 2
+    ratio = (fixed * (start.cos() - angle.cos())).clamp_max(bound).exp()
     by_kappa = tuple(
         v - ratio * at_start for v, at_start in zip(here.velocities, there.velocities, strict=True)
     )

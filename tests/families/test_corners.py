@@ -220,3 +220,16 @@ def test_the_most_specific_rule_counts():
     q.reparameterize(torch.tensor([0.5])).sum().backward()
     torch.testing.assert_close(rate.grad.sum(), torch.tensor(7.0))
     assert logits.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_concentrated_angles_near_the_cut(dtype):
+    """The density there exceeds that at samples of the other component by e^2000."""
+    loc = torch.tensor([0.0, 3.1], dtype=dtype, requires_grad=True)
+    concentration = torch.full((2,), 1000.0, dtype=dtype, requires_grad=True)
+    logits = torch.zeros(2, dtype=dtype, requires_grad=True)
+    q = MixtureSameFamily(Categorical(logits=logits), VonMises(loc, concentration))
+    q.rsample((1000,)).sin().mean().backward()
+    for parameter in (loc, concentration, logits):
+        assert parameter.grad.isfinite().all()
+    torch.testing.assert_close(loc.grad[0].double(), torch.tensor(0.5).double(), rtol=0, atol=0.06)
