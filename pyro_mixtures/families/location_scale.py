@@ -87,4 +87,4 @@ def _(distribution, value):
 
 
 def _standardized(distribution, value: Tensor) -> Tensor:
-    return (value - distribution.loc).div_(distribution.scale)
+    return (value - distribution.loc) / distribution.scale

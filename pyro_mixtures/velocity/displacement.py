@@ -170,7 +170,7 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
     if within.shape[-2] == 1:
         mean = within @ locs
         offset = locs - mean
-        return mean, offset, (within @ offset.square().addcmul_(scales, scales)).sqrt_()
+        return mean, offset, (within @ torch.addcmul(offset.square(), scales, scales)).sqrt_()
     dtype = locs.dtype
     within, locs, scales = double(within, locs, scales)  # the groups may be far apart
     center = within[..., :1, :] @ locs

@@ -70,7 +70,8 @@ def location_scale_displacement(
 def _rule(shift: Tensor, rate: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and logarithms of their weights, each ``(T,)``, for the fastest path and the longest.
 
-    A singularity of the density is as near to the path as that is slow.
+    A singularity of the density is as near to the path as that is slow. Where values cannot be
+    looked at, the nodes have a random offset, as those of too fast a path.
     """
     alive = within.amax(-2).sign().unsqueeze(-1)
     speed = (shift.abs() + 3 * rate.abs()) * alive

@@ -50,6 +50,32 @@ def test_vmap_at_fixed_points(family):
     assert relative_error(actual, expected) < 1e-10
 
 
+@each_components
+@pytest.mark.usefixtures("no_validation")
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_over_one_parameter(family):
+    """The others, and the points, are the same for all."""
+    batched, _ = family.example((BATCH,))
+    batched = without_gradient(batched)
+    single = {name: value[0] for name, value in batched.items()}
+    mixture = family.mixture(single)
+    points, event_dims = mixture.sample((4,)), len(mixture.event_shape)
+
+    def loss(parameters):
+        q = family.mixture(parameters)
+        return (bounded_cost(q.reparameterize(points), event_dims) - q.log_prob(points)).sum()
+
+    for name, values in batched.items():
+        lower, upper = zip(*(family.interval({**single, name: x}) for x in values), strict=True)
+        if any(not torch.equal(*map(torch.as_tensor, ends[:2])) for ends in (lower, upper)):
+            continue  # the points would not be in the support
+        in_dims = ({other: 0 if other == name else None for other in single},)
+        actual = vmap(grad(loss), in_dims=in_dims)({**single, name: values})
+        each = [grad(loss)({**single, name: value}) for value in values]
+        expected = {other: torch.stack([part[other] for part in each]) for other in single}
+        assert relative_error(actual, expected) < 1e-10, name
+
+
 # torch itself cannot draw the others under vmap: in-place or data-dependent random numbers
 DRAWN_UNDER_VMAP = (
     "normal",
