@@ -3,6 +3,8 @@
 from importlib.metadata import version
 
 from pyro_mixtures.distributions import (
+    AVFMultivariateNormal,
+    AVFMultivariateStudentT,
     GaussianScaleMixture,
     Mixture,
     MixtureOfDiagNormals,
@@ -10,18 +12,28 @@ from pyro_mixtures.distributions import (
     MixtureOfNormals,
     MixtureOfNormalsSharedCovariance,
     MixtureSameFamily,
+    OMTMultivariateNormal,
 )
 from pyro_mixtures.families import register_velocity
 from pyro_mixtures.infer import (
+    AutoAVFMultivariateNormal,
+    AutoAVFMultivariateStudentT,
     AutoDiagonalNormalMixture,
     AutoMultivariateNormalMixture,
+    AutoOMTMultivariateNormal,
     BaselinedTrace_ELBO,
+    avf_optim_args,
 )
 
 __version__ = version("pyro-mixtures")
 __all__ = [
+    "AVFMultivariateNormal",
+    "AVFMultivariateStudentT",
+    "AutoAVFMultivariateNormal",
+    "AutoAVFMultivariateStudentT",
     "AutoDiagonalNormalMixture",
     "AutoMultivariateNormalMixture",
+    "AutoOMTMultivariateNormal",
     "BaselinedTrace_ELBO",
     "GaussianScaleMixture",
     "Mixture",
@@ -30,5 +42,7 @@ __all__ = [
     "MixtureOfNormals",
     "MixtureOfNormalsSharedCovariance",
     "MixtureSameFamily",
+    "OMTMultivariateNormal",
+    "avf_optim_args",
     "register_velocity",
 ]

@@ -1,5 +1,10 @@
 """Mixture distributions whose samples carry unbiased, low-variance gradients."""
 
+from pyro_mixtures.distributions.avf import (
+    AVFElliptical,
+    AVFMultivariateNormal,
+    AVFMultivariateStudentT,
+)
 from pyro_mixtures.distributions.divergence import kl_bounds
 from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
 from pyro_mixtures.distributions.mixture import Mixture
@@ -8,6 +13,7 @@ from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNor
 from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
 from pyro_mixtures.distributions.mixture_same_family import MixtureSameFamily
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.omt_multivariate_normal import OMTMultivariateNormal
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.shared_covariance import (
     MixtureOfDiagNormalsSharedCovariance,
@@ -15,6 +21,9 @@ from pyro_mixtures.distributions.shared_covariance import (
 )
 
 __all__ = [
+    "AVFElliptical",
+    "AVFMultivariateNormal",
+    "AVFMultivariateStudentT",
     "GaussianScaleMixture",
     "Mixture",
     "MixtureDistribution",
@@ -24,6 +33,7 @@ __all__ = [
     "MixtureOfNormalsSharedCovariance",
     "MixtureSameFamily",
     "NormalMixture",
+    "OMTMultivariateNormal",
     "ParametricMixture",
     "kl_bounds",
 ]

@@ -9,19 +9,19 @@ from typing import ClassVar
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import constraints
 
 from pyro_mixtures.distributions.mixture_distribution import (
     WEIGHT_GRADIENTS,
     MixtureDistribution,
 )
-from pyro_mixtures.distributions.validation import broadcast_shapes, check_choice, check_shapes
+from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
+from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.distributions.weights import draw_index, within_group
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double, double_dtype
 
 
-class ParametricMixture(MixtureDistribution):
+class ParametricMixture(ParametricDistribution, MixtureDistribution):
     r"""A mixture whose components are given by tensors with a row for each of them.
 
     A family names its component parameters in ``component_parameters`` (with the shape of each
@@ -39,11 +39,8 @@ class ParametricMixture(MixtureDistribution):
     :func:`~pyro_mixtures.velocity.opaque.opaque`.
     """
 
-    support = constraints.real_vector
     component_parameters: ClassVar[dict[str, str]]
     transports: ClassVar[dict[str, Callable[..., Tensor]]]
-
-    _last_sample: tuple[Tensor, int, _Densities] | None = None
 
     def __init__(
         self,
@@ -55,21 +52,8 @@ class ParametricMixture(MixtureDistribution):
     ) -> None:
         check_choice("transport", transport, tuple(self.transports))
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
-        given = {**components, "component_logits": component_logits}
-        parameters = {name: value for name, value in given.items() if value is not None}
-        if len(parameters) < len(given):
-            constraint = self.arg_constraints
-            self.__dict__["arg_constraints"] = {name: constraint[name] for name in parameters}
-        shapes = self._parameter_shapes()
-        batch_shape, sizes = check_shapes(parameters, shapes)
-        dtype = functools.reduce(torch.promote_types, (v.dtype for v in parameters.values()))
-        for name, value in parameters.items():
-            event_shape = tuple(sizes[letter] for letter in shapes[name])
-            setattr(self, name, value.to(dtype).expand(batch_shape + event_shape))
         self.transport, self.weight_gradient = transport, weight_gradient
-        if batch_shape.numel() == 0:
-            validate_args = False  # torch's constraints fail for empty tensors
-        super().__init__(batch_shape, torch.Size([sizes["D"]]), validate_args=validate_args)
+        super().__init__({**components, "component_logits": component_logits}, validate_args)
         if self._validate_args:
             self._check_logits()
 
@@ -85,32 +69,9 @@ class ParametricMixture(MixtureDistribution):
             )
 
     def expand(self, batch_shape, _instance=None):
-        batch_shape = torch.Size(batch_shape)
-        new = self._get_checked_instance(type(self), _instance)
-        for name, letters in self._parameter_shapes().items():
-            value = getattr(self, name)
-            if value is not None:
-                setattr(new, name, value.expand(batch_shape + value.shape[-len(letters) :]))
-        new.__dict__["arg_constraints"] = self.arg_constraints
+        new = super().expand(batch_shape, _instance)
         new.transport, new.weight_gradient = self.transport, self.weight_gradient
-        core = self._core
-        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
-            new._unexpanded = core
-        super(ParametricMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
         return new
-
-    def __getstate__(self):
-        # a sample's graph can neither be copied nor pickled
-        return {name: value for name, value in self.__dict__.items() if name != "_last_sample"}
-
-    @property
-    def _core(self) -> ParametricMixture:
-        """This mixture before ``expand`` added dimensions on the left.
-
-        Those (a plate of particles, say) hold samples of one mixture, not many mixtures.
-        """
-        return self.__dict__.get("_unexpanded", self)
 
     @property
     def _components(self) -> tuple[Tensor, ...]:
@@ -145,9 +106,8 @@ class ParametricMixture(MixtureDistribution):
         known = _Densities(z)
         vjp = functools.partial(self._vjp, transport, known, len(parameters))
         z = pathwise(z, vjp, *parameters, *groups)
-        value = _samples_first(z).reshape(shape + self.event_shape)
-        if not (torch.compiler.is_compiling() or value.is_inference()):  # no versions there
-            self._last_sample = (value, value._version, known)
+        value = samples_first(z).reshape(shape + self.event_shape)
+        self._remember(value, known)
         return value
 
     def component_log_prob(self, value: Tensor) -> Tensor:
@@ -177,10 +137,9 @@ class ParametricMixture(MixtureDistribution):
         core, z, shape = self._folded(self._validated(value))
         joint = self._log_joint(z, core.component_logits, *core._components)
         log_prob = joint.logsumexp(-1, keepdim=True)
-        if self._last_sample is not None:
-            sample, version, known = self._last_sample
-            if value is sample and value._version == version:  # not changed in place
-                known.values = joint.detach(), log_prob.detach()
+        known: _Densities | None = self._known(value)
+        if known is not None:
+            known.values = joint.detach(), log_prob.detach()
         return joint, log_prob, shape
 
     @classmethod
@@ -189,28 +148,10 @@ class ParametricMixture(MixtureDistribution):
         log_weights = logits.log_softmax(-1)
         return log_weights.unsqueeze(-2) + cls._log_components(z, log_weights, *rest)
 
-    def _validated(self, value: Tensor) -> Tensor:
-        if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
-            self._validate_sample(value)
-        return value
-
     def _result(self, x: Tensor, value: Tensor, shape: Size) -> Tensor:
         """``(*B, S, M)`` as ``(*shape, M)``, in the dtype that goes with a value."""
         dtype = torch.promote_types(value.dtype, self.component_logits.dtype)
-        return _samples_first(x).reshape(*shape, x.shape[-1]).to(dtype)
-
-    def _folded(self, value: Tensor) -> tuple[ParametricMixture, Tensor, Size]:
-        """The mixture to use for a value, the value as ``(*B, S, D)`` of it, and its own batch."""
-        core = self._core
-        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
-        batch = shape[len(shape) - len(core.batch_shape) :]
-        if batch != core.batch_shape:
-            core = core.expand(batch)
-        if value.shape[:-1] != shape:
-            value = value.expand(shape + self.event_shape)
-        count = shape[: len(shape) - len(batch)].numel()
-        value = value.reshape(count, *batch, *self.event_shape)
-        return core, value.movedim(0, -2) if batch else value, shape
+        return samples_first(x).reshape(*shape, x.shape[-1]).to(dtype)
 
     @classmethod
     def _vjp(
@@ -260,8 +201,3 @@ class _Densities:
     def __init__(self, z: Tensor) -> None:
         self.z = z
         self.values: tuple[Tensor, Tensor] | None = None  # (*B, S, K) and (*B, S, 1)
-
-
-def _samples_first(x: Tensor) -> Tensor:
-    """``(*B, S, M) -> (S, *B, M)``."""
-    return x if x.dim() == 2 else x.movedim(-2, 0)

@@ -1,4 +1,4 @@
-"""Distribution functions and quantiles of the coordinates of a mixture of Normals."""
+"""Distribution functions and quantiles of the coordinates of mixtures of Normals and others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.velocity.symmetric import student_t_tails
 
 
 def mixture_cdf(value: Tensor, log_weights: Tensor, locs: Tensor, stddev: Tensor) -> Tensor:
@@ -47,3 +48,23 @@ def mixture_icdf(value: Tensor, log_weights: Tensor, locs: Tensor, stddev: Tenso
         above = mixture_cdf(middle, log_weights, locs, stddev) < value
         lower, upper = torch.where(above, middle, lower), torch.where(above, upper, middle)
     return ((lower + upper) / 2).to(dtype)
+
+
+@torch.no_grad()
+def student_t_icdf(value: Tensor, df: Tensor) -> Tensor:
+    """Quantile of the standard Student t distribution, by bisection, without gradient.
+
+    Args:
+        value: probabilities between 0 and 1, of a shape that broadcasts with that of ``df``.
+        df: degrees of freedom.
+    """
+    value, df = torch.broadcast_tensors(*at_least_single(torch.as_tensor(value), df))
+    log_tail = torch.minimum(value, 1 - value).log()
+    lower = torch.zeros_like(value)  # of asinh, whose steps suit the centre and the tails
+    upper = torch.full_like(value, torch.finfo(value.dtype).max).asinh() / 2
+    for _ in range(100):
+        middle = (lower + upper) / 2
+        below = student_t_tails(df, middle.sinh()).log_sf > log_tail
+        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
+    distance = lower.sinh().masked_fill(log_tail == -torch.inf, torch.inf)
+    return distance.copysign(value - 0.5)

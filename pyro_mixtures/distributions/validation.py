@@ -16,12 +16,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def check_shapes(
     parameters: dict[str, Tensor], shapes: dict[str, str]
 ) -> tuple[Size, dict[str, int]]:
-    """Find the batch shape and the sizes of the lettered dimensions.
+    """Find the batch shape and the sizes of the lettered dimensions; a digit is a size itself.
 
     Raises:
         ValueError: naming the argument, its shape and what was expected.
     """
-    described = ", ".join(f"{name} (*B, {', '.join(shapes[name])})" for name in parameters)
+    described = ", ".join(f"{name} ({', '.join(['*B', *shapes[name]])})" for name in parameters)
     sizes: dict[str, int] = {}
     owners: dict[str, str] = {}
     batch_shape = torch.Size()
@@ -37,7 +37,13 @@ def check_shapes(
                 f"Expected {name} of at least {len(letters)} dimensions, but got shape {shape};"
                 f" expected shapes are {described}"
             )
-        for letter, size in zip(letters, shape[-len(letters) :], strict=True):
+        batch_dim = len(shape) - len(letters)
+        for letter, size in zip(letters, shape[batch_dim:], strict=True):
+            if letter.isdigit() and size != int(letter):
+                raise ValueError(
+                    f"Expected {name} with a dimension of size {letter}, but its shape is"
+                    f" {shape}; expected shapes are {described}"
+                )
             if size < 1:
                 raise ValueError(f"Expected {letter} >= 1, but {name} has shape {shape}")
             if sizes.setdefault(letter, size) != size:
@@ -46,7 +52,7 @@ def check_shapes(
                     f" its shape is {shape}; expected shapes are {described}"
                 )
             owners.setdefault(letter, name)
-        batch = value.shape[: len(shape) - len(letters)]
+        batch = value.shape[:batch_dim]
         try:
             batch_shape = broadcast_shapes(batch_shape, batch)
         except RuntimeError:

@@ -15,12 +15,13 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide import AutoContinuous, init_to_uniform
 from torch import Tensor, nn
-from torch.distributions import Transform, biject_to
+from torch.distributions import biject_to
 
 from pyro_mixtures.distributions import NormalMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.infer.site_quantiles import site_quantiles
 
 
 class AutoMixture(AutoContinuous):
@@ -166,31 +167,8 @@ class AutoMixture(AutoContinuous):
         of the model. Returns a dict from site name to values, with the quantiles along the first
         dimension.
         """
-        probabilities = torch.as_tensor(quantiles)
-        if probabilities.dim() != 1 or not bool(
-            ((0 <= probabilities) & (probabilities <= 1)).all()
-        ):
-            raise ValueError(
-                f"Expected quantiles to be a list of probabilities in [0, 1], but got {quantiles}"
-            )
         posterior = self.get_posterior(*args, **kwargs)
-        values: dict[str, list[Tensor]] = {}
-        for probability in probabilities:
-            ends = (probability, 1 - probability)  # the second for decreasing transforms
-            low, high = (self._unpack_latent(posterior.marginal_icdf(end)) for end in ends)
-            for (site, increasing), (_, decreasing) in zip(low, high, strict=True):
-                transform = self._transforms[site["name"]]
-                latent = decreasing if _is_decreasing(transform) else increasing
-                values.setdefault(site["name"], []).append(transform(latent))
-        return {name: torch.stack(value) for name, value in values.items()}
-
-
-def _is_decreasing(transform: Transform) -> bool:
-    """Whether a transform reverses the order of a coordinate, as that to ``less_than`` does."""
-    try:
-        return transform.sign == -1
-    except NotImplementedError:
-        return False  # no transform of single coordinates
+        return site_quantiles(self, posterior.marginal_icdf, quantiles)
 
 
 class _LatentSite(dist.TorchDistribution):

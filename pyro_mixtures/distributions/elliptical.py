@@ -1,0 +1,155 @@
+"""Elliptical distributions whose samples move with a field of our own, and two laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.score_parts import ScoreParts
+from torch import Size, Tensor
+
+from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
+from pyro_mixtures.velocity.pathwise import pathwise
+from pyro_mixtures.velocity.precision import at_least_single, double
+
+
+class EllipticalDistribution(ParametricDistribution):
+    r"""The affine image of a spherical law.
+
+    .. math:: q(z) = \frac{1}{\det L}\, g\left(|L^{-1} (z - \mu)|^2\right), \qquad
+              z = \mu + L \varepsilon
+
+    A law (:class:`EllipticalNormal` is an example) supplies
+
+    - ``_rsample_white(shape)``: samples :math:`\varepsilon` of the spherical law, ``(*B, S, D)``,
+      with gradients to parameters of its own, if it has any;
+    - ``_log_density(squared_radius)``: :math:`\log g`, ``(*B, S) -> (*B, S)``.
+
+    An estimator supplies the ``field`` with which samples move when L changes:
+    ``field(white, grad, scale_tril, *further)`` returns the gradients at the first, third and
+    further arguments, as :func:`~pyro_mixtures.velocity.rotations.rotations` does.
+    """
+
+    has_rsample = True
+    field: ClassVar[Callable[..., tuple[Tensor, ...]]]
+    loc: Tensor
+    scale_tril: Tensor
+
+    def _rsample_white(self, shape: Size) -> Tensor:
+        raise NotImplementedError
+
+    def _log_density(self, squared_radius: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @classmethod
+    def _parameter_shapes(cls) -> dict[str, str]:
+        return {"loc": "D", "scale_tril": "DD"}
+
+    @property
+    def _field_parameters(self) -> tuple[Tensor, ...]:
+        return ()
+
+    @property
+    def _unbroadcasted_scale_tril(self) -> Tensor:
+        """Where the properties that a law inherits look for the factor."""
+        return self._core.scale_tril
+
+    def rsample(self, sample_shape=torch.Size()):
+        core = self._core
+        shape = torch.Size(sample_shape) + self.batch_shape
+        count = shape[: len(shape) - len(core.batch_shape)].numel()
+        white = core._rsample_white(core.batch_shape + (count,) + core.event_shape)
+        parameters = (white, core.loc, core.scale_tril, *core._field_parameters)
+        with torch.no_grad():
+            z = core.loc.unsqueeze(-2) + white @ core.scale_tril.mT  # (*B, S, D)
+        value = samples_first(pathwise(z, self._vjp, *parameters)).reshape(
+            shape + self.event_shape
+        )
+        self._remember(value, white)
+        return value
+
+    @classmethod
+    def _vjp(cls, z: Tensor, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        grad, white, _, *further = at_least_single(grad, *parameters)
+        grad_white, *rest = cls.field(white, grad, *further)
+        gradients = (grad_white, grad.sum(-2), *rest)
+        return tuple(g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
+
+    def log_prob(self, value):
+        core, z, shape = self._folded(self._validated(value))
+        density = core._log_prob(core._white(z))
+        dtype = torch.promote_types(value.dtype, self.loc.dtype)
+        return density.movedim(-1, 0).reshape(shape).to(dtype)
+
+    def score_parts(self, x, *args, **kwargs):
+        r"""Pyro's terms of a surrogate objective.
+
+        For the sample just drawn the density is that of its :math:`\varepsilon`, over det L, which
+        has the same gradient in the parameters: the field's two parts change
+        :math:`\log q(z)` by :math:`-\log \det L` and not at all. So no gradient of
+        :math:`\log q` comes in at the sample, and ``control_var`` learns from that of the model
+        alone, which is all that is noisy.
+        """
+        white = self._known(x)
+        if white is None or not self.has_rsample:
+            return super().score_parts(x)
+        density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1])
+        return ScoreParts(density, 0, density)  # type: ignore[arg-type]
+
+    def _log_prob(self, white: Tensor) -> Tensor:
+        r"""Of the points :math:`\mu + L \varepsilon`, ``(*B, S, D) -> (*B, S)``."""
+        volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        return self._log_density(white.square().sum(-1)) - volume
+
+    def _white(self, z: Tensor) -> Tensor:
+        r""":math:`L^{-1} (z - \mu)`, ``(*B, S, D) -> (*B, S, D)``."""
+        z, loc, scale_tril = at_least_single(z, self.loc, self.scale_tril)
+        offset = (z - loc.unsqueeze(-2)).mT
+        return torch.linalg.solve_triangular(scale_tril, offset, upper=False).mT
+
+
+class EllipticalNormal(EllipticalDistribution, torch.distributions.MultivariateNormal):  # type: ignore[override]
+    """The multivariate Normal as an elliptical law."""
+
+    arg_constraints = {
+        "loc": dist.constraints.real_vector,
+        "scale_tril": dist.constraints.lower_cholesky,
+    }
+
+    def _rsample_white(self, shape):
+        return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+    def _log_density(self, squared_radius):
+        return -0.5 * (squared_radius + self.event_shape[0] * math.log(2 * math.pi))
+
+
+class EllipticalStudentT(EllipticalDistribution, dist.MultivariateStudentT):
+    r"""The multivariate Student t distribution as an elliptical law.
+
+    .. math:: \varepsilon = n / \sqrt\tau, \qquad n \sim N(0, 1), \quad
+              \tau \sim \mathrm{Gamma}(\nu / 2, \nu / 2)
+    """
+
+    arg_constraints = {"df": dist.constraints.positive, **EllipticalNormal.arg_constraints}
+    df: Tensor
+
+    @classmethod
+    def _parameter_shapes(cls):
+        return {"df": "", **super()._parameter_shapes()}
+
+    def _rsample_white(self, shape):
+        normal = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        (df,) = at_least_single(self.df)  # torch has no Gamma of less
+        half = df.unsqueeze(-1).expand(shape[:-1]) / 2
+        tau = torch.distributions.Gamma(half, half, validate_args=False).rsample()
+        return normal * tau.rsqrt().unsqueeze(-1).to(normal.dtype)
+
+    def _log_density(self, squared_radius):
+        df, dim = self.df.unsqueeze(-1), self.event_shape[0]
+        (nu,) = double(df)  # of which large terms nearly cancel
+        normalizer = torch.lgamma((nu + dim) / 2) - torch.lgamma(nu / 2)
+        normalizer = (normalizer - dim / 2 * (nu * math.pi).log()).to(df.dtype)
+        return normalizer - (df + dim) / 2 * torch.log1p(squared_radius / df)

@@ -1,0 +1,117 @@
+"""Distributions over vectors whose parameters are tensors: shapes, ``expand``, values folded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
+
+ParametricT = TypeVar("ParametricT", bound="ParametricDistribution")
+
+
+class ParametricDistribution(TorchDistribution):
+    """A distribution over vectors with tensors for parameters that broadcast against each other.
+
+    A class tells the shape of each parameter behind the batch, in letters, of which D is the size
+    of the event. A parameter that is None in the class may be given as None: it is left out.
+    """
+
+    support = constraints.real_vector
+    _last_sample: tuple[Tensor, int, Any] | None = None
+
+    def __init__(self, given: Mapping[str, Any], validate_args: bool | None = None) -> None:
+        parameters = {
+            name: value
+            for name, value in given.items()
+            if value is not None or getattr(type(self), name, "required") is not None
+        }
+        if len(parameters) < len(given):
+            constraint = self.arg_constraints
+            self.__dict__["arg_constraints"] = {name: constraint[name] for name in parameters}
+        shapes = self._parameter_shapes()
+        batch_shape, sizes = check_shapes(parameters, shapes)
+        dtype = functools.reduce(torch.promote_types, (v.dtype for v in parameters.values()))
+        for name, value in parameters.items():
+            event_shape = tuple(sizes[letter] for letter in shapes[name])
+            setattr(self, name, value.to(dtype).expand(batch_shape + event_shape))
+        if batch_shape.numel() == 0:
+            validate_args = False  # torch's constraints fail for empty tensors
+        self._set_shapes(batch_shape, torch.Size([sizes["D"]]), validate_args)
+
+    def _set_shapes(self, batch_shape: Size, event_shape: Size, validate_args: bool | None):
+        # not super(), which may be a distribution of torch with arguments of its own
+        TorchDistribution.__init__(self, batch_shape, event_shape, validate_args=validate_args)
+
+    @classmethod
+    def _parameter_shapes(cls) -> dict[str, str]:
+        raise NotImplementedError
+
+    def expand(self: ParametricT, batch_shape, _instance=None) -> ParametricT:
+        batch_shape = torch.Size(batch_shape)
+        new = self._get_checked_instance(type(self), _instance)
+        for name, letters in self._parameter_shapes().items():
+            value = getattr(self, name)
+            if value is not None:
+                event_shape = value.shape[value.dim() - len(letters) :]
+                setattr(new, name, value.expand(batch_shape + event_shape))
+        new.__dict__["arg_constraints"] = self.arg_constraints
+        core = self._core
+        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
+            new._unexpanded = core
+        new._set_shapes(batch_shape, self.event_shape, False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def _core(self: ParametricT) -> ParametricT:
+        """This distribution before ``expand`` added dimensions on the left.
+
+        Those (a plate of particles, say) hold samples of one distribution, not many distributions.
+        """
+        return self.__dict__.get("_unexpanded", self)
+
+    def __getstate__(self):
+        # a sample's graph can neither be copied nor pickled
+        return {name: value for name, value in self.__dict__.items() if name != "_last_sample"}
+
+    def _remember(self, sample: Tensor, known: Any) -> None:
+        """Keep what is known of the sample just drawn."""
+        if not (torch.compiler.is_compiling() or sample.is_inference()):  # no versions there
+            self._last_sample = (sample, sample._version, known)
+
+    def _known(self, value: Tensor) -> Any | None:
+        """What is known of a value: something if it is the last sample, not changed in place."""
+        if self._last_sample is None:
+            return None
+        sample, version, known = self._last_sample
+        return known if value is sample and value._version == version else None
+
+    def _validated(self, value: Tensor) -> Tensor:
+        if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
+            self._validate_sample(value)
+        return value
+
+    def _folded(self: ParametricT, value: Tensor) -> tuple[ParametricT, Tensor, Size]:
+        """What to use for a value, the value as ``(*B, S, D)`` of that, and its own batch."""
+        core = self._core
+        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
+        batch = shape[len(shape) - len(core.batch_shape) :]
+        if batch != core.batch_shape:
+            core = core.expand(batch)
+        if value.shape[:-1] != shape:
+            value = value.expand(shape + self.event_shape)
+        count = shape[: len(shape) - len(batch)].numel()
+        value = value.reshape(count, *batch, *self.event_shape)
+        return core, value.movedim(0, -2) if batch else value, shape
+
+
+def samples_first(x: Tensor) -> Tensor:
+    """``(*B, S, M) -> (S, *B, M)``."""
+    return x if x.dim() == 2 else x.movedim(-2, 0)

@@ -1,0 +1,278 @@
+"""The guides with adaptive velocity fields, and the one with optimal transport."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoMultivariateNormal, init_to_value
+from torch.distributions import constraints
+
+from pyro_mixtures.infer import (
+    AutoAVFMultivariateNormal,
+    AutoAVFMultivariateStudentT,
+    AutoOMTMultivariateNormal,
+    avf_optim_args,
+)
+
+LOC = torch.tensor([1.0, -2.0, 0.5])
+SCALE_TRIL = torch.tensor([[0.5, 0.0, 0.0], [0.9, 0.6, 0.0], [-0.4, 0.3, 1.2]])
+NORMAL_GUIDES = (AutoAVFMultivariateNormal, AutoOMTMultivariateNormal)
+GUIDES = (*NORMAL_GUIDES, AutoAVFMultivariateStudentT)
+each_guide = pytest.mark.parametrize("guide_class", GUIDES)
+
+
+@pytest.fixture(autouse=True)
+def _clean_store():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+def normal_model():
+    pyro.sample("x", dist.MultivariateNormal(LOC, scale_tril=SCALE_TRIL))
+
+
+def student_t_model():
+    pyro.sample("x", dist.MultivariateStudentT(3.0, LOC, SCALE_TRIL))
+
+
+def plated_model(data):
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    low = pyro.sample("low", dist.Uniform(-1.0, 0.0))
+    with pyro.plate("groups", 4):
+        x = pyro.sample("x", dist.Normal(low, scale))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=data)
+
+
+def fit(guide, model, *args, steps=2000, lr=0.02, particles=4):
+    optimizer = pyro.optim.ClippedAdam(
+        avf_optim_args({"lr": lr, "lrd": 0.02 ** (1 / steps)}, {"lr": 0.03})
+    )
+    svi = SVI(model, guide, optimizer, Trace_ELBO(particles, vectorize_particles=True))
+    losses = [svi.step(*args) for _ in range(steps)]
+    return sum(losses[-100:]) / 100
+
+
+@pytest.mark.parametrize("guide_class", NORMAL_GUIDES)
+def test_finds_a_normal_posterior(guide_class):
+    """The divergence vanishes, and with it the noise of the loss."""
+    guide = guide_class(normal_model)
+    assert fit(guide, normal_model) == pytest.approx(0, abs=0.02)
+    posterior = guide.get_posterior()
+    torch.testing.assert_close(posterior.loc, LOC, atol=0.1, rtol=0)
+    torch.testing.assert_close(posterior.scale_tril, SCALE_TRIL, atol=0.1, rtol=0)
+
+
+def test_finds_heavy_tails():
+    guide = AutoAVFMultivariateStudentT(student_t_model, num_rotations=2)
+    assert fit(guide, student_t_model, steps=3000, particles=16) == pytest.approx(0, abs=0.02)
+    assert guide.df.item() == pytest.approx(3, abs=0.5)
+    torch.testing.assert_close(guide.get_posterior().loc, LOC, atol=0.1, rtol=0)
+
+
+@each_guide
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Trace_ELBO(),
+        Trace_ELBO(num_particles=3),
+        Trace_ELBO(num_particles=3, vectorize_particles=True),
+        TraceMeanField_ELBO(),
+        RenyiELBO(alpha=0.5, num_particles=3, vectorize_particles=True),
+    ],
+)
+def test_objectives_and_plates(guide_class, objective):
+    data = torch.randn(4)
+    guide = guide_class(plated_model)
+    svi = SVI(plated_model, guide, pyro.optim.Adam({"lr": 0.01}), objective)
+    before = {}
+    for step in range(3):
+        svi.step(data)
+        if step == 0:
+            before = {name: p.detach().clone() for name, p in guide.named_parameters()}
+    assert guide(data)["x"].shape == (4,)
+    for name, parameter in guide.named_parameters():
+        assert parameter.isfinite().all()
+        assert not torch.equal(parameter, before[name]), name
+
+
+@each_guide
+def test_is_pyros_guide_but_for_the_gradient(guide_class):
+    """The same parameters but those of its own, and the same medians, quantiles and posterior."""
+    data = torch.randn(4)
+    pyros = AutoMultivariateNormal(plated_model)
+    ours = guide_class(plated_model)
+    with torch.no_grad():
+        pyros(data), ours(data)
+        for name, parameter in pyros.named_parameters():
+            parameter.copy_(torch.randn_like(parameter))
+            ours.get_parameter(name).copy_(parameter)
+        if guide_class is AutoAVFMultivariateStudentT:
+            ours.df = torch.tensor(1e6)
+    own = dict(ours.named_parameters()).keys() - dict(pyros.named_parameters()).keys()
+    assert (
+        own
+        == {
+            AutoAVFMultivariateNormal: {"control_var"},
+            AutoAVFMultivariateStudentT: {"control_var", "df_unconstrained"},
+            AutoOMTMultivariateNormal: set(),
+        }[guide_class]
+    )
+    probabilities = [0.05, 0.5, 0.8]
+    for expected, found in (
+        (pyros.median(), ours.median()),
+        (pyros.quantiles(probabilities), ours.quantiles(probabilities)),
+    ):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+    value = torch.randn(5, 6)
+    torch.testing.assert_close(
+        ours.get_posterior().log_prob(value),
+        pyros.get_posterior().log_prob(value),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_student_t_quantiles():
+    """Those of Student t with 4 degrees of freedom, increasing also where a transform falls."""
+
+    class BelowOne(dist.Normal):
+        support = constraints.less_than(1.0)
+
+    def model():
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("below", BelowOne(-10.0, 0.1))
+
+    guide = AutoAVFMultivariateStudentT(model, init_df=4.0, init_scale=2.0)
+    guide()
+    quantiles = guide.quantiles([0.0, 0.025, 0.5, 0.975, 1.0])
+    values = quantiles["x"] - guide.median()["x"]
+    expected = 2 * 2.7764451 * torch.tensor([-1.0, 0.0, 1.0])
+    torch.testing.assert_close(values[1:-1], expected, rtol=1e-5, atol=1e-6)
+    assert values[[0, -1]].tolist() == [-torch.inf, torch.inf]
+    below = quantiles["below"][1:-1]
+    assert below[0] < below[1] < below[2] < 1
+
+
+def test_control_var_has_a_learning_rate_of_its_own():
+    """The first step of Adam is the learning rate, for parameters whose gradient is not zero."""
+    guide = AutoAVFMultivariateNormal(normal_model, num_rotations=2)
+    guide()
+    before = {name: value.detach().clone() for name, value in guide.named_parameters()}
+    assert before["control_var"].shape == (2, 2, 3)
+    optimizer = pyro.optim.Adam(
+        avf_optim_args({"lr": 1e-3}, {"lr": 0.2, "betas": (0.5, 0.999)}),
+    )
+    SVI(normal_model, guide, optimizer, Trace_ELBO()).step()
+    moved = {
+        name: float((value.detach() - before[name]).abs().amax())
+        for name, value in guide.named_parameters()
+    }
+    assert moved["control_var"] == pytest.approx(0.2, rel=1e-3)
+    assert moved["loc"] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_control_var_learns_to_lower_the_variance():
+    """Where the guide stands still, far from the posterior: its factor below the diagonal.
+
+    There the cost is nearly linear, of slopes g, and the best field for an entry has the variance
+    g_a^2 g_b^2 / (g_a^2 + g_b^2) in place of g_a^2: half of it on average over pairs.
+    """
+    far = torch.linspace(2, 4, 6)
+
+    def model():
+        pyro.sample("x", dist.Normal(far, 1.0).to_event(1))
+
+    guide = AutoAVFMultivariateNormal(model, 2, init_to_value(values={"x": torch.zeros(6)}))
+    guide()
+    optimizer = pyro.optim.Adam(avf_optim_args({"lr": 0.0}, {"lr": 0.03}))
+    svi = SVI(model, guide, optimizer, Trace_ELBO())
+    for _ in range(1000):
+        svi.step()
+    posterior = guide.get_posterior()
+    loc, factor = posterior.loc.detach(), posterior.scale_tril.detach()
+
+    def variance(control_var):
+        factors = factor.expand(20_000, -1, -1).clone().requires_grad_()
+        z = type(posterior)(loc, factors, control_var).rsample()
+        (gradient,) = torch.autograd.grad((z - far).square().sum() / 2, factors)
+        return gradient.tril(-1).var(0).sum()
+
+    control_var = posterior.control_var.detach()
+    ratio = variance(control_var) / variance(torch.zeros_like(control_var))
+    slopes = far.square()
+    best = slopes / (slopes.unsqueeze(-1) + slopes)
+    weights = slopes.unsqueeze(-1).expand(6, 6).tril(-1)
+    assert ratio == pytest.approx(float((best * weights).sum() / weights.sum()), abs=0.03)
+
+
+@each_guide
+def test_state_survives(guide_class):
+    guide = guide_class(normal_model)
+    fit(guide, normal_model, steps=5)
+    other = guide_class(normal_model)
+    other()
+    other.load_state_dict(guide.state_dict())
+    value = torch.randn(4, 3)
+    expected = guide.get_posterior().log_prob(value)
+    assert torch.equal(other.get_posterior().log_prob(value), expected)
+
+
+@pytest.mark.parametrize("guide_class", [AutoAVFMultivariateNormal, AutoAVFMultivariateStudentT])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_rotations": 0}, "num_rotations >= 1, but got 0"),
+        ({"num_rotations": 1.5}, "num_rotations to be an integer, but got 1.5"),
+        ({"num_rotations": True}, "num_rotations to be an integer"),
+        ({"init_scale": -1.0}, "init_scale > 0"),
+    ],
+)
+def test_mistakes_are_told(guide_class, options, message):
+    with pytest.raises(ValueError, match=message):
+        guide_class(normal_model, **options)
+
+
+@pytest.mark.parametrize("init_df", [0.0, -1.0, float("inf"), float("nan"), "3"])
+def test_bad_degrees_of_freedom(init_df):
+    with pytest.raises(ValueError, match="finite init_df > 0"):
+        AutoAVFMultivariateStudentT(normal_model, init_df=init_df)
+
+
+def test_starts_where_it_is_told():
+    start = init_to_value(values={"x": LOC})
+    guide = AutoAVFMultivariateNormal(normal_model, init_loc_fn=start, init_scale=0.3)
+    guide()
+    torch.testing.assert_close(guide.get_posterior().loc, LOC)
+    torch.testing.assert_close(guide.get_posterior().scale_tril, 0.3 * torch.eye(3))
+
+
+@each_guide
+def test_control_var_sees_no_entropy(guide_class):
+    """At the sample arrives the gradient of the model alone; the parameters' is that of all.
+
+    With the model's density constant all that is left is the exact gradient of the entropy.
+    """
+
+    def model():
+        x = pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1).mask(False))
+        pyro.factor("nothing", 0 * x.sum(-1))
+
+    guide = guide_class(model)
+    guide()
+    with torch.no_grad():
+        guide.get_parameter("scale_tril_unconstrained").copy_(torch.randn(3, 3))
+    for particles in (1, 7):
+        guide.zero_grad()
+        Trace_ELBO(particles, vectorize_particles=True).differentiable_loss(
+            model, guide
+        ).backward()
+        exact = torch.autograd.grad(-guide.scale.log().sum(), guide.scale_unconstrained)[0]
+        torch.testing.assert_close(guide.scale_unconstrained.grad, exact)
+        for name in ("loc", "scale_tril_unconstrained"):
+            torch.testing.assert_close(
+                guide.get_parameter(name).grad, 0 * guide.get_parameter(name)
+            )
+        if guide_class is not AutoOMTMultivariateNormal:
+            assert (guide.control_var.grad == 0).all()
