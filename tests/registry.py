@@ -220,7 +220,7 @@ def repeated(parameters: Parameters, batch_shape: tuple[int, ...], family: Famil
     shapes = family.distribution._parameter_shapes()
     return leaves(
         {
-            name: value.expand(*batch_shape, *value.shape[value.dim() - len(shapes[name]) :])
+            name: value.expand((*batch_shape, *value.shape[value.dim() - len(shapes[name]) :]))
             for name, value in parameters.items()
         }
     )

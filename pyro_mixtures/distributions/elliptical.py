@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -34,7 +34,7 @@ class EllipticalDistribution(ParametricDistribution):
     """
 
     has_rsample = True
-    field: ClassVar[Callable[..., tuple[Tensor, ...]]]
+    field: Any  # a function, of the class or of the instance
     loc: Tensor
     scale_tril: Tensor
 
@@ -65,16 +65,15 @@ class EllipticalDistribution(ParametricDistribution):
         parameters = (white, core.loc, core.scale_tril, *core._field_parameters)
         with torch.no_grad():
             z = core.loc.unsqueeze(-2) + white @ core.scale_tril.mT  # (*B, S, D)
-        value = samples_first(pathwise(z, self._vjp, *parameters)).reshape(
-            shape + self.event_shape
-        )
+        vjp = functools.partial(self._vjp, self.field)
+        value = samples_first(pathwise(z, vjp, *parameters)).reshape(shape + self.event_shape)
         self._remember(value, white)
         return value
 
-    @classmethod
-    def _vjp(cls, z: Tensor, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    @staticmethod
+    def _vjp(field, z: Tensor, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         grad, white, _, *further = at_least_single(grad, *parameters)
-        grad_white, *rest = cls.field(white, grad, *further)
+        grad_white, *rest = field(white, grad, *further)
         gradients = (grad_white, grad.sum(-2), *rest)
         return tuple(g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
 
@@ -91,17 +90,18 @@ class EllipticalDistribution(ParametricDistribution):
         has the same gradient in the parameters: the field's two parts change
         :math:`\log q(z)` by :math:`-\log \det L` and not at all. So no gradient of
         :math:`\log q` comes in at the sample, and ``control_var`` learns from that of the model
-        alone, which is all that is noisy.
+        alone.
         """
         white = self._known(x)
         if white is None or not self.has_rsample:
             return super().score_parts(x)
-        density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1])
+        density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
         return ScoreParts(density, 0, density)  # type: ignore[arg-type]
 
     def _log_prob(self, white: Tensor) -> Tensor:
         r"""Of the points :math:`\mu + L \varepsilon`, ``(*B, S, D) -> (*B, S)``."""
-        volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        white, scale_tril = at_least_single(white, self.scale_tril)
+        volume = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
         return self._log_density(white.square().sum(-1)) - volume
 
     def _white(self, z: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class EllipticalStudentT(EllipticalDistribution, dist.MultivariateStudentT):
         return normal * tau.rsqrt().unsqueeze(-1).to(normal.dtype)
 
     def _log_density(self, squared_radius):
-        df, dim = self.df.unsqueeze(-1), self.event_shape[0]
+        (df,), dim = at_least_single(self.df.unsqueeze(-1)), self.event_shape[0]
         (nu,) = double(df)  # of which large terms nearly cancel
         normalizer = torch.lgamma((nu + dim) / 2) - torch.lgamma(nu / 2)
         normalizer = (normalizer - dim / 2 * (nu * math.pi).log()).to(df.dtype)

@@ -14,7 +14,9 @@ from pyro.nn import PyroParam
 from torch import Tensor, nn
 
 from pyro_mixtures.distributions import AVFMultivariateNormal, AVFMultivariateStudentT
+from pyro_mixtures.distributions.avf import FIELDS
 from pyro_mixtures.distributions.quantiles import student_t_icdf
+from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.infer.site_quantiles import site_quantiles
 
 
@@ -24,19 +26,20 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal):
     The same guide, with a smaller variance of its Cholesky factor's gradient:
     :class:`~pyro_mixtures.distributions.AVFMultivariateNormal`. Its further parameter
     ``control_var (2, M, D)`` follows the gradient of that variance and wants a larger learning
-    rate than the others, such as 0.03: see :func:`avf_optim_args`. It starts small and at random,
-    and is in units of the guide's scales, ``W_ab = sum_l B_la C_lb / scale_a``, so that it suits
-    them while they change.
+    rate than the others, such as 0.03: see :func:`avf_optim_args`. It starts with B = 0, the plain
+    gradient. Its units suit the guide while its scales change: the rows of ``B^T C`` are divided
+    by them (and, for ``planes="rows"``, by the root of D).
 
     Args:
         model: a Pyro model with continuous latent sites.
         num_rotations: M, at least 1.
         init_loc_fn: a per-site initialization function of Pyro.
         init_scale: initial standard deviation of each unconstrained coordinate.
+        planes: ``"axes"`` or ``"rows"``, as for the distribution.
 
     Raises:
-        ValueError: for ``num_rotations`` below 1, or an ``init_scale`` that is not a positive
-            float.
+        ValueError: for ``num_rotations`` below 1, an ``init_scale`` that is not a positive float,
+            or unknown ``planes``.
 
     Reference:
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions*, section 3.
@@ -57,6 +60,7 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal):
     scale: Any  # a PyroParam is set, a tensor is got
     control_var: Any
     num_rotations: int
+    planes: str
 
     def __init__(
         self,
@@ -64,28 +68,33 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal):
         num_rotations: int = 1,
         init_loc_fn=init_to_median,
         init_scale: float = 0.1,
+        planes: str = "axes",
     ) -> None:
         if isinstance(num_rotations, bool) or not isinstance(num_rotations, Integral):
             raise ValueError(f"Expected num_rotations to be an integer, but got {num_rotations!r}")
         if num_rotations < 1:
             raise ValueError(f"Expected num_rotations >= 1, but got {num_rotations}")
+        check_choice("planes", planes, tuple(FIELDS))
         super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
-        self.num_rotations = int(num_rotations)
+        self.num_rotations, self.planes = int(num_rotations), planes
 
     def _setup_prototype(self, *args, **kwargs):
         super()._setup_prototype(*args, **kwargs)
-        shape = (2, self.num_rotations, self.latent_dim)
-        self.control_var = nn.Parameter(0.1 * torch.randn(shape).to(self.loc))
+        c = 0.1 * torch.randn(self.num_rotations, self.latent_dim).to(self.loc)
+        self.control_var = nn.Parameter(torch.stack([torch.zeros_like(c), c]))
 
     def _elliptical_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         scale = self.scale
-        b, c = self.control_var
-        control_var = torch.stack([b / scale.detach(), c])
+        b, c = self.control_var.unbind(-3)
+        b = b / scale.detach().unsqueeze(-2)
+        if self.planes == "rows":
+            c = c / math.sqrt(self.latent_dim)
+        control_var = torch.stack([b, c], -3)
         return self.loc, scale.unsqueeze(-1) * self.scale_tril, control_var
 
     def get_posterior(self, *args, **kwargs) -> AVFMultivariateNormal:
         """The Normal over the packed unconstrained latent vector."""
-        return AVFMultivariateNormal(*self._elliptical_parameters())
+        return AVFMultivariateNormal(*self._elliptical_parameters(), planes=self.planes)
 
 
 class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
@@ -98,6 +107,7 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
         num_rotations: M, at least 1.
         init_loc_fn: a per-site initialization function of Pyro.
         init_scale: initial scale of each unconstrained coordinate.
+        planes: ``"axes"`` or ``"rows"``, as for the distribution.
         init_df: initial degrees of freedom.
 
     Raises:
@@ -124,11 +134,12 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
         num_rotations: int = 1,
         init_loc_fn=init_to_median,
         init_scale: float = 0.1,
+        planes: str = "axes",
         init_df: float = 10.0,
     ) -> None:
         if not (isinstance(init_df, (int, float)) and 0 < init_df < math.inf):
             raise ValueError(f"Expected a finite init_df > 0, but got {init_df!r}")
-        super().__init__(model, num_rotations, init_loc_fn, init_scale)
+        super().__init__(model, num_rotations, init_loc_fn, init_scale, planes)
         self._init_df = float(init_df)
 
     def _setup_prototype(self, *args, **kwargs):
@@ -142,7 +153,7 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
 
     def get_posterior(self, *args, **kwargs) -> AVFMultivariateStudentT:
         """The Student t distribution over the packed unconstrained latent vector."""
-        return AVFMultivariateStudentT(self.df, *self._elliptical_parameters())
+        return AVFMultivariateStudentT(self.df, *self._elliptical_parameters(), planes=self.planes)
 
     @torch.no_grad()
     def quantiles(self, quantiles, *args, **kwargs):

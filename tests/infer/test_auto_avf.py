@@ -1,5 +1,7 @@
 """The guides with adaptive velocity fields, and the one with optimal transport."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -19,6 +21,7 @@ LOC = torch.tensor([1.0, -2.0, 0.5])
 SCALE_TRIL = torch.tensor([[0.5, 0.0, 0.0], [0.9, 0.6, 0.0], [-0.4, 0.3, 1.2]])
 NORMAL_GUIDES = (AutoAVFMultivariateNormal, AutoOMTMultivariateNormal)
 GUIDES = (*NORMAL_GUIDES, AutoAVFMultivariateStudentT)
+BY_ROWS = partial(AutoAVFMultivariateNormal, num_rotations=2, planes="rows")
 each_guide = pytest.mark.parametrize("guide_class", GUIDES)
 
 
@@ -53,7 +56,7 @@ def fit(guide, model, *args, steps=2000, lr=0.02, particles=4):
     return sum(losses[-100:]) / 100
 
 
-@pytest.mark.parametrize("guide_class", NORMAL_GUIDES)
+@pytest.mark.parametrize("guide_class", [*NORMAL_GUIDES, BY_ROWS])
 def test_finds_a_normal_posterior(guide_class):
     """The divergence vanishes, and with it the noise of the loss."""
     guide = guide_class(normal_model)
@@ -70,7 +73,7 @@ def test_finds_heavy_tails():
     torch.testing.assert_close(guide.get_posterior().loc, LOC, atol=0.1, rtol=0)
 
 
-@each_guide
+@pytest.mark.parametrize("guide_class", [*GUIDES, BY_ROWS])
 @pytest.mark.parametrize(
     "objective",
     [
@@ -186,9 +189,10 @@ def test_control_var_learns_to_lower_the_variance():
 
     guide = AutoAVFMultivariateNormal(model, 2, init_to_value(values={"x": torch.zeros(6)}))
     guide()
-    optimizer = pyro.optim.Adam(avf_optim_args({"lr": 0.0}, {"lr": 0.03}))
-    svi = SVI(model, guide, optimizer, Trace_ELBO())
-    for _ in range(1000):
+    steps = 2000
+    arguments = avf_optim_args({"lr": 0.0}, {"lr": 0.03, "lrd": 0.02 ** (1 / steps)})
+    svi = SVI(model, guide, pyro.optim.ClippedAdam(arguments), Trace_ELBO())
+    for _ in range(steps):
         svi.step()
     posterior = guide.get_posterior()
     loc, factor = posterior.loc.detach(), posterior.scale_tril.detach()
@@ -227,6 +231,7 @@ def test_state_survives(guide_class):
         ({"num_rotations": 1.5}, "num_rotations to be an integer, but got 1.5"),
         ({"num_rotations": True}, "num_rotations to be an integer"),
         ({"init_scale": -1.0}, "init_scale > 0"),
+        ({"planes": "columns"}, "planes to be one of axes, rows, but got 'columns'"),
     ],
 )
 def test_mistakes_are_told(guide_class, options, message):
