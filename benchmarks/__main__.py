@@ -9,7 +9,7 @@ from types import ModuleType
 
 import tyro
 
-from benchmarks import growth, limits, memory, speed
+from benchmarks import elliptical, growth, limits, memory, speed
 from benchmarks.report import fill, machine, write_json
 from benchmarks.settings import Settings
 
@@ -18,6 +18,7 @@ PARTS: dict[str, ModuleType] = {
     "memory": memory,
     "growth": growth,
     "limits": limits,
+    "elliptical": elliptical,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

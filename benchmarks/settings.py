@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Part = Literal["speed", "memory", "growth", "limits"]
+Part = Literal["speed", "memory", "growth", "limits", "elliptical"]
 
 
 def thread_counts() -> tuple[int, ...]:
@@ -20,14 +20,14 @@ def thread_counts() -> tuple[int, ...]:
 class Settings:
     """Speed and memory of the distributions, beside torch's log density and Pyro's classes."""
 
-    parts: tuple[Part, ...] = ("speed", "memory", "growth", "limits")
+    parts: tuple[Part, ...] = ("speed", "memory", "growth", "limits", "elliptical")
     """What to measure."""
     out: Path = Path("benchmarks/results")
     """Folder of the JSON files."""
     page: Path | None = None
     """Page whose tables are replaced: docs/benchmarks.md; of a quick run a copy in ``out``."""
     threads: tuple[int, ...] = field(default_factory=thread_counts)
-    """Numbers of threads of torch; memory, growth and limits are measured with one."""
+    """Numbers of threads of torch, for speed; the other parts are measured with one."""
     seconds: float = 1.0
     """Time for each contender of a case, unless 11 rounds take longer."""
     compiled: bool = True

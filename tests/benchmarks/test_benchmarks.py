@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import growth, limits, speed
+from benchmarks import elliptical, growth, limits, speed
 from benchmarks.__main__ import main
 from benchmarks.cases import DIAGONAL, Case
 from benchmarks.contenders import DISPLACEMENT, GROUPS, NOT_MEASURED, PYRO
@@ -25,7 +25,7 @@ def one_process(monkeypatch):
     def here(function, *arguments, allocator):
         return function(*arguments)
 
-    for part in (speed, growth, limits):
+    for part in (speed, growth, limits, elliptical):
         monkeypatch.setattr(part, "in_fresh_process", here)
     threads = torch.get_num_threads()
     yield
@@ -36,7 +36,7 @@ def one_process(monkeypatch):
 def test_quick_run_writes_json_and_tables(tmp_path):
     main(Settings(out=tmp_path, quick=True, threads=(1,)))
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    for part in ("speed", "memory", "growth", "limits"):
+    for part in ("speed", "memory", "growth", "limits", "elliptical"):
         content = json.loads((tmp_path / f"{part}.json").read_text())
         assert content["versions"]["torch"] == torch.__version__
         assert content["settings"]["quick"]
