@@ -9,10 +9,12 @@ from typing import Any
 import tyro
 
 from experiments.baseball import Baseball
+from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
+    "gradient-variance-avf": GradientVarianceAVF,
     "weight-gradient-bias": WeightGradientBias,
 }
 

@@ -33,9 +33,9 @@ class Schedule:
 
 
 def train(
-    run: Run,
+    run: Run | None,
     name: str,
-    parameters: Iterable[Tensor],
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
     loss: Callable[[], Tensor],
     evaluate: Callable[[], dict[str, Any]],
     schedule: Schedule,
@@ -44,12 +44,14 @@ def train(
     """Minimize ``loss``, from the stage's last checkpoint if there is one.
 
     Args:
-        run: the folder of the run.
+        run: the folder of the run, or None for a job of a sweep, which is short and shows and
+            keeps nothing before its end.
         name: of the stage.
-        parameters: leaf tensors, changed in place.
+        parameters: leaf tensors, changed in place, or Adam's parameter groups: mappings with
+            ``params`` and, where they differ from the others, ``lr`` and ``betas``.
         loss: a surrogate whose gradient is the estimate; it also gives the loss by its value.
-        evaluate: figures for a row of ``metrics.csv``, called every ``log_every`` steps; ``elbo``
-            among them is shown in the progress bar. It leaves the random state as it was.
+        evaluate: figures for a row of ``metrics.csv``, called every ``log_every`` steps; the first
+            of them is shown in the progress bar. It leaves the random state as it was.
         schedule: steps and learning rates.
         extra_state: further tensors that ``loss`` changes in place.
 
@@ -59,13 +61,13 @@ def train(
     Raises:
         FloatingPointError: when the loss is not finite; the last checkpoint stays.
     """
-    parameters = list(parameters)
-    state = [*parameters, *(extra_state or {}).values()]
     optimizer = torch.optim.Adam(parameters, lr=schedule.learning_rate)
+    leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
+    state = [*leaves, *(extra_state or {}).values()]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.factor)
     rows: list[dict[str, Any]] = []
     start = 0
-    checkpoint = run.load(name)
+    checkpoint = None if run is None else run.load(name)
     if checkpoint is not None:
         start, rows = checkpoint["step"], checkpoint["rows"]
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -77,6 +79,8 @@ def train(
                 tensor.copy_(stored)
 
     def save(step: int) -> None:
+        if run is None:
+            return
         run.save(
             name,
             {
@@ -90,17 +94,21 @@ def train(
             },
         )
 
-    progress = tqdm(range(start, schedule.steps), name, schedule.steps, initial=start)
+    progress = tqdm(
+        range(start, schedule.steps), name, schedule.steps, initial=start, disable=run is None
+    )
     for step in progress:
         if step % schedule.log_every == 0:
-            rows.append({"stage": name, "step": step, **_apart(evaluate)})
-            progress.set_postfix(elbo=f"{rows[-1].get('elbo', float('nan')):.2f}", refresh=False)
+            figures = _apart(evaluate)
+            rows.append({"stage": name, "step": step, **figures})
+            key, value = next(iter(figures.items()))
+            progress.set_postfix({key: f"{value:.5g}"}, refresh=False)
         optimizer.zero_grad()
         value = loss()
         if not bool(value.isfinite()):
+            kept = f"; the last checkpoint in {run.checkpoints} is untouched" if run else ""
             raise FloatingPointError(
-                f"the loss of stage {name} is {value.item()} at step {step}; the last checkpoint"
-                f" in {run.checkpoints} is untouched"
+                f"the loss of stage {name} is {value.item()} at step {step}{kept}"
             )
         value.backward()
         optimizer.step()
@@ -108,7 +116,8 @@ def train(
         if (step + 1) % schedule.checkpoint_every == 0 or step + 1 == schedule.steps:
             save(step + 1)
     rows.append({"stage": name, "step": schedule.steps, **_apart(evaluate)})
-    run.log(rows)
+    if run is not None:
+        run.log(rows)
     return rows
 
 

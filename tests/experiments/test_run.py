@@ -51,6 +51,35 @@ def test_an_interrupted_fit_resumes_to_the_same_numbers(tmp_path, stop_at):
     assert metrics[0] == metrics[1]
 
 
+def fit_groups(run, stop_at=None):
+    """Two groups; all of the gradients are one, so that Adam's steps are its learning rates."""
+    x, y = torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)
+    calls = 0
+
+    def loss():
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise Stopped
+        return x.sum() + y.sum()
+
+    groups = [{"params": [x]}, {"params": [y], "lr": 0.3, "betas": (0.5, 0.99)}]
+    schedule = Schedule(10, learning_rate=0.1, log_every=5, checkpoint_every=4)
+    rows = train(run, "fit", groups, loss, lambda: {"elbo": 0.0}, schedule)
+    return torch.cat([x.detach(), y.detach()]), rows
+
+
+def test_groups_have_learning_rates_of_their_own(tmp_path):
+    whole, rows = fit_groups(Run(tmp_path, "whole", {}))
+    assert torch.allclose(whole, torch.tensor([-1.0] * 3 + [-3.0] * 2), rtol=1e-5)
+    with pytest.raises(Stopped):
+        fit_groups(Run(tmp_path, "broken", {}), stop_at=7)
+    assert torch.equal(fit_groups(Run(tmp_path, "broken", {}, resume=True))[0], whole)
+    alone, its_rows = fit_groups(None)  # a job of a sweep
+    assert torch.equal(alone, whole)
+    assert its_rows == rows
+
+
 def test_metrics_hold_a_row_for_each_logged_step(tmp_path):
     fit(Run(tmp_path, "run", {}))
     with open(tmp_path / "run" / "metrics.csv") as file:
