@@ -32,9 +32,10 @@ class AVFElliptical(EllipticalDistribution):
 
     - ``"axes"``: in the plane of the axes a and b, with the velocity :math:`(B^T C)_{ab}`: the
       paper's Eq. 10, and Pyro's class (:func:`~pyro_mixtures.velocity.rotations.rotations`).
-    - ``"rows"``: in the plane of the row a of :math:`B^T C` and the axis b. It costs less and can
-      reach a much lower variance, a tenth of that of the axes' in dimension 50 where the
-      coordinates are strongly correlated, but is more easily upset by a large learning rate
+    - ``"rows"``: in the plane of the row a of :math:`B^T C` and the axis b. It costs less, and
+      reaches a much lower variance where the cost's gradients in the whitened space have a
+      direction in common, down to a tenth of that of the axes; elsewhere it is about equal. A
+      large learning rate upsets it more easily
       (:func:`~pyro_mixtures.velocity.row_rotations.row_rotations`).
 
     The gradient of L is unbiased for every B and C; its variance is least for ones that depend on
@@ -45,14 +46,21 @@ class AVFElliptical(EllipticalDistribution):
 
     where G is the gradient of L that comes with the cost's gradient at the samples. One optimizer
     can so step all parameters; :func:`~pyro_mixtures.infer.avf_optim_args` gives ``control_var`` a
-    learning rate of its own. B = 0 with a random C is a good start, the plain gradient; if both
-    are zero they stay so, as equal rows stay equal. Where gradients are clipped by their norm it
-    has to stay out.
-    A cost that holds :math:`\log q(z)` adds a noise that the gradient of L has not, for its other
-    part cancels it: use ``entropy()``, or ``score_parts``, as Pyro's ``Trace_ELBO`` does.
+    learning rate of its own, such as 0.03. A good start is B = 0, the plain gradient, and a small
+    random C. Not both may be zero, nor rows be equal: they would stay so. Where gradients are
+    clipped by their joint norm, leave out ``control_var``, whose own would dominate.
 
-    A law of your own has ``loc`` and ``scale_tril`` and is made an AVF law by naming
-    this class first:
+    If the cost holds ``log_prob(z)``, that variance is the one of the part which comes through the
+    sample, not of the whole gradient, and less is gained: use ``entropy()``, or ``score_parts`` as
+    Pyro's ``Trace_ELBO`` and its kin do.
+
+    A law of your own has ``loc``, ``scale_tril`` and ``control_var`` among its parameters and
+    supplies what :class:`~pyro_mixtures.distributions.elliptical.EllipticalDistribution` asks for.
+
+    Args:
+        given: all parameters by name, tensors that broadcast against each other.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument.
+        planes: ``"axes"`` or ``"rows"``.
 
     Example:
         >>> import math
@@ -115,18 +123,19 @@ class AVFElliptical(EllipticalDistribution):
             grad: gradients of the cost at them, ``(*X, D)``.
 
         Returns:
-            An estimate for each distribution of the batch, ``(*B, 2, M, D)``.
+            An estimate for each distribution of the batch, ``(*B, 2, M, D)``. B is the batch
+            before ``expand`` added dimensions on the left, which count as samples.
 
         Raises:
             ValueError: when the two shapes differ.
 
         Example:
             >>> _ = torch.manual_seed(0)
-            >>> control_var = torch.randn(2, 1, 3)
+            >>> control_var = torch.stack([torch.zeros(1, 3), 0.1 * torch.randn(1, 3)])
             >>> q = AVFMultivariateNormal(torch.zeros(3), torch.eye(3), control_var)
             >>> for _ in range(500):
             ...     z = q.sample((10,))
-            ...     control_var -= 0.02 * q.variance_gradient(z, grad=z.cos())
+            ...     control_var -= 0.03 * q.variance_gradient(z, grad=z.cos())
         """
         if value.shape != grad.shape:
             raise ValueError(
@@ -147,8 +156,8 @@ class AVFMultivariateNormal(AVFElliptical, EllipticalNormal):  # type: ignore[ov
 
     A drop-in for ``MultivariateNormal(loc, scale_tril=scale_tril)`` with the same samples and
     densities: :class:`AVFElliptical` tells what the other arguments do. The gradient of
-    ``scale_tril`` is another, and lower triangular. It costs O(M D^2), as much as the plain
-    gradient for small M.
+    ``scale_tril`` is another, and lower triangular. For S samples it costs O((S + M) D^2), the
+    plain one O(S D^2): with few rotations about twice the time.
 
     Args:
         loc: the mean :math:`\mu`, shape ``(*B, D)``.
@@ -170,9 +179,10 @@ class AVFMultivariateNormal(AVFElliptical, EllipticalNormal):  # type: ignore[ov
         >>> _ = torch.manual_seed(0)
         >>> loc = torch.zeros(3, requires_grad=True)
         >>> scale_tril = torch.eye(3).requires_grad_()
-        >>> control_var = (0.1 * torch.randn(2, 1, 3)).requires_grad_()
+        >>> control_var = torch.stack([torch.zeros(1, 3), 0.1 * torch.randn(1, 3)])
+        >>> _ = control_var.requires_grad_()
         >>> optimizer = torch.optim.Adam(
-        ...     [{"params": [loc, scale_tril]}, {"params": [control_var], "lr": 0.1}], lr=0.01
+        ...     [{"params": [loc, scale_tril]}, {"params": [control_var], "lr": 0.03}], lr=0.01
         ... )
         >>> for _ in range(100):
         ...     optimizer.zero_grad()
@@ -219,7 +229,7 @@ class AVFMultivariateStudentT(AVFElliptical, EllipticalStudentT):
         Jankowiak and Karaletsos, appendix C.1.
 
     Example:
-        >>> control_var = torch.randn(2, 1, 2).requires_grad_()
+        >>> control_var = torch.stack([torch.zeros(1, 2), 0.1 * torch.randn(1, 2)])
         >>> q = AVFMultivariateStudentT(4.0, torch.zeros(2), torch.eye(2), control_var)
         >>> q.rsample((5,)).shape
         torch.Size([5, 2])

@@ -12,6 +12,7 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
+from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double
 
@@ -67,7 +68,8 @@ class EllipticalDistribution(ParametricDistribution):
             z = core.loc.unsqueeze(-2) + white @ core.scale_tril.mT  # (*B, S, D)
         vjp = functools.partial(self._vjp, self.field)
         value = samples_first(pathwise(z, vjp, *parameters)).reshape(shape + self.event_shape)
-        self._remember(value, white)
+        if torch.is_grad_enabled():  # samples without gradient have nothing to spare
+            self._remember(value, white)
         return value
 
     @staticmethod
@@ -86,17 +88,28 @@ class EllipticalDistribution(ParametricDistribution):
     def score_parts(self, x, *args, **kwargs):
         r"""Pyro's terms of a surrogate objective.
 
-        For the sample just drawn the density is that of its :math:`\varepsilon`, over det L, which
-        has the same gradient in the parameters: the field's two parts change
-        :math:`\log q(z)` by :math:`-\log \det L` and not at all. So no gradient of
-        :math:`\log q` comes in at the sample, and ``control_var`` learns from that of the model
-        alone.
+        For the sample just drawn the density is that of its :math:`\varepsilon`, over det L: of
+        the same value, and of the same gradient in the parameters, for whatever the field, the law
+        is carried along with the sample. So no gradient of :math:`\log q` comes in at the sample,
+        and ``control_var`` learns from that of the model alone.
         """
         white = self._known(x)
         if white is None or not self.has_rsample:
             return super().score_parts(x)
         density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
         return ScoreParts(density, 0, density)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.loc.device
+
+    def to_event(self, reinterpreted_batch_ndims=None):
+        event = super().to_event(reinterpreted_batch_ndims)
+        return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
+
+    def mask(self, mask):
+        return super().mask(mask_tensor(mask, self.batch_shape, self.device))
 
     def _log_prob(self, white: Tensor) -> Tensor:
         r"""Of the points :math:`\mu + L \varepsilon`, ``(*B, S, D) -> (*B, S)``."""

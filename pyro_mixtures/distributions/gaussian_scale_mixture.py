@@ -75,6 +75,7 @@ class GaussianScaleMixture(NormalMixture):
         "locs": constraints.independent(constraints.real, 2),
     }
     component_parameters = {"coord_scale": "D", "component_scale": "K", "locs": "KD"}
+    optional_parameters = ("locs",)
     transports = {
         "displacement": whitened(_displacement),
         "radial": whitened(radial),

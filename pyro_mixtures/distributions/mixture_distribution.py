@@ -7,7 +7,7 @@ from pyro.distributions import TorchDistribution
 from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
-from pyro_mixtures.distributions.independent_mixture import IndependentMixture, mask_tensor
+from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
 from pyro_mixtures.distributions.weights import surely_all
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
 
@@ -53,6 +53,11 @@ class MixtureDistribution(TorchDistribution):
         return self
 
     @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.component_logits.device
+
+    @property
     def num_components(self) -> int:
         """K."""
         return self.component_logits.shape[-1]
@@ -85,11 +90,11 @@ class MixtureDistribution(TorchDistribution):
         event = super().to_event(reinterpreted_batch_ndims)
         if event is self or self.weight_gradient == "pathwise":
             return event
-        return IndependentMixture(self, event.reinterpreted_batch_ndims)
+        return IndependentParts(self, event.reinterpreted_batch_ndims)
 
     def mask(self, mask):
         if self.weight_gradient != "pathwise":
-            mask = mask_tensor(mask, self.batch_shape, self.component_logits)
+            mask = mask_tensor(mask, self.batch_shape, self.device)
         return super().mask(mask)
 
     def _group_score(self, responsibilities: Tensor) -> Tensor:

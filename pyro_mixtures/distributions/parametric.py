@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -20,17 +20,18 @@ class ParametricDistribution(TorchDistribution):
     """A distribution over vectors with tensors for parameters that broadcast against each other.
 
     A class tells the shape of each parameter behind the batch, in letters, of which D is the size
-    of the event. A parameter that is None in the class may be given as None: it is left out.
+    of the event, and which of them may be given as None: those are left out.
     """
 
     support = constraints.real_vector
+    optional_parameters: ClassVar[tuple[str, ...]] = ()
     _last_sample: tuple[Tensor, int, Any] | None = None
 
     def __init__(self, given: Mapping[str, Any], validate_args: bool | None = None) -> None:
         parameters = {
             name: value
             for name, value in given.items()
-            if value is not None or getattr(type(self), name, "required") is not None
+            if value is not None or name not in self.optional_parameters
         }
         if len(parameters) < len(given):
             constraint = self.arg_constraints

@@ -27,8 +27,9 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal):
     :class:`~pyro_mixtures.distributions.AVFMultivariateNormal`. Its further parameter
     ``control_var (2, M, D)`` follows the gradient of that variance and wants a larger learning
     rate than the others, such as 0.03: see :func:`avf_optim_args`. It starts with B = 0, the plain
-    gradient. Its units suit the guide while its scales change: the rows of ``B^T C`` are divided
-    by them (and, for ``planes="rows"``, by the root of D).
+    gradient. Row a of ``B^T C`` is divided by the guide's scale of coordinate a (and, for
+    ``planes="rows"``, by the root of D), so that what was learned stays right while the scales
+    change; the posterior's ``control_var`` is therefore not the parameter itself.
 
     Args:
         model: a Pyro model with continuous latent sites.
@@ -52,7 +53,7 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal):
         ...     x = pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1))
         ...     pyro.sample("y", dist.Normal(x.sum(), 0.1), obs=torch.tensor(1.0))
         >>> guide = AutoAVFMultivariateNormal(model, num_rotations=2)
-        >>> optimizer = pyro.optim.Adam(avf_optim_args({"lr": 0.01}, {"lr": 0.1}))
+        >>> optimizer = pyro.optim.Adam(avf_optim_args({"lr": 0.01}, {"lr": 0.03}))
         >>> svi = SVI(model, guide, optimizer, Trace_ELBO())
         >>> loss = [svi.step() for _ in range(100)]
     """
@@ -121,7 +122,7 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
         >>> def model():
         ...     pyro.sample("x", dist.StudentT(3.0, 0.0, torch.ones(2)).to_event(1))
         >>> guide = AutoAVFMultivariateStudentT(model)
-        >>> optimizer = pyro.optim.Adam(avf_optim_args({"lr": 0.01}, {"lr": 0.1}))
+        >>> optimizer = pyro.optim.Adam(avf_optim_args({"lr": 0.01}, {"lr": 0.03}))
         >>> loss = SVI(model, guide, optimizer, Trace_ELBO()).step()
     """
 
@@ -172,17 +173,17 @@ def avf_optim_args(
     Args:
         optim_args: for all parameters, such as ``{"lr": 0.01}``.
         control_var_args: replace or complete those for parameters named ``control_var``, such as
-            ``{"lr": 0.1, "betas": (0.5, 0.999)}``.
+            ``{"lr": 0.03, "betas": (0.5, 0.99)}``.
 
     Returns:
         What ``pyro.optim.Adam`` and others take in place of a dict.
 
     Example:
         >>> import pyro
-        >>> args = avf_optim_args({"lr": 0.01}, {"lr": 0.1, "betas": (0.5, 0.999)})
+        >>> args = avf_optim_args({"lr": 0.01}, {"lr": 0.03, "betas": (0.5, 0.99)})
         >>> optimizer = pyro.optim.Adam(args)
         >>> args("guide.control_var")
-        {'lr': 0.1, 'betas': (0.5, 0.999)}
+        {'lr': 0.03, 'betas': (0.5, 0.99)}
     """
 
     def per_parameter(name: str) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def test_score_parts(law, expanded, sample_shape):
     if expanded is not None:
         q = q.expand(expanded)
     z = q.rsample(sample_shape)
-    for value in (z, z.detach()):  # known, and any other
+    for value in (z, z.detach(), q.sample(sample_shape)):  # known, and any other
         parts = q.score_parts(value)
         assert parts.score_function == 0
         assert parts.entropy_term is parts.log_prob

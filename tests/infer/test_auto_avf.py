@@ -6,10 +6,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    SVI,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.infer.autoguide import AutoMultivariateNormal, init_to_value
 from torch.distributions import constraints
 
+from pyro_mixtures.diagnostics import elbo_gradient_variance
+from pyro_mixtures.distributions import AVFMultivariateNormal, AVFMultivariateStudentT
 from pyro_mixtures.infer import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
@@ -253,31 +261,87 @@ def test_starts_where_it_is_told():
     torch.testing.assert_close(guide.get_posterior().scale_tril, 0.3 * torch.eye(3))
 
 
-@each_guide
-def test_control_var_sees_no_entropy(guide_class):
-    """At the sample arrives the gradient of the model alone; the parameters' is that of all.
+@pytest.mark.parametrize("wrap", ["plate", "to_event", "to_event twice", "mask", "to_event, mask"])
+@pytest.mark.parametrize("student_t", [False, True])
+def test_control_var_learns_from_the_model_alone(wrap, student_t):
+    """What ``Trace_ELBO`` leaves is ``variance_gradient`` of the model's gradient at the samples.
 
-    With the model's density constant all that is left is the exact gradient of the entropy.
+    That of log q, which comes in where ``log_prob`` is asked for, would change its expectation.
     """
+    target = dist.MultivariateNormal(LOC, scale_tril=SCALE_TRIL)
+    shape = (2, 2, 1, 3)
+    control_var = torch.randn(shape).requires_grad_()
+    arguments = (
+        torch.zeros(2, 3),
+        torch.eye(3) + 0.5 * torch.randn(2, 3, 3).tril(-1),
+        control_var,
+    )
 
-    def model():
-        x = pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1).mask(False))
-        pyro.factor("nothing", 0 * x.sum(-1))
+    def posterior():
+        if student_t:
+            return AVFMultivariateStudentT(8.0, *arguments)
+        return AVFMultivariateNormal(*arguments)
 
-    guide = guide_class(model)
+    def site(q):
+        if wrap == "plate":
+            with pyro.plate("rows", 2):
+                return pyro.sample("x", q)
+        if wrap == "mask":
+            with pyro.plate("rows", 2):
+                return pyro.sample("x", q.mask(True))
+        q = q.to_event(0).to_event(1) if wrap == "to_event twice" else q.to_event(1)
+        return pyro.sample("x", q.mask(True) if "mask" in wrap else q)
+
+    drawn = []
+
+    def guide():
+        drawn.append((posterior(), None))
+        drawn[-1] = (drawn[-1][0], site(drawn[-1][0]))
+
+    objective = Trace_ELBO()
+    objective.differentiable_loss(lambda: site(target.expand((2,))), guide).backward()
+    (q, z) = drawn[0]
+    x = z.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(-target.log_prob(x).sum(), x)
+    torch.testing.assert_close(control_var.grad, q.variance_gradient(x.detach(), slope))
+
+
+@each_guide
+@pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceMeanField_ELBO()])
+def test_draws_of_guides_can_be_vectorized(guide_class, elbo):
+    """The law of the gradients is that of draws in turn: z-scores of means and variances."""
+    guide = guide_class(normal_model)
+    guide()
+    names = [f"{type(guide).__name__}.{name}" for name in ("loc", "scale_tril")]
+    found = [
+        elbo_gradient_variance(
+            elbo, normal_model, guide, num_draws=draws, names=names, vectorize_draws=vectorized
+        )
+        for draws, vectorized in ((4000, True), (400, False))
+    ]
+    for name in names:
+        one, other = (each[name] for each in found)
+        for value in ("mean", "variance"):
+            error = torch.hypot(getattr(one, value + "_error"), getattr(other, value + "_error"))
+            difference = (getattr(one, value) - getattr(other, value)).abs()
+            assert (difference <= 5 * error + 1e-6).all()
+
+
+@each_guide
+def test_trace_graph_elbo_agrees_with_trace_elbo(guide_class):
+    """In the gradients of one step, by equal random numbers."""
+
+    def step(objective):
+        pyro.set_rng_seed(3)
+        guide.zero_grad()
+        objective.loss_and_grads(normal_model, guide)
+        return {name: value.grad.clone() for name, value in guide.named_parameters()}
+
+    guide = guide_class(normal_model)
     guide()
     with torch.no_grad():
-        guide.get_parameter("scale_tril_unconstrained").copy_(torch.randn(3, 3))
-    for particles in (1, 7):
-        guide.zero_grad()
-        Trace_ELBO(particles, vectorize_particles=True).differentiable_loss(
-            model, guide
-        ).backward()
-        exact = torch.autograd.grad(-guide.scale.log().sum(), guide.scale_unconstrained)[0]
-        torch.testing.assert_close(guide.scale_unconstrained.grad, exact)
-        for name in ("loc", "scale_tril_unconstrained"):
-            torch.testing.assert_close(
-                guide.get_parameter(name).grad, 0 * guide.get_parameter(name)
-            )
-        if guide_class is not AutoOMTMultivariateNormal:
-            assert (guide.control_var.grad == 0).all()
+        for parameter in guide.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    expected = step(Trace_ELBO())
+    for name, value in step(TraceGraph_ELBO()).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)

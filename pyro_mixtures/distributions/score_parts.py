@@ -1,4 +1,4 @@
-"""Wrappers of mixtures that keep the score term."""
+"""Wrappers that keep the ``score_parts`` of a distribution, which Pyro's own would drop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 
 
-class IndependentMixture(Independent):
-    """``to_event`` of a mixture with a score term, which Pyro's own would drop."""
+class IndependentParts(Independent):
+    """``to_event`` of a distribution that has ``score_parts`` of its own."""
 
     def to_event(self, reinterpreted_batch_ndims=None):
         more = reinterpreted_batch_ndims
@@ -18,7 +18,7 @@ class IndependentMixture(Independent):
         return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
 
     def mask(self, mask):
-        return super().mask(mask_tensor(mask, self.batch_shape, self.base_dist.component_logits))
+        return super().mask(mask_tensor(mask, self.batch_shape, self.base_dist.device))
 
     def score_parts(self, x, *args, **kwargs):
         count = self.reinterpreted_batch_ndims
@@ -27,8 +27,8 @@ class IndependentMixture(Independent):
         return ScoreParts(*parts)
 
 
-def mask_tensor(mask: Tensor | bool, batch_shape: Size, like: Tensor) -> Tensor:
-    """A mask as a tensor, on the device of another: with a bool Pyro would drop the score term."""
+def mask_tensor(mask: Tensor | bool, batch_shape: Size, device: torch.device) -> Tensor:
+    """A mask as a tensor: with a bool Pyro would ask for ``log_prob`` alone."""
     if isinstance(mask, bool):
-        return torch.tensor(mask, device=like.device).expand(batch_shape)
+        return torch.tensor(mask, device=device).expand(batch_shape)
     return mask
