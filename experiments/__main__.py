@@ -9,11 +9,13 @@ from typing import Any
 import tyro
 
 from experiments.baseball import Baseball
+from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
+    "gaussian-process": GaussianProcess,
     "gradient-variance-avf": GradientVarianceAVF,
     "weight-gradient-bias": WeightGradientBias,
 }

@@ -1,0 +1,77 @@
+"""The grid of Adam's settings, and which of them is best for each estimator (section E.2)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from experiments.gaussian_process.fits import NUM_ROTATIONS, Setting
+from experiments.sweep import Diverged
+
+ADAM = ((0.004, 0.9), (0.008, 0.9), (0.008, 0.97), (0.016, 0.9), (0.016, 0.97), (0.032, 0.9))
+"""Learning rates and first betas of all estimators."""
+
+CONTROL_ADAM = ((0.01, 0.9), (0.03, 0.9), (0.3, 0.5))
+"""Those of the control variate, each with each of :data:`ADAM`."""
+
+Rows = list[dict[str, Any]]
+
+
+def grid() -> list[Setting]:
+    """The settings of the sweep."""
+    return [
+        Setting(estimator, *adam, *control)
+        for estimator, rotations in NUM_ROTATIONS.items()
+        for adam in ADAM
+        for control in (CONTROL_ADAM if rotations else [()])
+    ]
+
+
+def job_name(setting: Setting, seed: int) -> str:
+    """The name of a fit's stage."""
+    return f"{setting.name}, seed {seed}"
+
+
+def fits_of(
+    setting: Setting, seeds: Sequence[int], results: Mapping[str, Rows | Diverged]
+) -> list[Rows]:
+    """The rows of those fits of a setting that did not diverge."""
+    found = [results[job_name(setting, seed)] for seed in seeds]
+    kept = [rows for rows in found if not isinstance(rows, Diverged)]
+    return [rows for rows in kept if math.isfinite(rows[-1]["elbo"])]
+
+
+def rank(
+    settings: Sequence[Setting], seeds: Sequence[int], results: Mapping[str, Rows | Diverged]
+) -> Rows:
+    """A row for each setting with the last ELBO of its fits, the best setting first.
+
+    A setting of which a fit diverged comes after all of which none did.
+    """
+    rows = []
+    for setting in settings:
+        elbos = [fit[-1]["elbo"] for fit in fits_of(setting, seeds, results)]
+        mean = statistics.fmean(elbos) if elbos else -math.inf
+        diverged = len(seeds) - len(elbos)
+        rows.append({"name": setting.name, **asdict(setting), "elbo": mean, "elbos": elbos})
+        rows[-1]["diverged"] = diverged
+    return sorted(rows, key=lambda row: (row["diverged"], -row["elbo"]))
+
+
+def best(settings: Sequence[Setting], ranking: Rows) -> dict[str, Setting]:
+    """The best setting of each estimator.
+
+    Raises:
+        FloatingPointError: when an estimator has none of which all fits ended.
+    """
+    named = {setting.name: setting for setting in settings}
+    chosen = {}
+    for estimator in NUM_ROTATIONS:
+        first = next(row for row in ranking if row["estimator"] == estimator)
+        if first["diverged"]:
+            raise FloatingPointError(f"of each setting of {estimator} a fit diverged")
+        chosen[estimator] = named[first["name"]]
+    return chosen
