@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from experiments.gaussian_process.fits import NUM_ROTATIONS, Setting
+from experiments.gaussian_process.fits import NUM_ROTATIONS, ROWS, Setting
 from experiments.sweep import Diverged
 
 ADAM = ((0.004, 0.9), (0.008, 0.9), (0.008, 0.97), (0.016, 0.9), (0.016, 0.97), (0.032, 0.9))
@@ -17,16 +17,23 @@ ADAM = ((0.004, 0.9), (0.008, 0.9), (0.008, 0.97), (0.016, 0.9), (0.016, 0.97), 
 CONTROL_ADAM = ((0.01, 0.9), (0.03, 0.9), (0.3, 0.5))
 """Those of the control variate, each with each of :data:`ADAM`."""
 
+CONTROL_ADAM_ROWS = ((0.003, 0.9), (0.01, 0.9))
+"""The same for planes of rows, which larger ones upset."""
+
 Rows = list[dict[str, Any]]
 
 
 def grid() -> list[Setting]:
     """The settings of the sweep."""
+    controls: dict[str, Sequence[tuple[float, ...]]] = {
+        name: CONTROL_ADAM if rotations else [()] for name, rotations in NUM_ROTATIONS.items()
+    }
+    controls[ROWS] = CONTROL_ADAM_ROWS
     return [
         Setting(estimator, *adam, *control)
-        for estimator, rotations in NUM_ROTATIONS.items()
+        for estimator, choices in controls.items()
         for adam in ADAM
-        for control in (CONTROL_ADAM if rotations else [()])
+        for control in choices
     ]
 
 

@@ -51,7 +51,8 @@ class GaussianProcess:
         if self.quick:
             self.seeds, self.steps, self.months = 2, 20, 24
             self.grid = [Setting("RT", 0.01), Setting("OMT", 0.01)]
-            self.grid += [Setting(f"AVF, M = {m}", 0.01, 0.9, 0.1, 0.5) for m in (1, 5)]
+            adaptive = [name for name, m in fits.NUM_ROTATIONS.items() if m]
+            self.grid += [Setting(name, 0.01, 0.9, 0.1, 0.5) for name in adaptive]
 
     def run(self) -> None:
         """Run all stages, or those that an unfinished run has left."""

@@ -1,7 +1,8 @@
-"""One fit: a Normal of full covariance whose gradients come from one of four estimators."""
+"""One fit: a Normal of full covariance whose gradients come from one of five estimators."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from experiments.gaussian_process.model import Regression
 from experiments.training import Schedule, train
 from pyro_mixtures.distributions import AVFMultivariateNormal, OMTMultivariateNormal
 
-NUM_ROTATIONS = {"RT": 0, "OMT": 0, "AVF, M = 1": 1, "AVF, M = 5": 5}
+ROWS = "AVF rows, M = 5"
+NUM_ROTATIONS = {"RT": 0, "OMT": 0, "AVF, M = 1": 1, "AVF, M = 5": 5, ROWS: 5}
 """M of each estimator: none where nothing is adapted."""
 
 INITIAL_SCALE = 0.1
@@ -61,8 +63,10 @@ class Fit:
         self.loc = torch.zeros_like(y).requires_grad_()
         self.log_scale = torch.full_like(y, INITIAL_SCALE).log().requires_grad_()
         self.lower = torch.zeros_like(regression.jitter).requires_grad_()
-        noise = torch.randn(2, rank, len(y)).to(y)
-        self.control_var = (CONTROL_SCALE * noise).requires_grad_() if rank else None
+        noise = CONTROL_SCALE * torch.randn(2, rank, len(y)).to(y)
+        if estimator == ROWS:
+            noise[0] = 0  # B: at first the plain gradient
+        self.control_var = noise.requires_grad_() if rank else None
 
     def groups(self, setting: Setting) -> list[dict[str, Any]]:
         """Adam's parameter groups."""
@@ -103,7 +107,14 @@ class Fit:
 def posterior(
     estimator: str, loc: Tensor, scale_tril: Tensor, control_var: Tensor | None
 ) -> MultivariateNormal:
-    """A Normal whose ``rsample`` carries the estimator's gradient."""
+    """A Normal whose ``rsample`` carries the estimator's gradient.
+
+    With planes of rows, B and C are in the units of ``AutoAVFMultivariateNormal``.
+    """
+    if estimator == ROWS and control_var is not None:
+        b, c = control_var
+        units = torch.stack([b / scale_tril.detach().diagonal(), c / math.sqrt(len(loc))])
+        return AVFMultivariateNormal(loc, scale_tril, units, planes="rows")
     if control_var is not None:
         return AVFMultivariateNormal(loc, scale_tril, control_var)
     if estimator == "OMT":
