@@ -46,9 +46,10 @@ class AVFElliptical(EllipticalDistribution):
 
     where G is the gradient of L that comes with the cost's gradient at the samples. One optimizer
     can so step all parameters; :func:`~pyro_mixtures.infer.avf_optim_args` gives ``control_var`` a
-    learning rate of its own, such as 0.03. A good start is B = 0, the plain gradient, and a small
-    random C. Not both may be zero, nor rows be equal: they would stay so. Where gradients are
-    clipped by their joint norm, leave out ``control_var``, whose own would dominate.
+    learning rate of its own: 0.03, say, or for the rows' planes 0.01 and less. A good start is
+    B = 0, the plain gradient, and a small random C. Not both may be zero, nor rows be equal: they
+    would stay so. Where gradients are clipped by their joint norm, leave out ``control_var``,
+    whose own would dominate.
 
     If the cost holds ``log_prob(z)``, that variance is the one of the part which comes through the
     sample, not of the whole gradient, and less is gained: use ``entropy()``, or ``score_parts`` as

@@ -25,11 +25,13 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal):
 
     The same guide, with a smaller variance of its Cholesky factor's gradient:
     :class:`~pyro_mixtures.distributions.AVFMultivariateNormal`. Its further parameter
-    ``control_var (2, M, D)`` follows the gradient of that variance and wants a larger learning
-    rate than the others, such as 0.03: see :func:`avf_optim_args`. It starts with B = 0, the plain
-    gradient. Row a of ``B^T C`` is divided by the guide's scale of coordinate a (and, for
-    ``planes="rows"``, by the root of D), so that what was learned stays right while the scales
-    change; the posterior's ``control_var`` is therefore not the parameter itself.
+    ``control_var (2, M, D)`` follows the gradient of that variance and wants a learning rate of
+    its own (:func:`avf_optim_args`): 0.03, say, or with ``planes="rows"`` 0.01 and less.
+
+    It starts with B = 0, the plain gradient. Row a of ``B^T C`` is divided by the guide's scale of
+    coordinate a (and, for ``planes="rows"``, by the root of D), so that what was learned stays
+    right while the scales change; the posterior's ``control_var`` is therefore not the parameter
+    itself.
 
     Args:
         model: a Pyro model with continuous latent sites.
