@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,21 +48,34 @@ def _band(
 
 
 def plot_sweep(path: Path, ranking: Sequence[Mapping[str, Any]]) -> None:
-    """Final ELBO of each setting, its mean and range, grouped by the estimator."""
+    """Final ELBO of each setting, its mean and range, grouped by the estimator.
+
+    The axis ends at three times the distance of the middle setting from the best: one that ran
+    away would hide all others. Means beyond are told at its edge.
+    """
     figure, ax = plt.subplots(figsize=(9, 1.5 + 0.22 * len(ranking)), layout="constrained")
     names = list(NUM_ROTATIONS)  # colours as in the other figure
     rows = sorted(ranking, key=lambda row: names.index(row["estimator"]))
+    means = [row["elbo"] for row in rows if row["elbos"]]
+    end = max(means) - 3 * (max(means) - statistics.median(means))
     for place, row in enumerate(rows):
         color = f"C{names.index(row['estimator'])}"
         elbos = row["elbos"]
         if elbos:
             ax.plot([min(elbos), max(elbos)], [place, place], color=color, lw=2, alpha=0.4)
             ax.plot(row["elbo"], place, "o", color=color, ms=4)
+        if elbos and row["elbo"] < end:
+            text = f" \u2190 {row['elbo']:.0f} "
+            box = {"fc": "w", "ec": "none", "pad": 0}
+            ax.text(end, place, text, va="center", color=color, fontsize=7, bbox=box)
     labels = [
         row["name"] + f" ({row['diverged']} diverged)" * bool(row["diverged"]) for row in rows
     ]
     ax.set_yticks(range(len(rows)), labels, fontsize=7)
     ax.set_ylim(len(rows), -1)
+    if end < max(means):
+        highest = max(max(row["elbos"]) for row in rows if row["elbos"])
+        ax.set_xlim(end, highest + 0.05 * (highest - end))
     ax.set_xlabel("ELBO after the last iteration: mean and range over the seeds")
     ax.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
