@@ -272,18 +272,21 @@ def covariance(component: Distribution) -> Tensor:
     return component.covariance_matrix
 
 
-def grid(reference: MixtureSameFamily) -> tuple[Tensor, Tensor]:
+def grid(reference: MixtureSameFamily, refinement: int = 1) -> tuple[Tensor, Tensor]:
     """Points ``(S, D)`` of a trapezoidal rule for a batch of mixtures, and the volume of a cell.
 
     For sums of Normals a step of 0.8 of the smallest scale (with the other coordinates given) is
     exact to 1e-13; times a function whose frequency is at most one, so is a step that has one more
-    point in each period of it. Components of negligible weight do not widen the grid.
+    point in each period of it. A field that divides by the density of the coordinates before has
+    poles beside the real line and needs a ``refinement`` of the steps, but for the last
+    coordinate's. Components of negligible weight do not widen the grid.
     """
     component = reference.component_distribution
     live = reference.mixture_distribution.probs > 1e-20
     mean, stddev = component.mean.detach()[live], component.stddev.detach()[live]
     given = covariance(component).detach()[live].inverse().diagonal(dim1=-2, dim2=-1).rsqrt()
     steps = 1 / (1 / (0.8 * given.amin(0)) + 1 / (2 * torch.pi))
+    steps[:-1] /= refinement
     low, high = (mean - 9 * stddev).amin(0), (mean + 9 * stddev).amax(0)
     axes = [
         torch.arange(float(a), float(b), float(h), dtype=mean.dtype)

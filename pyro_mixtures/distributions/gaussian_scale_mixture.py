@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.velocity.implicit import spherical_implicit
 from pyro_mixtures.velocity.radial import radial
 from pyro_mixtures.velocity.spherical import (
     spherical_displacement,
@@ -41,8 +42,10 @@ class GaussianScaleMixture(NormalMixture):
         locs: means :math:`\mu`, shape ``(*B, K, D)``, or None for zero.
         transport: the velocity field for the weights: ``"displacement"`` (components flow to a
             moment-matched hub), ``"radial"`` (they shrink or grow about their means, which then
-            move along lines; without ``locs`` the same field as displacement) or
-            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``).
+            move along lines; without ``locs`` the same field as displacement),
+            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``) or
+            ``"implicit"`` (samples keep their conditional quantiles, coordinate after coordinate:
+            Figurnov et al., to compare with; arrays of shape ``S x K x D``, in slices).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts``
             (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
@@ -80,6 +83,7 @@ class GaussianScaleMixture(NormalMixture):
         "displacement": whitened(_displacement),
         "radial": whitened(radial),
         "telescoping": whitened(spherical_telescoping),
+        "implicit": whitened(spherical_implicit),
     }
 
     coord_scale: Tensor

@@ -10,6 +10,7 @@ from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.components import diag_normal_log_prob, location_scale_vjp
 from pyro_mixtures.velocity.displacement import displacement
+from pyro_mixtures.velocity.implicit import implicit
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
 
 
@@ -28,8 +29,10 @@ class MixtureOfDiagNormals(NormalMixture):
         coord_scale: standard deviations :math:`\sigma > 0`, shape ``(*B, K, D)``.
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         transport: the velocity field for the weights: ``"displacement"`` (components slide to a
-            moment-matched hub; matrix products only) or ``"telescoping"`` (one coordinate at a
-            time, to the product of the marginals; exact, but arrays of shape ``S x K x D``).
+            moment-matched hub; matrix products only), ``"telescoping"`` (one coordinate at a
+            time, to the product of the marginals; exact, but arrays of shape ``S x K x D``) or
+            ``"implicit"`` (samples keep their conditional quantiles, coordinate after coordinate:
+            Figurnov et al., to compare with; arrays of shape ``S x K x D``, in slices).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts``
             (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
@@ -66,7 +69,11 @@ class MixtureOfDiagNormals(NormalMixture):
         "component_logits": constraints.real_vector,
     }
     component_parameters = {"locs": "KD", "coord_scale": "KD"}
-    transports = {"displacement": displacement, "telescoping": diag_normal_telescoping}
+    transports = {
+        "displacement": displacement,
+        "telescoping": diag_normal_telescoping,
+        "implicit": implicit,
+    }
 
     locs: Tensor
     coord_scale: Tensor

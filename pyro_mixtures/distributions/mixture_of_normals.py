@@ -14,6 +14,7 @@ from pyro_mixtures.velocity.full_covariance import (
     normal_log_prob,
     normal_vjp,
 )
+from pyro_mixtures.velocity.full_implicit import normal_implicit
 from pyro_mixtures.velocity.full_transports import normal_displacement, normal_telescoping
 
 
@@ -32,8 +33,10 @@ class MixtureOfNormals(NormalMixture):
         scale_tril: the lower triangular L with positive diagonals, shape ``(*B, K, D, D)``.
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         transport: the velocity field for the weights: ``"displacement"`` (components flow to a
-            Normal with the mean and covariance of the mixture) or ``"telescoping"`` (one
-            coordinate at a time, by conditional distribution functions).
+            Normal with the mean and covariance of the mixture), ``"telescoping"`` (one
+            coordinate at a time, by conditional distribution functions) or ``"implicit"``
+            (samples keep the mixture's conditional quantiles, coordinate after coordinate:
+            Figurnov et al., to compare with).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts``
             (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
@@ -68,7 +71,11 @@ class MixtureOfNormals(NormalMixture):
         "component_logits": constraints.real_vector,
     }
     component_parameters = {"locs": "KD", "scale_tril": "KDD"}
-    transports = {"displacement": normal_displacement, "telescoping": normal_telescoping}
+    transports = {
+        "displacement": normal_displacement,
+        "telescoping": normal_telescoping,
+        "implicit": normal_implicit,
+    }
 
     locs: Tensor
     scale_tril: Tensor

@@ -8,6 +8,7 @@ from torch.distributions import constraints
 
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.velocity.displacement import displacement
+from pyro_mixtures.velocity.implicit import spherical_implicit
 from pyro_mixtures.velocity.spherical import (
     shared_displacement,
     spherical_distance,
@@ -47,6 +48,7 @@ class _SharedCovariance(NormalMixture):
         "displacement": _displacement,
         "pairwise": _of_unit_scale(spherical_pairwise),
         "telescoping": _of_unit_scale(spherical_telescoping),
+        "implicit": _of_unit_scale(spherical_implicit),
     }
 
     @staticmethod
@@ -81,8 +83,10 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         transport: the velocity field for the weights: ``"displacement"`` (components slide to a
             moment-matched hub, in the space that the means span), ``"pairwise"`` (mass moves along
-            the lines between the means; arrays of shape ``S x K x K``, in slices) or
-            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``, in slices).
+            the lines between the means; arrays of shape ``S x K x K``, in slices),
+            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``, in slices)
+            or ``"implicit"`` (samples keep their conditional quantiles, coordinate after
+            coordinate: Figurnov et al., to compare with; arrays as for telescoping).
         weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
             objectives that read ``score_parts``
             (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
