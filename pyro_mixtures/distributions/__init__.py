@@ -15,6 +15,15 @@ from pyro_mixtures.distributions.mixture_same_family import MixtureSameFamily
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.distributions.omt_multivariate_normal import OMTMultivariateNormal
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+from pyro_mixtures.distributions.relaxed_bernoulli import (
+    RelaxedBernoulli,
+    RelaxedBernoulliStraightThrough,
+)
+from pyro_mixtures.distributions.relaxed_categorical import (
+    ExpRelaxedCategorical,
+    RelaxedCategorical,
+    RelaxedCategoricalStraightThrough,
+)
 from pyro_mixtures.distributions.shared_covariance import (
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormalsSharedCovariance,
@@ -24,6 +33,7 @@ __all__ = [
     "AVFElliptical",
     "AVFMultivariateNormal",
     "AVFMultivariateStudentT",
+    "ExpRelaxedCategorical",
     "GaussianScaleMixture",
     "Mixture",
     "MixtureDistribution",
@@ -35,5 +45,9 @@ __all__ = [
     "NormalMixture",
     "OMTMultivariateNormal",
     "ParametricMixture",
+    "RelaxedBernoulli",
+    "RelaxedBernoulliStraightThrough",
+    "RelaxedCategorical",
+    "RelaxedCategoricalStraightThrough",
     "kl_bounds",
 ]
