@@ -7,9 +7,10 @@ from pyro.distributions import TorchDistribution
 from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
+from pyro_mixtures.distributions.blending import Blending, Draws
 from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
 from pyro_mixtures.distributions.weights import surely_all
-from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut
+from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut, single_linkage
 
 WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
 
@@ -40,6 +41,8 @@ class MixtureDistribution(TorchDistribution):
     has_rsample = True
     component_logits: Tensor
     weight_gradient: str
+    _blending: Blending | None = None
+    _draws: Draws | None = None
 
     def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -101,25 +104,45 @@ class MixtureDistribution(TorchDistribution):
         r"""The score function, ``(*X, K) -> (*X,)``.
 
         It is :math:`\sum_j c_j \log \pi_j` with constants :math:`c_j = r_C \pi_j / \pi_C`, which
-        stays finite for zero weights.
+        stays finite for zero weights; blended with a transport of share a,
+        :math:`c_j = a r_C \pi_j / \pi_C + (1 - a) r_j`.
         """
-        log_weights = self._core.log_weights
+        core = self._core
+        log_weights = core.log_weights
+        responsibilities = responsibilities.to(log_weights)
         if self.weight_gradient == "score":
-            share = responsibilities.to(log_weights)  # (*X, K)
-        else:
-            weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
-            same = self._core._same_group.to(weights)
-            group_weight = (weights @ same).clamp_min(torch.finfo(weights.dtype).tiny)
-            group = responsibilities.to(weights).unsqueeze(-2) @ same  # r_C, (*X, 1, K)
-            share = (group * (weights / group_weight)).squeeze(-2)
-        return (share * log_weights.masked_fill(share == 0, 0)).sum(-1)
+            return _weighted_sum(responsibilities, log_weights)
+        weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
+        same = core._same_group.to(weights)
+        group_weight = (weights @ same).clamp_min(torch.finfo(weights.dtype).tiny)
+        group = responsibilities.unsqueeze(-2) @ same  # r_C, (*X, 1, K)
+        share = (group * (weights / group_weight)).squeeze(-2)  # (*X, K)
+        if core._blending is None:
+            return _weighted_sum(share, log_weights)
+        own = responsibilities - share
+        transported = core._blending.shares(core._same_group).to(weights)
+        score = _weighted_sum(share + (1 - transported) * own, log_weights)
+        draws = core._draws
+        if draws is not None and score.requires_grad:
+            score.register_hook(lambda cost: draws.tell_score(cost.unsqueeze(-1) * own))
+        return score
 
     @property
     def _has_score(self) -> bool:
-        """Whether a score term is due: not for components that are all one group."""
+        """Whether a score term is due: not for one group of components without blending."""
         if self.weight_gradient == "clustered":
-            return not surely_all(self._core._same_group)
+            return self._core._blending is not None or not surely_all(self._core._same_group)
         return self.weight_gradient == "score"
+
+    def _blend(self, blending: Blending) -> None:
+        """Learn the transport's share of the gradient within each group from draw to draw.
+
+        That protects from heavy tails, so groups may be chains.
+        """
+        core = self._core
+        if core._blending is not blending:
+            core._blending, core._draws = blending, None
+            core.__dict__.pop("_groups", None)
 
     @property
     def _same_group(self) -> Tensor:
@@ -140,7 +163,8 @@ class MixtureDistribution(TorchDistribution):
         try:
             with torch.no_grad():
                 distance = self._component_distances()
-                labels = complete_linkage(distance, linkage_cut(self.event_shape.numel()))
+                linkage = complete_linkage if self._blending is None else single_linkage
+                labels = linkage(distance, linkage_cut(self.event_shape.numel()))
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise
@@ -149,3 +173,8 @@ class MixtureDistribution(TorchDistribution):
                 " it; use 'pathwise' or 'score', or a batch shape instead of vmap"
             ) from error
         return labels.unsqueeze(-1) == labels.unsqueeze(-2)
+
+
+def _weighted_sum(shares: Tensor, log_weights: Tensor) -> Tensor:
+    """``sum_j c_j log(pi_j)`` where zero times minus infinity is zero, ``(*X, K) -> (*X,)``."""
+    return (shares * log_weights.masked_fill(shares == 0, 0)).sum(-1)

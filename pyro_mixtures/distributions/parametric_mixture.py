@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Size, Tensor
 
+from pyro_mixtures.distributions.blending import Draws
 from pyro_mixtures.distributions.mixture_distribution import (
     WEIGHT_GRADIENTS,
     MixtureDistribution,
@@ -101,10 +102,15 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
     def _reparameterized(self, core: ParametricMixture, z: Tensor, shape: Size) -> Tensor:
         """Samples ``(*B, S, D)`` of ``core``, with their gradients, as a value ``(*shape, D)``."""
         parameters = (core.component_logits, *core._components)
-        groups = (core._same_group,) if self.weight_gradient == "clustered" else ()
+        groups: tuple[Tensor, ...] = ()
+        if self.weight_gradient == "clustered":
+            groups = (core._same_group,)
+            if core._blending is not None:
+                core._draws = core._blending.draws()
+                groups = (core._same_group, core._blending.shares(core._same_group))
         transport = None if self.weight_gradient == "score" else self.transports[self.transport]
         known = _Densities(z)
-        vjp = functools.partial(self._vjp, transport, known, len(parameters))
+        vjp = functools.partial(self._vjp, transport, known, core._draws, len(parameters))
         z = pathwise(z, vjp, *parameters, *groups)
         value = samples_first(z).reshape(shape + self.event_shape)
         self._remember(value, known)
@@ -158,6 +164,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         cls,
         transport: Callable[..., Tensor] | None,
         known: _Densities,
+        draws: Draws | None,
         count: int,
         z: Tensor,
         grad: Tensor,
@@ -167,9 +174,11 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
 
         ``transport`` is None where the weights get theirs from the score function alone. ``known``
         serves if it is of these very samples. The first ``count`` of the ``tensors`` are the
-        parameters; a last one holds the groups, if there are any.
+        parameters; the groups follow, if there are any, and the transport's shares in them, if it
+        is blended with the score function: ``draws`` is then told of what it found.
         """
-        parameters, groups = tensors[:count], tensors[count:]
+        parameters = tensors[:count]
+        same_group, shares = (*tensors[count:], None, None)[:2]
         if known.z is z and known.values is not None:
             log_joint, log_prob = known.values
         else:
@@ -181,7 +190,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
             grad_logits = torch.zeros_like(logits)
         else:
             log_weights = logits.log_softmax(-1)
-            within = within_group(log_weights, *groups)
+            within = within_group(log_weights, same_group)
             precision = torch.promote_types(parameters[0].dtype, torch.float32)
             contributions = transport(z, grad, log_prob, within, *components, precision=precision)
             total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
@@ -189,6 +198,12 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
             total = total.masked_fill((log_weights == -math.inf).unsqueeze(-2), 0)
             average = (total * within).sum(-1)  # (*B, K or 1)
             grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
+            if shares is not None:
+                grad_logits = grad_logits * shares.to(grad_logits)
+            if draws is not None:
+                weights = log_weights.exp().unsqueeze(-2)
+                contributions = contributions.masked_fill(weights == 0, 0)
+                draws.tell_transport(weights * (contributions - contributions @ within.mT))
         return tuple(
             gradient.to(parameter.dtype)
             for gradient, parameter in zip((grad_logits, *gradients), parameters, strict=True)

@@ -1,8 +1,8 @@
-"""``Trace_ELBO`` with a baseline for the score function terms."""
+"""``Trace_ELBO`` for score function terms: a baseline, and blending with transport."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,8 +11,12 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.trace_elbo import _compute_log_r
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from pyro.util import warn_if_nan
 from torch import Tensor
+
+from pyro_mixtures.distributions.blending import Blending
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 
 class BaselinedTrace_ELBO(Trace_ELBO):
@@ -24,13 +28,22 @@ class BaselinedTrace_ELBO(Trace_ELBO):
     depends on the particle it is applied to, so the gradient stays unbiased. A drop-in for
     ``Trace_ELBO``; sites without a score term are untouched.
 
+    Mixtures of Normals whose weights' gradient is ``"clustered"`` are blended: within a group of
+    components the transport and the score function estimate the same gradient, and the share of
+    each is the one of least variance by the moments of earlier steps
+    (:class:`~pyro_mixtures.distributions.blending.Blending`), whatever the current one draws. As
+    the score function takes over where the transport's variance is large, a group may be a chain
+    of components that overlap.
+
     Args:
         num_particles: particles a step.
         baseline_decay: weight of the past in the decaying average, in [0, 1).
+        blending: blend, or leave the groups to the transport alone.
+        blending_decay: weight of the past in the moments, in [0, 1).
         kwargs: as for ``Trace_ELBO``.
 
     Raises:
-        ValueError: for a ``baseline_decay`` outside [0, 1).
+        ValueError: for a decay outside [0, 1).
 
     Reference:
         Mnih and Rezende, *Variational Inference for Monte Carlo Objectives* (2016), section 2.5,
@@ -38,17 +51,51 @@ class BaselinedTrace_ELBO(Trace_ELBO):
 
     Example:
         >>> elbo = BaselinedTrace_ELBO(num_particles=8, vectorize_particles=True)
+        >>> checkpoint = elbo.state_dict()  # the averages and moments learned so far
+        >>> elbo.load_state_dict(checkpoint)
     """
 
-    def __init__(self, num_particles: int = 1, *, baseline_decay: float = 0.9, **kwargs) -> None:
-        if not 0 <= baseline_decay < 1:
-            raise ValueError(f"Expected 0 <= baseline_decay < 1, but got {baseline_decay}")
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        baseline_decay: float = 0.9,
+        blending: bool = True,
+        blending_decay: float = 0.99,
+        **kwargs,
+    ) -> None:
+        for name, decay in (("baseline", baseline_decay), ("blending", blending_decay)):
+            if not 0 <= decay < 1:
+                raise ValueError(f"Expected 0 <= {name}_decay < 1, but got {decay}")
         super().__init__(num_particles=num_particles, **kwargs)
-        self.baseline_decay = baseline_decay
+        self.baseline_decay, self.blending_decay = baseline_decay, blending_decay
+        self.blending = blending
         self._averages: dict[str, Tensor] = {}
+        self._blendings: dict[str, Blending] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Baselines and moments of blending by the sites' names, to be saved with a checkpoint."""
+        blendings = {name: blending.state_dict() for name, blending in self._blendings.items()}
+        return {"averages": dict(self._averages), "blendings": blendings}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`."""
+        self._averages = dict(state["averages"])
+        self._blendings = {name: self._new_blending() for name in state["blendings"]}
+        for name, blending in state["blendings"].items():
+            self._blendings[name].load_state_dict(blending)
+
+    def _new_blending(self) -> Blending:
+        return Blending(self.blending_decay)
+
+    def _get_trace(self, model, guide, args, kwargs):
+        blended = _Blended(self._blendings, self._new_blending)(guide) if self.blending else guide
+        return super()._get_trace(model, blended, args, kwargs)
 
     def _particle_losses(self, model, guide, args, kwargs) -> Iterator[tuple[float, Tensor]]:
         """The loss of each particle and the surrogate whose gradient is the estimate."""
+        for blending in self._blendings.values():  # by what the steps before have drawn
+            blending.learn()
         traces = list(self._get_traces(model, guide, args, kwargs))
         costs = [_costs(*pair) for pair in traces]
         if self.num_particles == 1 and not costs[0].keys() <= self._averages.keys():
@@ -97,6 +144,25 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         loss = sum(losses)
         warn_if_nan(loss, "loss")
         return loss
+
+
+class _Blended(Messenger):
+    """Has the mixtures of a guide blend transport and score function as was learned by site."""
+
+    def __init__(self, blendings: dict[str, Blending], new: Callable[[], Blending]) -> None:
+        super().__init__()
+        self.blendings, self.new = blendings, new
+
+    def _pyro_sample(self, msg) -> None:
+        mixture = msg["fn"]
+        while mixture is not None and not isinstance(mixture, ParametricMixture):
+            # of to_event and mask, of the guides' auxiliary site
+            mixture = getattr(mixture, "base_dist", None) or getattr(mixture, "mixture", None)
+        if mixture is not None and mixture.weight_gradient == "clustered":
+            name = msg["name"]
+            if name not in self.blendings:
+                self.blendings[name] = self.new()
+            mixture._blend(self.blendings[name])
 
 
 def _costs(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:

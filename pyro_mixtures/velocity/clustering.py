@@ -69,6 +69,23 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
     return _complete_linkage(distance, cut)
 
 
+def single_linkage(distance: Tensor, cut: float) -> Tensor:
+    """Clustering with single linkage: chains of components that are near each other.
+
+    Arguments and result are those of :func:`complete_linkage`.
+
+    Example:
+        >>> points = torch.tensor([0.0, 1.0, 2.0, 5.0])
+        >>> single_linkage((points - points[:, None]).abs(), cut=1.5)
+        tensor([0, 0, 0, 3])
+    """
+    size = distance.shape[-1]
+    linked = (distance < cut) | torch.eye(size, dtype=torch.bool, device=distance.device)
+    for _ in range(max(0, size - 1).bit_length()):  # each doubles the length of the chains
+        linked = linked.float() @ linked.float() > 0
+    return linked.byte().argmax(-1)  # the first member
+
+
 def _complete_linkage(distance: Tensor, cut: float) -> Tensor:
     index = torch.arange(distance.shape[-1], device=distance.device)
     labels = index.expand(distance.shape[:-1])

@@ -7,6 +7,7 @@ from pyro_mixtures.velocity.clustering import (
     bhattacharyya_diag_normal,
     complete_linkage,
     linkage_cut,
+    single_linkage,
 )
 
 
@@ -66,6 +67,26 @@ def test_chains_are_not_groups():
     points = torch.arange(6.0)
     labels = complete_linkage((points - points.unsqueeze(-1)).abs(), 1.5)
     assert max(len(group) for group in groups_of(labels)) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 15, 40])
+@pytest.mark.parametrize("cut", [0.0, 0.5, 1.0, 100.0])
+def test_single_linkage(size, cut):
+    distance = random_distances(6, size)
+    labels = single_linkage(distance, cut)
+    assert labels.shape == (6, size)
+    for b in range(6):
+        groups = {frozenset({k}) for k in range(size)}
+        for i, j in (distance[b] < cut).nonzero().tolist():
+            joined = [group for group in groups if i in group or j in group]
+            groups = groups.difference(joined) | {frozenset().union(*joined)}
+        assert groups_of(labels[b]) == {tuple(sorted(group)) for group in groups}
+
+
+@pytest.mark.parametrize("size", [2, 3, 5, 9, 17, 33])
+def test_single_linkage_follows_chains_of_any_length(size):
+    points = torch.arange(float(size))
+    assert (single_linkage((points - points.unsqueeze(-1)).abs(), 1.5) == 0).all()
 
 
 def test_bhattacharyya_is_the_overlap():

@@ -1,0 +1,115 @@
+"""Blending of transport and score function within the groups of a mixture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mixtures.distributions.parametric import samples_first
+
+PRIOR_DRAWS = 10
+"""So many draws have as much weight as the starting point, the transport alone."""
+
+
+class Blending:
+    r"""Shares of transport and score function within each group, learned from earlier draws.
+
+    Within a group the gradients P of the transport and S of the score function estimate the same,
+    so that :math:`a P + (1 - a) S` is unbiased for every share a that does not depend on the
+    current draw. Its variance is least at
+
+    .. math:: a = \frac{E[S (S - P)]}{E[(S - P)^2]},
+
+    summed over the group's logits, for :math:`E[S - P] = 0`. Both expectations are decaying
+    averages over what :meth:`learn` has been told of: between two calls the shares stay as they
+    are.
+
+    Args:
+        decay: weight of the past in the averages at each call of :meth:`learn`, in [0, 1).
+
+    Raises:
+        ValueError: for a ``decay`` outside [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"Expected 0 <= decay < 1, but got {decay}")
+        self.decay = decay
+        self.num_draws = 0
+        self._moments: Tensor | None = None  # (2, K)
+        self._found: list[tuple[int, Tensor]] = []
+
+    def shares(self, same_group: Tensor) -> Tensor:
+        """The transport's share a of each component's group, ``(*B, K, K) -> (*B, K)``."""
+        if self._moments is None or self._moments.shape[-1] != same_group.shape[-1]:
+            return torch.ones(same_group.shape[:-1], device=same_group.device)
+        same = same_group.to(self._moments)
+        covariance, variance = (same @ self._moments.mT).unbind(-1)
+        best = torch.where(variance > 0, covariance / variance, 1).clamp(0, 1)
+        return 1 + (best - 1) * (self.num_draws / (self.num_draws + PRIOR_DRAWS))
+
+    def draws(self) -> Draws:
+        """To be told of the two gradients of samples that are about to be drawn."""
+        return Draws(self._found)
+
+    def learn(self) -> None:
+        """Take what backward passes have found since the last call into the averages."""
+        if not self._found:
+            return
+        counts, totals = zip(*self._found, strict=True)
+        self._found.clear()
+        count, new = sum(counts), torch.stack(totals).sum(0) / sum(counts)
+        if self._moments is None or self._moments.shape != new.shape:
+            self._moments, self.num_draws = torch.zeros_like(new), 0
+        past = self.decay if self.num_draws else 0.0
+        self._moments = past * self._moments.to(new) + (1 - past) * new
+        self.num_draws += count
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned; the decay is no part of it."""
+        self.learn()
+        return {"moments": self._moments, "num_draws": self.num_draws}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`."""
+        self._found.clear()
+        self._moments, self.num_draws = state["moments"], state["num_draws"]
+
+
+class Draws:
+    """The gradients of the logits within the groups by both ways, as the backward pass finds them.
+
+    Each sample has its own. A cost reaches the transport through the samples and the score
+    function through its own factor, so that both arrive with the same scale.
+
+    Args:
+        found: gets the number of samples and the sums over them of ``S (S - P)`` and
+            ``(S - P)^2``, ``(2, K)``, once both gradients are known and finite.
+    """
+
+    def __init__(self, found: list[tuple[int, Tensor]]) -> None:
+        self._found = found
+        self.transport: Tensor | None = None
+        self.score: Tensor | None = None
+
+    def tell_transport(self, gradients: Tensor) -> None:
+        """P, ``(*B, S, K)``."""
+        self.transport = gradients
+        self._compare()
+
+    def tell_score(self, gradients: Tensor) -> None:
+        """S, ``(*X, K)``, where X is the samples' shape."""
+        self.score = gradients
+        self._compare()
+
+    @torch.no_grad()
+    def _compare(self) -> None:
+        if self.transport is None or self.score is None:
+            return
+        score = self.score.double().reshape(-1, self.score.shape[-1])  # (X, K)
+        difference = score - samples_first(self.transport).reshape(score.shape)
+        sums = torch.stack([(score * difference).sum(0), difference.square().sum(0)])
+        if bool(sums.isfinite().all()):
+            self._found.append((len(score), sums))

@@ -1,0 +1,207 @@
+"""Blending of transport and score function: unbiased for every share, and the share of least
+variance."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyro_mixtures.distributions import MixtureOfDiagNormals
+from pyro_mixtures.distributions.blending import Blending
+from tests.distributions.test_unbiased_grid import TOLERANCE, some, worst_error
+from tests.registry import each_family
+
+# of two overlapping pairs
+LOCS = torch.tensor([[-4.0, 0.0], [-2.5, 0.5], [4.0, 0.0], [2.5, 1.0]], dtype=torch.float64)
+PAIRS = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]).bool()
+
+
+def knowing(covariance, variance, num_draws=10**12):
+    """A state of blending as if it had been learned."""
+    blending = Blending()
+    moments = torch.tensor([covariance, variance], dtype=torch.float64)
+    blending.load_state_dict({"moments": moments, "num_draws": num_draws})
+    return blending
+
+
+def mixture(locs=LOCS):
+    logits = torch.tensor([0.3, -0.2, 0.1, 0.5], dtype=torch.float64).requires_grad_()
+    q = MixtureOfDiagNormals(locs, torch.ones_like(locs), logits, weight_gradient="clustered")
+    return q, logits
+
+
+def parts(q, logits, count):
+    """Gradients of the logits within the groups, by transport and by score, ``(count, K)``."""
+    z = q.sample((count,))
+    f = (2 * z).cos().sum(-1)
+    grad = -2 * (2 * z).sin()
+    same = q._same_group.double()
+    weights, own = logits.softmax(-1).detach(), q.responsibilities(z).detach()
+    score = f.unsqueeze(-1) * (own - own @ same * weights / (weights @ same))
+    each = MixtureOfDiagNormals(
+        LOCS.expand(count, 4, 2),
+        torch.ones(count, 4, 2, dtype=torch.float64),
+        logits.detach().expand(count, 4).clone().requires_grad_(),
+        weight_gradient="clustered",
+    )
+    (transport,) = torch.autograd.grad(each.reparameterize(z), each.component_logits, grad)
+    return z, grad, f, transport, score
+
+
+@each_family
+@pytest.mark.parametrize("D", [1, 2])
+def test_unbiased_for_shares_that_differ_between_groups(family, D):
+    """By integration on a grid, without sampling error."""
+    blending = knowing([0.9, 0.3, 0.1, 0.4], [1.0, 1.0, 1.0, 1.0])
+
+    def blended(**options):
+        q = family.distribution(**options, weight_gradient="clustered")
+        q._blend(blending)
+        return q
+
+    parameters = family.parameters(K=4, D=D, **family.groups, seed=2)
+    same = blended(**parameters)._same_group
+    assert same.sum() > 4
+    several = len(blending.shares(same).unique()) > 1
+    assert several or "locs" not in parameters  # sizes alone make a chain
+    errors = worst_error(
+        replace(family, distribution=blended), parameters, some("cosine", "quartic", "product")
+    )
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+def test_shares_are_those_of_the_groups():
+    blending = knowing([0.2, 0.4, 3.0, -1.0], [1.0, 1.0, 1.0, 1.0])
+    shares = blending.shares(PAIRS)
+    torch.testing.assert_close(shares, torch.tensor([0.3, 0.3, 1.0, 1.0], dtype=torch.float64))
+    batch = blending.shares(torch.stack([PAIRS, torch.eye(4).bool()]))
+    torch.testing.assert_close(batch[0], shares)
+    torch.testing.assert_close(batch[1], torch.tensor([0.2, 0.4, 1.0, 0.0]).double())
+
+
+def test_few_draws_move_the_shares_little():
+    for count, expected in ((0, 1.0), (10, 0.5), (90, 0.1)):
+        share = knowing([0.0], [1.0], count).shares(torch.ones(1, 1).bool())
+        assert share.item() == pytest.approx(expected)
+
+
+def test_without_draws_the_transport_serves_alone():
+    assert torch.equal(Blending().shares(PAIRS), torch.ones(4))
+
+
+def test_finds_the_two_parts_and_the_share_of_least_variance():
+    """What the backward passes report are the gradients of each sample by both ways."""
+    torch.manual_seed(0)
+    q, logits = mixture()
+    blending = Blending()
+    q._blend(blending)
+    assert torch.equal(q._same_group, PAIRS)
+    z, grad, f, transport, score = parts(q, logits, 5000)
+    value = sample_of(q, z)
+    draws = q._draws
+    ((value * grad).sum() + (q.score_parts(value).score_function * f).sum()).backward()
+    torch.testing.assert_close(draws.transport, transport, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(draws.score, score)
+    blending.learn()
+
+    share = blending.shares(PAIRS)
+    for group in (slice(0, 2), slice(2, 4)):
+        p, s = transport[:, group], score[:, group]
+        found = share[group][0]
+        # of 5000 draws' blends the learned one has the least second moment
+        sizes = [(a * p + (1 - a) * s).square().sum() for a in (found, found - 0.03, found + 0.03)]
+        assert 0 < found < 1
+        assert sizes[0] < min(sizes[1:])
+
+
+def sample_of(q, z):
+    """The points as if they had just been drawn."""
+    value = q.reparameterize(z)
+    assert torch.equal(value, z)
+    return value
+
+
+def test_draws_without_a_backward_pass_teach_nothing():
+    q, _ = mixture()
+    blending = Blending()
+    q._blend(blending)
+    q.rsample((3,))
+    with torch.no_grad():
+        q.rsample((3,))
+    assert blending.state_dict() == {"moments": None, "num_draws": 0}
+
+
+def test_what_is_not_finite_teaches_nothing():
+    q, logits = mixture()
+    blending = Blending()
+    q._blend(blending)
+    value = q.rsample((3,))
+    (value.sum() * torch.inf + q.score_parts(value).score_function.sum()).backward()
+    blending.learn()
+    assert blending.num_draws == 0
+
+
+def test_shares_stay_until_learn():
+    """They cannot depend on the current draw."""
+    torch.manual_seed(0)
+    q, _ = mixture()
+    blending = knowing([0.5] * 4, [1.0] * 4, 100)
+    q._blend(blending)
+    before = blending.shares(PAIRS)
+    value = q.rsample((100,))
+    assert torch.equal(blending.shares(PAIRS), before)
+    (value.sum() + q.score_parts(value).score_function.sum()).backward()
+    assert torch.equal(blending.shares(PAIRS), before)
+    blending.learn()
+    assert not torch.equal(blending.shares(PAIRS), before)
+    assert blending.num_draws == 200
+
+
+def test_moments_decay():
+    """New moments come in with one minus the decay, whatever number of draws they are of."""
+    q, _ = mixture()
+    blending = knowing([8.0] * 4, [16.0] * 4, 100)
+    blending.decay = 0.75
+    other = copy.deepcopy(blending)
+    other.decay = 0.0
+    for each in (blending, other):
+        torch.manual_seed(0)
+        q._blend(each)
+        value = q.rsample((7,))
+        (value.sum() + q.score_parts(value).score_function.sum()).backward()
+        each.learn()
+    old = torch.tensor([[8.0] * 4, [16.0] * 4], dtype=torch.float64)
+    torch.testing.assert_close(blending._moments, 0.75 * old + 0.25 * other._moments)
+
+
+def test_chains_are_groups_where_the_score_function_can_take_over():
+    locs = torch.arange(5.0, dtype=torch.float64).unsqueeze(-1) * 1.5
+    q = MixtureOfDiagNormals(locs, torch.ones_like(locs), locs[:, 0], weight_gradient="clustered")
+    assert not q._same_group.all()
+    q._blend(Blending())
+    assert q._same_group.all()
+
+
+def test_a_batch_of_mixtures_shares_the_moments():
+    torch.manual_seed(0)
+    q, _ = mixture()
+    batch = q.expand((6,)).expand((2, 6))  # samples of one mixture
+    blending = Blending()
+    batch._blend(blending)
+    value = batch.rsample((3,))
+    assert batch.score_parts(value).score_function.shape == (3, 2, 6)
+    (value.sum() + batch.score_parts(value).score_function.sum()).backward()
+    blending.learn()
+    assert blending.num_draws == 36
+    own = MixtureOfDiagNormals(
+        LOCS.expand(6, 4, 2), torch.ones(4, 2), torch.zeros(4), weight_gradient="clustered"
+    )
+    with pytest.raises(ValueError, match="decay"):
+        Blending(1.0)
+    own.component_logits.requires_grad_()
+    own._blend(blending)
+    value = own.rsample((3,))
+    (value.sum() + own.score_parts(value).score_function.sum()).backward()
+    blending.learn()
+    assert blending.num_draws == 54
