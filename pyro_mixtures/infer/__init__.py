@@ -10,6 +10,9 @@ from pyro_mixtures.infer.auto_mixture import AutoMixture
 from pyro_mixtures.infer.auto_multivariate_normal_mixture import AutoMultivariateNormalMixture
 from pyro_mixtures.infer.auto_omt_multivariate_normal import AutoOMTMultivariateNormal
 from pyro_mixtures.infer.baselined_trace_elbo import BaselinedTrace_ELBO
+from pyro_mixtures.infer.marginalized_mixture_elbo import MarginalizedMixture_ELBO
+from pyro_mixtures.infer.siwae_elbo import SIWAE_ELBO
+from pyro_mixtures.infer.sticking_the_landing import detached
 
 __all__ = [
     "AutoAVFMultivariateNormal",
@@ -19,5 +22,8 @@ __all__ = [
     "AutoMultivariateNormalMixture",
     "AutoOMTMultivariateNormal",
     "BaselinedTrace_ELBO",
+    "MarginalizedMixture_ELBO",
+    "SIWAE_ELBO",
     "avf_optim_args",
+    "detached",
 ]

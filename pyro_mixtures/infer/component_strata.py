@@ -1,0 +1,322 @@
+"""A guide run with a draw of each component of its mixture, in place of one of the mixture."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.infer.elbo import ELBO
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import is_validation_enabled, torch_item
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.util import warn_if_nan
+from torch import Tensor
+from torch.distributions import Distribution, Independent, TransformedDistribution
+
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.infer.auto_mixture import _LatentSite
+from pyro_mixtures.infer.sticking_the_landing import detached
+
+
+class StrataELBO(ELBO):
+    """Base of the objectives that evaluate the model at a draw of each component.
+
+    The components stand in a dimension of their own, to the left of all plates. A site has it if
+    it depends on the mixture's sample; all others are evaluated once. A subclass supplies
+    ``_losses``, which yields tensors whose sum is the loss and whose gradients are the estimate.
+    """
+
+    def __init__(
+        self, num_particles: int = 1, *, sticking_the_landing: bool = False, **kwargs
+    ) -> None:
+        super().__init__(num_particles=num_particles, **kwargs)
+        self.sticking_the_landing = sticking_the_landing
+        self._is_checked = False
+
+    def _losses(self, strata: Iterator[Strata]) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+    def _get_trace(self, model, guide, args, kwargs) -> Strata:
+        """The traces of the guide and of the model, run with all components."""
+        messenger = _ComponentsMessenger(-1 - self.max_plate_nesting, self.sticking_the_landing)
+        model_trace, guide_trace = get_importance_trace(
+            "flat", self.max_plate_nesting, model, messenger(guide), args, kwargs
+        )
+        if messenger.site is None:
+            raise ValueError(
+                f"Expected a guide with a site that is a mixture of this package, but got one with"
+                f" the sites {sorted(guide_trace.stochastic_nodes)}; use Trace_ELBO for it"
+            )
+        particles = -self.max_plate_nesting if self._has_particles_plate else None
+        strata = Strata(
+            model_trace, guide_trace, messenger.site, particles, self.sticking_the_landing
+        )
+        strata.check_plates()
+        if is_validation_enabled() and not self._is_checked:
+            strata.check_dependence()
+            self._is_checked = True
+        return strata
+
+    @property
+    def _has_particles_plate(self) -> bool:
+        return self.vectorize_particles and self.num_particles > 1
+
+    def _get_traces(self, model, guide, args, kwargs):
+        if self.max_plate_nesting == float("inf"):
+            self._guess_max_plate_nesting(model, guide, args, kwargs)
+        return super()._get_traces(model, guide, args, kwargs)
+
+    def loss(self, model, guide, *args, **kwargs) -> float:
+        """An estimate of the loss, without gradients."""
+        losses = self._losses(self._get_traces(model, guide, args, kwargs))
+        loss: Any = sum(torch_item(each) for each in losses)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def differentiable_loss(self, model, guide, *args, **kwargs) -> Tensor:
+        """An estimate of the loss whose gradient is an estimate of the loss's gradient."""
+        losses = self._losses(self._get_traces(model, guide, args, kwargs))
+        loss = torch.stack(list(losses)).sum()
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def loss_and_grads(self, model, guide, *args, **kwargs) -> float:
+        """An estimate of the loss; the gradients are added to those of the parameters."""
+        loss: Any = 0.0
+        for each in self._losses(self._get_traces(model, guide, args, kwargs)):
+            loss += torch_item(each)
+            if each.requires_grad:
+                each.backward(retain_graph=self.retain_graph)
+        warn_if_nan(loss, "loss")
+        return loss
+
+
+@dataclass(frozen=True)
+class MixtureSite:
+    """The mixture's site in a guide.
+
+    Args:
+        name: of the site.
+        fn: what is sampled there, before it was detached.
+        value: draws of the components, ``(K, *batch, *event)``, K at ``dim`` of the batch.
+        log_weights: of the components, ``(K, *batch)`` or broadcastable with that.
+        plates: the names of the plates that hold mixtures, with their dimensions.
+        scale: of the subsampling of these plates.
+        dim: of the components, negative.
+    """
+
+    name: str
+    fn: Distribution
+    value: Tensor
+    log_weights: Tensor
+    plates: dict[str, int | None]
+    scale: float
+    dim: int
+
+    def has_components(self, log_prob: Tensor) -> bool:
+        """Whether a site's log density differs between the components."""
+        return log_prob.dim() >= -self.dim and log_prob.shape[self.dim] > 1
+
+
+@dataclass(frozen=True)
+class Term:
+    """A site's part of the log density ratio: ``log_prob`` counts with its ``sign``."""
+
+    name: str
+    sign: int
+    log_prob: Tensor
+    plates: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Traces of a model and its guide in which the mixture's site has a draw of each component.
+
+    ``particles_dim`` is the dimension of the particles' plate, if there is one.
+    """
+
+    model_trace: Trace
+    guide_trace: Trace
+    site: MixtureSite
+    particles_dim: int | None
+    sticking_the_landing: bool
+
+    @functools.cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """All that adds up to log p - log q."""
+        terms = [
+            Term(name, sign, site["log_prob"], _plates(site))
+            for sign, trace in ((1, self.model_trace), (-1, self.guide_trace))
+            for name, site in _sample_sites(trace).items()
+        ]
+        if self.sticking_the_landing and isinstance(self.site.fn, _LatentSite):
+            # the density is spread over several sites, all of it live
+            mixture, value = self.site.fn.mixture, self.site.value
+            excess = mixture.log_prob(value) - detached(mixture).log_prob(value)
+            terms.append(Term(self.site.name, 1, excess, frozenset(self.site.plates)))
+        return tuple(terms)
+
+    def check_plates(self) -> None:
+        """Raise an error if the plates' elements cannot be marginalized one by one."""
+        for term in self.terms:
+            missing = self.site.plates.keys() - term.plates
+            if missing and self.site.has_components(term.log_prob):
+                raise NotImplementedError(
+                    f"Expected site {term.name!r} to lie in the plate(s) {sorted(missing)} of the"
+                    f" mixtures at site {self.site.name!r}, since it depends on their samples:"
+                    " to sum over the components of all mixtures jointly would take K to the power"
+                    " of their number; use BaselinedTrace_ELBO"
+                )
+
+    def check_particles(self) -> None:
+        """Raise an error if particles differ outside of the mixtures' plates."""
+        advice = (
+            f" the plate(s) {sorted(self.site.plates)} of the mixtures at site {self.site.name!r}:"
+            " with several particles its values would mix within the logarithms; use"
+            " num_particles=1 or MarginalizedMixture_ELBO"
+        )
+        for name, site in _sample_sites(self.guide_trace).items():
+            if not (site["is_observed"] or self.site.plates.keys() <= _plates(site)):
+                raise NotImplementedError(
+                    f"Expected no latent site like {name!r} outside of" + advice
+                )
+        for term in self.terms:
+            if not self.site.plates.keys() <= term.plates and self.particles_dim is not None:
+                low, high = term.log_prob.aminmax(dim=self.particles_dim)
+                if bool((low != high).any()):
+                    raise NotImplementedError(
+                        f"Expected site {term.name!r} to depend on no sample, outside of" + advice
+                    )
+
+    def check_dependence(self) -> None:
+        """Raise an error if a site depends on the components without having their dimension."""
+        value = self.site.value
+        for term in self.terms:
+            if self.site.has_components(term.log_prob) or value.shape[0] == 1:
+                continue
+            if not (value.requires_grad and term.log_prob.requires_grad):
+                continue
+            total = term.log_prob.sum()
+            (grad,) = torch.autograd.grad(total, value, retain_graph=True, allow_unused=True)
+            if grad is not None:
+                raise ValueError(
+                    f"Expected site {term.name!r}, which depends on the sample at"
+                    f" {self.site.name!r}, to keep the dimension of its components on the left,"
+                    f" but got a log density of shape {tuple(term.log_prob.shape)}: the model and"
+                    " guide must be written as for vectorize_particles=True, with sums over named"
+                    " dimensions (sum(-1), not sum())"
+                )
+
+
+class _ComponentsMessenger(Messenger):
+    """Puts a draw of each component in place of the mixture's sample in a guide.
+
+    It is to be entered outside of all plates, so that distributions arrive expanded.
+    """
+
+    particles_plate = "num_particles_vectorized"  # as ELBO names it
+
+    def __init__(self, dim: int, sticking_the_landing: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.sticking_the_landing = sticking_the_landing
+        self.site: MixtureSite | None = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
+            return
+        fn, name = msg["fn"], msg["name"]
+        mixture = _mixture(fn)
+        if mixture is not None:
+            if self.site is not None:
+                raise NotImplementedError(
+                    f"Expected one mixture in the guide, but got {self.site.name!r} and {name!r}:"
+                    " to sum over the components of both would take the product of their numbers"
+                    " of evaluations; use BaselinedTrace_ELBO"
+                )
+            self.site = self._draw(msg, mixture)
+            msg["value"], msg["done"] = self.site.value, True
+        elif not fn.has_rsample:
+            raise NotImplementedError(
+                f"Expected reparameterized sites in the guide, but got {type(fn).__name__} at"
+                f" {name!r}, which needs a score function: use BaselinedTrace_ELBO"
+            )
+        if self.sticking_the_landing and not isinstance(fn, _LatentSite):
+            if msg["value"] is None:
+                msg["value"], msg["done"] = fn(*msg["args"], **msg["kwargs"]), True
+            msg["fn"] = detached(fn)
+
+    def _draw(self, msg: Any, mixture: MixtureDistribution) -> MixtureSite:
+        fn, name = msg["fn"], msg["name"]
+        if msg["value"] is not None:
+            raise ValueError(f"Expected to draw the mixture at site {name!r}, but it has a value")
+        if mixture.batch_shape.numel() != fn.batch_shape.numel():
+            raise NotImplementedError(
+                f"Expected one mixture in each event at site {name!r}, but got mixtures of batch"
+                f" shape {tuple(mixture.batch_shape)} for {tuple(fn.batch_shape)}: jointly, those"
+                " in one event have K to the power of their number of components. Use pyro.plate"
+                " instead of to_event, or BaselinedTrace_ELBO"
+            )
+        padding = (1,) * (-1 - self.dim - len(fn.batch_shape))
+        if len(padding) + len(fn.batch_shape) != -1 - self.dim:
+            raise ValueError(
+                f"Expected max_plate_nesting >= {len(fn.batch_shape)}, the number of batch"
+                f" dimensions at site {name!r}, but got {-1 - self.dim}"
+            )
+        count = mixture.num_components
+        value = _draws(fn).reshape(count, *padding, *fn.shape())
+        log_weights = mixture.log_weights.movedim(-1, 0).reshape(count, *padding, *fn.batch_shape)
+        frames = [each for each in msg["cond_indep_stack"] if each.name != self.particles_plate]
+        return MixtureSite(
+            name=name,
+            fn=fn,
+            value=value.contiguous(),
+            log_weights=log_weights,
+            plates={frame.name: frame.dim for frame in frames},
+            scale=math.prod((frame.full_size or frame.size) / frame.size for frame in frames),
+            dim=self.dim,
+        )
+
+
+def _mixture(fn: Any) -> MixtureDistribution | None:
+    """The mixture in a distribution, however wrapped."""
+    while isinstance(fn, (Independent, MaskedDistribution, TransformedDistribution)):
+        fn = fn.base_dist
+    fn = fn.mixture if isinstance(fn, _LatentSite) else fn
+    return fn if isinstance(fn, MixtureDistribution) else None
+
+
+def _draws(fn: Any) -> Tensor:
+    """A draw of each component, ``(K, *batch_shape, *event_shape)``.
+
+    Where a component has no weight stands the draw of the likeliest one, for costs that are not
+    finite times zero would be NaN.
+    """
+    if isinstance(fn, _LatentSite):
+        return _draws(fn.mixture)
+    if isinstance(fn, MixtureDistribution):
+        z = component_samples(fn)
+        weights = fn.log_weights.detach().exp().movedim(-1, 0)
+        weights = weights.reshape(weights.shape + (1,) * fn.event_dim)
+        likeliest = weights.argmax(0, keepdim=True).expand_as(z[:1])
+        return torch.where(weights > 0, z, z.detach().gather(0, likeliest))
+    z = _draws(fn.base_dist)
+    if isinstance(fn, TransformedDistribution):
+        for transform in fn.transforms:
+            z = transform(z)
+    return z
+
+
+def _sample_sites(trace: Trace) -> dict[str, Any]:
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def _plates(site: Any) -> frozenset[str]:
+    return frozenset(frame.name for frame in site["cond_indep_stack"])

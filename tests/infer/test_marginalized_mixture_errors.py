@@ -1,0 +1,111 @@
+"""What ``MarginalizedMixture_ELBO`` refuses."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_mixtures.distributions import MixtureSameFamily
+from pyro_mixtures.infer import MarginalizedMixture_ELBO
+from tests.strata import diag_normals, model, parameters_of_two
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    pyro.clear_param_store()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def refused(guide, model=model, **kwargs):
+    return MarginalizedMixture_ELBO(**kwargs).loss_and_grads(model, guide)
+
+
+def test_guide_needs_a_mixture():
+    with pytest.raises(ValueError, match=r"mixture of this package.*\['z'\]"):
+        refused(lambda: pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1)))
+
+
+def test_two_mixtures_are_refused():
+    def two():
+        for name in ("z", "other"):
+            q = diag_normals(parameters_of_two())
+            pyro.sample(name, q, infer={"is_auxiliary": name == "other"})
+
+    with pytest.raises(NotImplementedError, match="'z' and 'other'"):
+        refused(two)
+
+
+def test_several_mixtures_in_one_event_are_refused():
+    def several():
+        q = diag_normals(parameters_of_two(batch_shape=(3,)))
+        pyro.sample("z", q.to_event(1))
+
+    def wide_model():
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
+
+    with pytest.raises(NotImplementedError, match=r"'z'.*\(3,\).*pyro.plate"):
+        refused(several, wide_model)
+
+
+def test_site_that_joins_mixtures_is_refused():
+    def joining():
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        pyro.sample("total", dist.Normal(z.sum((-2, -1)), 1.0), obs=torch.tensor(0.0))
+
+    def vectorized():
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        total = z.sum((-2, -1)).unsqueeze(-1)
+        pyro.sample("total", dist.Normal(total, 1.0), obs=torch.tensor(0.0))
+
+    def guide():
+        with pyro.plate("data", 3):
+            pyro.sample("z", diag_normals(parameters_of_two()))
+
+    with pytest.raises(NotImplementedError, match=r"'total'.*\['data'\].*'z'"):
+        refused(guide, vectorized, max_plate_nesting=1)
+    with pytest.raises(ValueError, match="total"):
+        refused(guide, joining)
+
+
+def test_site_that_loses_the_components_is_refused():
+    def summing():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        pyro.sample("y", dist.Normal(z.sum(), 1.0), obs=torch.tensor(0.0))
+
+    with pytest.raises(ValueError, match=r"'y'.*sum\(-1\), not sum\(\)"):
+        refused(lambda: pyro.sample("z", diag_normals(parameters_of_two())), summing)
+
+
+def test_score_function_sites_are_refused():
+    def discrete():
+        pyro.sample("u", dist.Poisson(2.0), infer={"is_auxiliary": True})
+        pyro.sample("z", diag_normals(parameters_of_two()))
+
+    with pytest.raises(NotImplementedError, match="Poisson at 'u'"):
+        refused(discrete)
+
+
+def test_components_without_rsample_are_refused():
+    def angles():
+        weights, components = dist.Categorical(torch.ones(2)), dist.VonMises(torch.zeros(2), 1.0)
+        pyro.sample("z", MixtureSameFamily(weights, components))
+
+    with pytest.raises(NotImplementedError, match="VonMises"):
+        refused(angles, lambda: pyro.sample("z", dist.VonMises(0.0, 1.0)))
+
+
+def test_too_few_plates_are_reported():
+    def plated():
+        with pyro.plate("data", 3):
+            model()
+
+    def guide():
+        with pyro.plate("data", 3):
+            pyro.sample("z", diag_normals(parameters_of_two()))
+
+    with pytest.raises(ValueError, match="max_plate_nesting >= 1.*'z'"):
+        refused(guide, plated, max_plate_nesting=0)
