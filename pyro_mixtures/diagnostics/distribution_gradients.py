@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,12 @@ from pyro_mixtures.diagnostics.moments import (
     gradients_of,
     repeated,
 )
+from pyro_mixtures.estimators import expectation
+from pyro_mixtures.estimators.costs import (
+    check_num_samples,
+    checked_costs,
+    sampled_expectation,
+)
 
 
 @torch.enable_grad()
@@ -28,12 +35,16 @@ def gradient_variance(
     *,
     num_draws: int = 1000,
     chunk_size: int | None = None,
+    estimator: str | Callable[..., Any] | None = None,
+    num_samples: int = 1,
+    baseline: Tensor | float | None = None,
 ) -> dict[str, GradientVariance]:
-    r"""Variance of the single-sample gradient of a cost's expectation, for each parameter.
+    r"""Variance of the gradient of a cost's expectation, for each parameter.
 
     The estimate is :math:`G = \nabla_\theta f(z)` with one sample :math:`z = z_\theta(\epsilon)`
-    of ``rsample``. Each parameter is given a leading dimension of draws, so that one ``rsample``
-    and one backward pass yield many independent estimates.
+    of ``rsample`` (and the score function term, where ``score_parts`` of the distribution has
+    one), or for several the mean of theirs. Each parameter is given a leading dimension of draws,
+    so that one ``rsample`` and one backward pass yield many independent estimates.
 
     Args:
         distribution: a class, or a function that returns a distribution, called with the
@@ -43,17 +54,25 @@ def gradient_variance(
             must not depend on the others.
         parameters: tensors by name, all with the distribution's batch shape ``B`` in front of
             their own dimensions; they stay as they are.
-        num_draws: N, at least 2.
+        num_draws: of the estimate, at least 2.
         chunk_size: draws at a time; by default so many that a parameter's gradients stay within a
             budget of memory.
+        estimator: of the gradient, for mixtures: what
+            :func:`~pyro_mixtures.estimators.expectation` takes. By default the distribution's own
+            ``rsample`` and ``score_parts``.
+        num_samples: of one estimate.
+        baseline: taken from the costs that multiply a score function; a number, or a tensor that
+            broadcasts with ``B``. By default the mean cost of the estimate's other samples, or
+            zero for a single one.
 
     Returns:
         A :class:`GradientVariance` for each parameter, by name.
 
     Raises:
-        ValueError: for no parameters, ``num_draws < 2``, ``chunk_size < 1``, a distribution
-            without ``rsample``, parameters whose batch shapes differ, a cost of another shape, a
-            parameter that the cost gives no gradient, or gradients that are not finite.
+        ValueError: for no parameters, ``num_draws < 2``, ``chunk_size < 1``, ``num_samples < 1``,
+            a distribution without ``rsample`` where there is no ``estimator``, parameters whose
+            batch shapes differ, a cost of another shape, a parameter that the cost gives no
+            gradient, or gradients that are not finite.
 
     Example:
         >>> import torch
@@ -66,25 +85,37 @@ def gradient_variance(
         True
     """
     check_sizes(num_draws, chunk_size)
+    check_num_samples(num_samples)
     if not parameters:
         raise ValueError("Expected parameters to name at least one tensor, but got none")
-    batch_shape = _batch_shape(distribution, parameters)
+    batch_shape = _batch_shape(distribution, parameters, needs_rsample=estimator is None)
+    if estimator is None:
+        mean_cost: Callable[..., Tensor] = sampled_expectation
+    else:
+        mean_cost = partial(expectation, estimator=estimator)
+    flat_cost = partial(_flat_cost, cost, batch_shape)
     moments = {name: Moments(name) for name in parameters}
-    for draws in chunk_sizes(num_draws, chunk_size, parameters.values()):
+    sizes = [value.expand(num_samples, *value.shape) for value in parameters.values()]
+    for draws in chunk_sizes(num_draws, chunk_size, sizes):
         leaves = {name: repeated(value, (draws,)) for name, value in parameters.items()}
-        costs = cost(distribution(**leaves).rsample())
-        if costs.shape != (draws, *batch_shape):
-            raise ValueError(
-                f"Expected cost to return one value for each sample, shape {(draws, *batch_shape)}"
-                f" (draws, *batch_shape), but got {tuple(costs.shape)}"
-            )
-        for name, gradient in gradients_of("cost", costs.sum(), leaves).items():
+        estimates = mean_cost(
+            distribution(**leaves), flat_cost, num_samples=num_samples, baseline=baseline
+        )
+        for name, gradient in gradients_of("cost", estimates.sum(), leaves).items():
             moments[name].add(gradient)
     return {name: moment.result(parameters[name].dtype) for name, moment in moments.items()}
 
 
+def _flat_cost(cost: Callable[[Tensor], Tensor], batch_shape: torch.Size, z: Tensor) -> Tensor:
+    """Costs ``(S, draws, *B)`` of samples ``(S, draws, *B, *E)``."""
+    return checked_costs(cost, z.flatten(0, 1), batch_shape).unflatten(0, z.shape[:2])
+
+
 def _batch_shape(
-    distribution: Callable[..., Distribution], parameters: Mapping[str, Tensor]
+    distribution: Callable[..., Distribution],
+    parameters: Mapping[str, Tensor],
+    *,
+    needs_rsample: bool,
 ) -> torch.Size:
     """Shape of the distribution's batch, with a check that the draws will lie before it."""
     batch_shape = distribution(**parameters).batch_shape
@@ -104,6 +135,9 @@ def _batch_shape(
             f" dimension of {draws} draws the distribution's is {expected}, but got {found};"
             f" the parameters' shapes are {shapes}"
         )
-    if not batch.has_rsample:
-        raise ValueError(f"Expected a distribution with rsample, but got {type(batch).__name__}")
+    if needs_rsample and not batch.has_rsample:
+        raise ValueError(
+            f"Expected a distribution with rsample, but got {type(batch).__name__}; of a mixture"
+            " estimator='score' needs none"
+        )
     return batch_shape

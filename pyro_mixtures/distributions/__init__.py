@@ -7,6 +7,7 @@ from pyro_mixtures.distributions.avf import (
 )
 from pyro_mixtures.distributions.divergence import kl_bounds
 from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
+from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
 from pyro_mixtures.distributions.mixture import Mixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
@@ -35,6 +36,7 @@ __all__ = [
     "AVFMultivariateStudentT",
     "ExpRelaxedCategorical",
     "GaussianScaleMixture",
+    "GumbelSoftmaxMixtureOfDiagNormals",
     "Mixture",
     "MixtureDistribution",
     "MixtureOfDiagNormals",

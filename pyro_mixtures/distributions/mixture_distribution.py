@@ -134,16 +134,6 @@ class MixtureDistribution(TorchDistribution):
             return self._core._blending is not None or not surely_all(self._core._same_group)
         return self.weight_gradient == "score"
 
-    def _blend(self, blending: Blending) -> None:
-        """Learn the transport's share of the gradient within each group from draw to draw.
-
-        That protects from heavy tails, so groups may be chains.
-        """
-        core = self._core
-        if core._blending is not blending:
-            core._blending, core._draws = blending, None
-            core.__dict__.pop("_groups", None)
-
     @property
     def _same_group(self) -> Tensor:
         """Which pairs of components overlap and so share a group, ``(*B, K, K)``.

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Size, Tensor
 
-from pyro_mixtures.distributions.blending import Draws
+from pyro_mixtures.distributions.blending import Blending, Draws
 from pyro_mixtures.distributions.mixture_distribution import (
     WEIGHT_GRADIENTS,
     MixtureDistribution,
@@ -78,6 +78,16 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
     def _components(self) -> tuple[Tensor, ...]:
         values = (getattr(self, name) for name in self.component_parameters)
         return tuple(value for value in values if value is not None)
+
+    def _blend(self, blending: Blending) -> None:
+        """Learn the transport's share of the gradient within each group from draw to draw.
+
+        That protects from heavy tails, so groups may be chains.
+        """
+        core = self._core
+        if core._blending is not blending:
+            core._blending, core._draws = blending, None
+            core.__dict__.pop("_groups", None)
 
     def rsample(self, sample_shape=torch.Size()):
         core = self._core

@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal, Normal
 from pyro_mixtures.diagnostics import gradient_variance
 from pyro_mixtures.diagnostics.moments import Moments
 from pyro_mixtures.distributions import AVFMultivariateNormal, MixtureOfDiagNormals
+from pyro_mixtures.estimators import graves, score
 
 PARAMETERS = {"loc": torch.tensor([0.5, -1.0, 2.0]), "scale": torch.tensor([1.0, 0.3, 2.0])}
 
@@ -133,6 +134,81 @@ def test_mixtures():
     ).all()
 
 
+MIXTURE = {
+    "locs": torch.tensor([[-2.0, 0.0], [2.0, 1.0], [2.5, 0.5]]),
+    "coord_scale": torch.ones(3, 2),
+    "component_logits": torch.tensor([0.3, 0.0, -0.2]),
+}
+
+
+def squared(z):
+    return z.square().sum(-1)
+
+
+def squared_gradients():
+    """Of E|z|^2 = sum pi_k (|mu_k|^2 + |sigma_k|^2)."""
+    leaves = {name: value.clone().requires_grad_() for name, value in MIXTURE.items()}
+    each = leaves["locs"].square() + leaves["coord_scale"].square()
+    total = leaves["component_logits"].softmax(-1) @ each.sum(-1)
+    return dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
+
+
+def assert_means(found, exact):
+    for name, entry in found.items():  # false alarms of 6e-7 an entry
+        assert ((entry.mean - exact[name]).abs() <= 5 * entry.mean_error).all(), name
+
+
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+def test_score_terms_count(weight_gradient):
+    """Those of the distribution itself, which samples alone would be biased without."""
+    family = partial(MixtureOfDiagNormals, weight_gradient=weight_gradient)
+    found = gradient_variance(family, squared, MIXTURE, num_draws=20_000)
+    assert_means(found, squared_gradients())
+
+
+@pytest.mark.parametrize("estimator", ["hybrid", "marginalized", "stratified", score, graves])
+def test_estimators(estimator):
+    """By name or as a function; means of samples have a fraction of the variance."""
+    settings = {"estimator": estimator, "num_draws": 10_000, "baseline": 8.0}
+    one, four = (
+        gradient_variance(MixtureOfDiagNormals, squared, MIXTURE, num_samples=n, **settings)
+        for n in (1, 4)
+    )
+    for found in (one, four):
+        assert_means(found, squared_gradients())
+    if estimator != "stratified":
+        of_one, of_four = (found["component_logits"].variance.sum() for found in (one, four))
+        assert float(4 * of_four / of_one) == pytest.approx(1, abs=0.2)
+
+
+def test_costs_of_several_samples():
+    """The cost meets all samples of all draws along one dimension."""
+    shapes = []
+
+    def cost(z):
+        shapes.append(tuple(z.shape))
+        return squared(z)
+
+    settings = {"num_draws": 10, "num_samples": 3}
+    gradient_variance(MixtureOfDiagNormals, cost, MIXTURE, **settings)
+    gradient_variance(MixtureOfDiagNormals, cost, MIXTURE, estimator="marginalized", **settings)
+    batch = {name: value.expand(4, *value.shape) for name, value in MIXTURE.items()}
+    gradient_variance(MixtureOfDiagNormals, cost, batch, estimator="hybrid", **settings)
+    assert shapes == [(30, 2), (90, 2), (30, 4, 2)]
+
+
+def test_an_estimator_may_do_without_rsample():
+    found = gradient_variance(
+        NonreparameterizedNormal,
+        torch.square,
+        PARAMETERS,
+        estimator=lambda normal: normal,
+        num_samples=8,
+        num_draws=20_000,
+    )
+    assert_means(found, {"loc": 2 * PARAMETERS["loc"], "scale": 2 * PARAMETERS["scale"]})
+
+
 ONE = {"loc": torch.tensor(0.0), "scale": torch.tensor(1.0)}
 
 
@@ -141,6 +217,10 @@ ONE = {"loc": torch.tensor(0.0), "scale": torch.tensor(1.0)}
     [
         ({"num_draws": 1}, "num_draws >= 2, but got 1"),
         ({"chunk_size": 0}, "chunk_size >= 1, but got 0"),
+        ({"num_samples": 0}, "num_samples to be an integer >= 1, but got 0"),
+        ({"num_samples": 3, "cost": torch.sum}, r"shape \(3000,\) .* but got \(\)"),
+        ({"estimator": "best"}, "estimator to be one of pathwise, .* but got 'best'"),
+        ({"estimator": "graves"}, "Expected a mixture .* but got Normal"),
         ({"parameters": {}}, "at least one tensor"),
         ({"cost": torch.sum}, r"cost to return .* shape \(1000,\) .* but got \(\)"),
         ({"cost": lambda z: z.unsqueeze(-1)}, r"but got \(1000, 1\)"),

@@ -1,0 +1,95 @@
+"""The base of the estimators that are distributions around a mixture, and what they ask of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.normal_mixture import NormalMixture
+
+
+class EstimatedMixture(TorchDistribution):
+    """A mixture whose samples carry another estimator's gradient.
+
+    The law is that of the mixture: its samples, density, moments and shapes. A subclass supplies
+    ``rsample``, and either has no more to add (its gradient is pathwise) or says in
+    ``has_rsample`` or ``score_parts`` what is missing.
+
+    Args:
+        mixture: of this package, before ``to_event`` and ``mask``.
+
+    Raises:
+        ValueError: for what is no mixture of this package.
+    """
+
+    arg_constraints = {}
+    has_rsample = True
+
+    def __init__(self, mixture: Any) -> None:
+        check_mixture(mixture)
+        self.mixture = mixture
+        super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return type(self)(self.mixture.expand(batch_shape))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.mixture})"
+
+    @property
+    def support(self):
+        return self.mixture.support
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.mixture.device
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mixture.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mixture.variance
+
+    def sample(self, sample_shape=torch.Size()):
+        return self.mixture.sample(sample_shape)
+
+    def log_prob(self, value):
+        return self.mixture.log_prob(value)
+
+
+def check_mixture(mixture: Any) -> None:
+    """Raise a ``ValueError`` for what is no mixture of this package."""
+    if not isinstance(mixture, MixtureDistribution):
+        raise ValueError(
+            "Expected a mixture of pyro_mixtures.distributions, to which to_event, mask and other"
+            f" estimators are not yet applied, but got {type(mixture).__name__}"
+        )
+
+
+def check_normals(mixture: Any, estimator: str, *, diagonal: bool = False) -> None:
+    """Raise an error for families that an estimator does not serve.
+
+    Raises:
+        ValueError: for what is no mixture of this package.
+        NotImplementedError: for mixtures whose components are not Normal, or not ``diagonal``.
+    """
+    check_mixture(mixture)
+    if not isinstance(mixture, NormalMixture):
+        raise NotImplementedError(
+            f"Expected a mixture class made for Normal components (MixtureOfDiagNormals, ...) for"
+            f" the estimator {estimator!r}, but got {type(mixture).__name__}; use 'pathwise',"
+            " 'clustered', 'hybrid', 'score', 'stratified' or 'marginalized'"
+        )
+    locs, scales = mixture._normals
+    if diagonal and scales.dim() > locs.dim():
+        raise NotImplementedError(
+            f"Expected components with diagonal covariances for the estimator {estimator!r}, but"
+            f" got {type(mixture).__name__}; use 'implicit', 'pathwise' or 'clustered'"
+        )
