@@ -6,21 +6,21 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from numbers import Integral
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.score_parts import ScoreParts
-from pyro.distributions.util import sum_rightmost
+from pyro.distributions.util import is_identically_zero, sum_rightmost
 from pyro.infer.autoguide import AutoContinuous, init_to_uniform
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_mixtures.distributions import NormalMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
-from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.estimators import ESTIMATORS
 from pyro_mixtures.infer.site_quantiles import site_quantiles
 
 
@@ -44,10 +44,17 @@ class AutoMixture(AutoContinuous):
             score functions there are, and for alpha = 0 leave the groups' weights untrained.
             Other objectives need ``"pathwise"``, with which this is an ordinary guide of Pyro.
 
+        estimator: of the gradient, by its name in
+            :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
+            ``functools.partial(gumbel_soft, temperature=0.1)``; by default that of
+            ``weight_gradient``, which ``"pathwise"``, ``"clustered"`` and ``"hybrid"`` replace.
+            ``"marginalized"`` is an objective instead:
+            :class:`~pyro_mixtures.infer.MarginalizedMixture_ELBO`.
+
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
-            finite, an unknown ``transport`` or ``weight_gradient``, or (at the first call) a
-            discrete latent site in the model.
+            finite, an unknown ``transport``, ``weight_gradient`` or ``estimator``, or (at the
+            first call) a discrete latent site in the model.
     """
 
     distribution: ClassVar[type[NormalMixture]]
@@ -55,6 +62,7 @@ class AutoMixture(AutoContinuous):
     init_scale: float
     transport: str
     weight_gradient: str
+    estimator: str | Callable[[Any], Any] | None
 
     def __init__(
         self,
@@ -64,6 +72,7 @@ class AutoMixture(AutoContinuous):
         init_scale: float = 0.1,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
+        estimator: str | Callable[[Any], Any] | None = None,
     ) -> None:
         if isinstance(num_components, bool) or not isinstance(num_components, Integral):
             raise ValueError(
@@ -75,10 +84,18 @@ class AutoMixture(AutoContinuous):
             raise ValueError(f"Expected a finite init_scale > 0, but got {init_scale!r}")
         check_choice("transport", transport, tuple(self.distribution.transports))
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        if estimator == "marginalized":
+            raise ValueError(
+                "Expected an estimator that evaluates the model once a sample, but got"
+                " 'marginalized'; use MarginalizedMixture_ELBO with any other"
+            )
+        if not (estimator is None or callable(estimator)):
+            check_choice("estimator", estimator, tuple(ESTIMATORS))
         super().__init__(model, init_loc_fn=init_loc_fn)
         self.num_components = int(num_components)
         self.init_scale = float(init_scale)
         self.transport, self.weight_gradient = transport, weight_gradient
+        self.estimator = estimator
 
     def _setup_components(self, locs: Tensor) -> None:
         raise NotImplementedError
@@ -109,15 +126,24 @@ class AutoMixture(AutoContinuous):
             weight_gradient=self.weight_gradient,
         )
 
+    @property
+    def _is_pathwise(self) -> bool:
+        """Whether an ordinary guide of Pyro will do."""
+        return self.estimator is None and self.weight_gradient == "pathwise"
+
     def sample_latent(self, *args, **kwargs):
         """Sample a packed unconstrained latent vector."""
-        if self.weight_gradient == "pathwise":
+        if self._is_pathwise:
             return super().sample_latent(*args, **kwargs)
         return self._sample_latent(*args, **kwargs)[0]
 
     def _sample_latent(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """A latent vector and the log density that the model's sites have to carry."""
-        site = _LatentSite(self.get_posterior(*args, **kwargs))
+        posterior: Any = self.get_posterior(*args, **kwargs)
+        if self.estimator is not None:
+            given = self.estimator
+            posterior = (given if callable(given) else ESTIMATORS[given])(posterior)
+        site = _LatentSite(posterior)
         name = f"_{self._pyro_name}_latent"
         latent = pyro.sample(name, site, infer={"is_auxiliary": True})
         return latent, site.carried(latent)
@@ -130,7 +156,7 @@ class AutoMixture(AutoContinuous):
         sites (the one in the fewest plates) therefore carries the density of the mixture, and the
         auxiliary site the score function.
         """
-        if self.weight_gradient == "pathwise":
+        if self._is_pathwise:
             return super().forward(*args, **kwargs)
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
@@ -184,7 +210,7 @@ class _LatentSite(dist.TorchDistribution):
     arg_constraints = {}
     has_rsample = True
 
-    def __init__(self, mixture: ParametricMixture, parts: dict | None = None) -> None:
+    def __init__(self, mixture: Any, parts: dict | None = None) -> None:
         self.mixture = mixture
         # of the last value, shared by expanded copies: forward and the trace both ask for them
         self._parts = {} if parts is None else parts
@@ -211,6 +237,10 @@ class _LatentSite(dist.TorchDistribution):
     def carried(self, value: Tensor) -> Tensor:
         """The log density for the model's sites, ``(*X,)``."""
         return self._mixture_parts(value).log_prob - self.log_prob(value)
+
+    def num_carried(self, value: Tensor) -> int:
+        """How often the entropy of the model's sites has the S that an ELBO can do without."""
+        return 0 if is_identically_zero(self._mixture_parts(value).entropy_term) else 1
 
     def _mixture_parts(self, value: Tensor) -> ScoreParts:
         if self._parts.get("value") is not value:

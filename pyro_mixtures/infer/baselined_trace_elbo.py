@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from pyro.distributions.util import is_identically_zero
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.trace_elbo import _compute_log_r
 from pyro.infer.util import torch_item
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+from pyro_mixtures.infer.auto_mixture import _LatentSite
+from pyro_mixtures.infer.sticking_the_landing import detached
 
 
 class BaselinedTrace_ELBO(Trace_ELBO):
@@ -40,6 +42,9 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         baseline_decay: weight of the past in the decaying average, in [0, 1).
         blending: blend, or leave the groups to the transport alone.
         blending_decay: weight of the past in the moments, in [0, 1).
+        sticking_the_landing: evaluate the guide's density with its parameters detached
+            (:func:`~pyro_mixtures.infer.detached`): unbiased, and without variance where the guide
+            meets the posterior.
         kwargs: as for ``Trace_ELBO``.
 
     Raises:
@@ -62,6 +67,7 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         baseline_decay: float = 0.9,
         blending: bool = True,
         blending_decay: float = 0.99,
+        sticking_the_landing: bool = False,
         **kwargs,
     ) -> None:
         for name, decay in (("baseline", baseline_decay), ("blending", blending_decay)):
@@ -69,7 +75,7 @@ class BaselinedTrace_ELBO(Trace_ELBO):
                 raise ValueError(f"Expected 0 <= {name}_decay < 1, but got {decay}")
         super().__init__(num_particles=num_particles, **kwargs)
         self.baseline_decay, self.blending_decay = baseline_decay, blending_decay
-        self.blending = blending
+        self.blending, self.sticking_the_landing = blending, sticking_the_landing
         self._averages: dict[str, Tensor] = {}
         self._blendings: dict[str, Blending] = {}
 
@@ -105,15 +111,29 @@ class BaselinedTrace_ELBO(Trace_ELBO):
             elbo = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
             surrogate = sum(site["log_prob_sum"] for site in _sample_sites(model_trace).values())
             for name, site in _sample_sites(guide_trace).items():
-                _, score, entropy_term = site["score_parts"]
+                entropy_term = self._entropy_term(site)
                 if not is_identically_zero(entropy_term):
                     surrogate = surrogate - entropy_term.sum()
                 if name in costs[index]:
                     advantage = costs[index][name] - self._baseline(name, index, costs)
-                    surrogate = surrogate + (advantage * score).sum()
+                    if isinstance(site["fn"], _LatentSite):
+                        advantage = advantage - site["fn"].num_carried(site["value"])
+                    surrogate = surrogate + (advantage * site["score_parts"].score_function).sum()
             yield -torch_item(elbo) / self.num_particles, -surrogate / self.num_particles
         if self.num_particles == 1:
             self._update_averages(costs[0])
+
+    def _entropy_term(self, site) -> Tensor | float:
+        """What the surrogate of a site's entropy is the sum of."""
+        fn, value, entropy_term = site["fn"], site["value"], site["score_parts"].entropy_term
+        if not self.sticking_the_landing:
+            return entropy_term
+        if isinstance(fn, _LatentSite) and fn.num_carried(value):
+            # the model's sites carry the density, not detached
+            return detached(fn.mixture).log_prob(value) - fn.mixture.log_prob(value)
+        if is_identically_zero(entropy_term):
+            return entropy_term
+        return scale_and_mask(detached(fn).log_prob(value), site["scale"], site["mask"])
 
     def _baseline(self, name: str, index: int, costs: list[dict[str, Tensor]]) -> Tensor | float:
         cost = costs[index][name]
@@ -154,11 +174,10 @@ class _Blended(Messenger):
         self.blendings, self.new = blendings, new
 
     def _pyro_sample(self, msg) -> None:
-        mixture = msg["fn"]
-        while mixture is not None and not isinstance(mixture, ParametricMixture):
-            # of to_event and mask, of the guides' auxiliary site
-            mixture = getattr(mixture, "base_dist", None) or getattr(mixture, "mixture", None)
-        if mixture is not None and mixture.weight_gradient == "clustered":
+        mixture = msg["fn"].mixture if isinstance(msg["fn"], _LatentSite) else msg["fn"]
+        while hasattr(mixture, "base_dist"):  # of to_event and mask
+            mixture = mixture.base_dist
+        if isinstance(mixture, ParametricMixture) and mixture.weight_gradient == "clustered":
             name = msg["name"]
             if name not in self.blendings:
                 self.blendings[name] = self.new()
