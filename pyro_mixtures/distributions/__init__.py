@@ -5,6 +5,7 @@ from pyro_mixtures.distributions.avf import (
     AVFMultivariateNormal,
     AVFMultivariateStudentT,
 )
+from pyro_mixtures.distributions.avf_mixture_of_diag_normals import AVFMixtureOfDiagNormals
 from pyro_mixtures.distributions.divergence import kl_bounds
 from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
 from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
@@ -32,6 +33,7 @@ from pyro_mixtures.distributions.shared_covariance import (
 
 __all__ = [
     "AVFElliptical",
+    "AVFMixtureOfDiagNormals",
     "AVFMultivariateNormal",
     "AVFMultivariateStudentT",
     "ExpRelaxedCategorical",

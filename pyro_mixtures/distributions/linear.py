@@ -134,6 +134,8 @@ def rescale(parameters: Parameters, letters: Mapping[str, str], scale: Tensor) -
     def scaled(name: str, value: Tensor) -> Tensor:
         if name == "locs":
             return value * scale
+        if name == "control_var":  # a distance in standard deviations, a logarithm of scales
+            return value * torch.stack([scale.sign(), torch.ones_like(scale)]).unsqueeze(-2)
         if letters[name].endswith("DD"):
             return value * scale.unsqueeze(-1) * scale.sign()
         return value * scale.abs() if letters[name].endswith("D") else value

@@ -123,7 +123,7 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         if self.num_particles == 1:
             self._update_averages(costs[0])
 
-    def _entropy_term(self, site) -> Tensor | float:
+    def _entropy_term(self, site) -> Any:
         """What the surrogate of a site's entropy is the sum of."""
         fn, value, entropy_term = site["fn"], site["value"], site["score_parts"].entropy_term
         if not self.sticking_the_landing:

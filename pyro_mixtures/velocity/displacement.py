@@ -23,6 +23,10 @@ MAX_NODES = 64
 TINY = 1e-30
 """Relative difference of scales that are equal: without one there is no finite gamma."""
 
+FARTHEST = 0.7
+"""Bound of a hub's departure, in its standard deviations and logarithms of scales together: a hub
+that is wide in many coordinates has heavy tails."""
+
 LARGEST_RATE = 5.0
 """Rounding grows with the ratio of scales: beyond exp(5) in float64 only."""
 
@@ -35,12 +39,14 @@ def displacement(
     within: Tensor,
     locs: Tensor,
     scales: Tensor,
+    control_var: Tensor | None = None,
     *,
     precision: torch.dtype,
 ) -> Tensor:
     r"""Weight contributions :math:`A_j(z) = g \cdot w^j(z) / q(z)` of diagonal Normals.
 
-    The hub is the Normal with the mean and variance of the component's group. In its units,
+    The hub is the Normal with the mean and variance of the component's group, or one at some
+    distance from that (:func:`departed`). In its units,
     :math:`y = (z - \mu_h) / \sigma_h`, the linear flow
 
     .. math::
@@ -63,6 +69,7 @@ def displacement(
             ``(*B, K, K)``, or ``(*B, 1, K)`` when all components are one group.
         locs: ``(*B, K, D)``.
         scales: ``(*B, K, D)``.
+        control_var: the hub's departure, averaged over the group, ``(*B, 2, K, D)``.
         precision: the dtype to whose rounding the integral is exact; the arithmetic is done in
             that of ``z`` or, for long paths, in float64.
 
@@ -70,6 +77,8 @@ def displacement(
         ``(*B, S, K)``.
     """
     hub_loc, offset, hub_scale = moment_matched(within, locs, scales)
+    if control_var is not None:
+        hub_loc, offset, hub_scale = departed(hub_loc, offset, hub_scale, within, control_var)
     # never zero: where the scales agree the flow is a translation to rounding
     excess = (scales - hub_scale).div_(hub_scale).add_(TINY)  # (*B, K, D)
     rate = excess.log1p()
@@ -77,8 +86,9 @@ def displacement(
     shift = rate * drift
     nodes, log_weights, needs_double = quadrature(shift, rate, within, precision)
     if needs_double and z.dtype != double_dtype(z):
-        tensors = double(z, grad, log_prob, within, locs, scales)
-        return displacement(*tensors, precision=precision)
+        tensors = [z, grad, log_prob, within, locs, scales]
+        tensors += [] if control_var is None else [control_var]
+        return displacement(*double(*tensors), precision=precision)
     volume = hub_scale.log().sum(-1) + hub_scale.shape[-1] / 2 * math.log(2 * math.pi)
     volume, growth = volume.unsqueeze(-2), rate.sum(-1).unsqueeze(-2)  # (*B, 1, K or 1)
     path = (hub_loc, hub_scale, rate, drift, shift, volume, growth)
@@ -114,17 +124,11 @@ def _samples(
     center = hub_loc[..., :1, :]  # (*B, 1, D)
     z, hub_loc = z - center, hub_loc - center
     features = torch.cat([z, z.square(), torch.ones_like(log_prob), log_prob], -1)
-    inverse = hub_scale.reciprocal().unsqueeze(-3)  # (*B, 1, K or 1, D)
-    start = (hub_loc / hub_scale).unsqueeze(-3)
     offset = volume.unsqueeze(-1)
 
     def densities(nodes: Tensor, log_weights: Tensor) -> Tensor:
+        change, place = standardization(nodes, rate, drift, hub_loc, hub_scale)
         nodes = nodes.unsqueeze(-1)
-        change = (rate.unsqueeze(-3) * -nodes).expm1_()  # (*B, T, K, D)
-        place = drift.unsqueeze(-3) * change
-        change += 1
-        place = (start * change).sub_(place)
-        change *= inverse  # the sample, carried back and standardized, is change * z - place
         constant = place.square().sum(-1, keepdim=True) / 2
         constant += torch.addcmul(offset - log_weights.unsqueeze(-1), growth.unsqueeze(-1), nodes)
         place *= change
@@ -138,6 +142,22 @@ def _samples(
     velocity = torch.cat([rate, shift * hub_scale - rate * hub_loc], -1)
     speed = velocity @ torch.cat([grad * z, grad], -1).mT  # g . v, (*B, K, S)
     return integral * speed.mT
+
+
+def standardization(
+    nodes: Tensor, rate: Tensor, drift: Tensor, hub_loc: Tensor, hub_scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What carries a sample z back along the path and standardizes it: ``factor * z - offset``.
+
+    Returns:
+        The factor and the offset, each ``(*B, T, K, D)``.
+    """
+    factor = (rate.unsqueeze(-3) * -nodes.unsqueeze(-1)).expm1_()
+    offset = drift.unsqueeze(-3) * factor
+    factor += 1
+    offset = ((hub_loc / hub_scale).unsqueeze(-3) * factor).sub_(offset)
+    factor *= hub_scale.reciprocal().unsqueeze(-3)
+    return factor, offset
 
 
 def sum_over_nodes(
@@ -180,6 +200,40 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
     stddev = between.add_(within @ scales.square()).sqrt_()
     mean += center
     return mean.to(dtype), (locs - mean).to(dtype), stddev.to(dtype)
+
+
+def departed(
+    hub_loc: Tensor, offset: Tensor, hub_scale: Tensor, within: Tensor, control_var: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Hubs at some distance from the moment-matched ones.
+
+    .. math::
+        \mu_h + \sigma_h \frac{a_1}{\rho}, \quad \sigma_h \exp \frac{a_2}{\rho}, \qquad
+        a = \sum_{k \in C} \frac{\pi_k}{\pi_C} c_k, \quad \rho = \sqrt{1 + |a|^2 / r^2}
+
+    Any hub will do, so that r = ``FARTHEST`` bounds how far a learned one can go astray.
+
+    Args:
+        hub_loc: what :func:`moment_matched` returns, as are the next two.
+        offset: of the components from it.
+        hub_scale: the group's standard deviation.
+        within: as for :func:`displacement`.
+        control_var: c, ``(*B, 2, K, D)``.
+
+    Returns:
+        The three for the departed hubs.
+    """
+    departure = within.unsqueeze(-3) @ control_var  # (*B, 2, K or 1, D)
+    departure = departure * shrinkage(departure)
+    shift, log_scale = departure.unbind(-3)
+    shift = shift * hub_scale
+    return hub_loc + shift, offset - shift, hub_scale * log_scale.exp()
+
+
+def shrinkage(departure: Tensor) -> Tensor:
+    r""":math:`1 / \rho` of :func:`departed`, ``(*B, 2, K or 1, D) -> (*B, 1, K or 1, 1)``."""
+    square = departure.square().sum((-3, -1), keepdim=True)
+    return (1 + square / FARTHEST**2).rsqrt()
 
 
 def quadrature(

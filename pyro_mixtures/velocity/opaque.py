@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 _SCHEMA = (
-    "(Tensor z, Tensor grad, Tensor log_prob, Tensor within, Tensor first, Tensor? second=None, *,"
-    " ScalarType precision) -> Tensor"
+    "(Tensor z, Tensor grad, Tensor log_prob, Tensor within, Tensor first, Tensor? second=None,"
+    " Tensor? third=None, *, ScalarType precision) -> Tensor"
 )
 
 
@@ -19,7 +19,7 @@ def opaque(transport: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     A transport looks at values to choose its nodes and its precision. As an operator it neither
     breaks a compiled graph nor loses that choice. Called directly it is the function itself. It
-    has one or two component parameters, and a name that no other such transport has.
+    has one to three component parameters, and a name that no other such transport has.
     """
 
     def as_announced(z, *args, **options):
@@ -30,7 +30,7 @@ def opaque(transport: Callable[..., Tensor]) -> Callable[..., Tensor]:
     )
 
     @operator.register_fake
-    def _(z, grad, log_prob, within, first, second=None, *, precision):
+    def _(z, grad, log_prob, within, first, second=None, third=None, *, precision):
         return z.new_empty(*z.shape[:-1], within.shape[-1])
 
     @functools.wraps(transport)

@@ -45,7 +45,7 @@ def test_messages_of_shapes(family):
     for name, value in parameters.items():
         if name == "component_logits" or "K" not in shapes[name]:
             continue
-        too_many = torch.cat([value] * 2, -len(shapes[name])).detach()
+        too_many = torch.cat([value] * 2, shapes[name].index("K") - len(shapes[name])).detach()
         message = rf"K = [36] \(from \w+\) in \w+, but its shape .*; .* are {described}"
         with pytest.raises(ValueError, match=message):
             family.build({**parameters, name: too_many})

@@ -139,7 +139,8 @@ def test_entropy_of_components_that_coincide(family):
     with torch.no_grad():
         for name, letters in family.distribution.component_parameters.items():
             if "K" in letters and name in parameters:
-                parameters[name][:] = parameters[name].narrow(-len(letters), 0, 1)
+                dim = letters.index("K") - len(letters)
+                parameters[name][:] = parameters[name].narrow(dim, 0, 1)
     expected = family.components(parameters).entropy()[..., 0]
     for bound in family.build(parameters).entropy_bounds():
         torch.testing.assert_close(bound, expected, **EXACT)
@@ -164,7 +165,9 @@ def test_entropy_without_weight(family):
     parameters = family.parameters((2,), K=3)
     letters = family.distribution._parameter_shapes()
     fewer = {
-        name: value.narrow(-len(letters[name]), 0, 2) if "K" in letters[name] else value
+        name: value.narrow(letters[name].index("K") - len(letters[name]), 0, 2)
+        if "K" in letters[name]
+        else value
         for name, value in parameters.items()
     }
     with torch.no_grad():

@@ -5,6 +5,7 @@ import torch
 from torch.func import vmap
 
 from pyro_mixtures.distributions import (
+    AVFMixtureOfDiagNormals,
     GaussianScaleMixture,
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
@@ -138,6 +139,7 @@ def test_scaling(family, batch_shape):
 
 FULL = {
     MixtureOfDiagNormals: MixtureOfNormals,
+    AVFMixtureOfDiagNormals: MixtureOfNormals,
     MixtureOfDiagNormalsSharedCovariance: MixtureOfNormalsSharedCovariance,
     GaussianScaleMixture: MixtureOfNormals,
     MixtureOfNormals: MixtureOfNormals,

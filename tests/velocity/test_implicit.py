@@ -7,10 +7,18 @@ from torch.distributions import Normal
 
 from pyro_mixtures.velocity.implicit import conditional_cdf, implicit
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
-from tests.registry import FAMILIES, covariance, each_family, gradients, leaves
+from tests.registry import FAMILIES, covariance, gradients, leaves
 
 DOUBLE = torch.float64
 HALVINGS = 60
+each_family = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, id=name)
+        for name, family in FAMILIES.items()
+        if "implicit" in family.distribution.transports
+    ],
+)
 
 
 def transform(z: Tensor, logits: Tensor, component) -> Tensor:

@@ -45,6 +45,9 @@ def test_reflection(family, transport, D):
     coordinates is averaged over, so nothing else tells left from right."""
     parameters = family.parameters(K=3, D=D, scales=(0.8, 1.2), spread=0.5, shift=0.0)
     mirrored = {name: -x if name == "locs" else x for name, x in parameters.items()}
+    if "control_var" in parameters:  # the hub's place and scale
+        place, scale = parameters["control_var"].unbind(-3)
+        mirrored["control_var"] = torch.stack([-place, scale], -3)
     # correlated coordinates are so much farther out that the hub's share overflows at 45
     distances = DISTANCES[:3] if family.has_full_factors else DISTANCES
     z = distances.unsqueeze(-1) * torch.linspace(1, 0.5, D, dtype=torch.float64)
