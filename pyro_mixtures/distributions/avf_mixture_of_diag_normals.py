@@ -142,7 +142,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         return super()._vjp
 
     @classmethod
-    def _learning_vjp(cls, transport, known, draws, count, z, grad, logits, *tensors):
+    def _learning_vjp(cls, transport, known, count, z, grad, logits, *tensors):
         learned: list[Tensor] = []
 
         def learning(z, grad, log_prob, within, locs, scales, control_var, *, precision):
@@ -156,5 +156,5 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
             return contributions
 
         chosen = None if transport is None else learning
-        *others, zero = super()._vjp(chosen, known, draws, count, z, grad, logits, *tensors)
+        *others, zero = super()._vjp(chosen, known, count, z, grad, logits, *tensors)
         return *others, learned[0].to(zero.dtype) if learned else zero

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.distributions.parametric import samples_first
+from pyro_mixtures.velocity.precision import double
 
 PRIOR_DRAWS = 10
 """So many draws have as much weight as the starting point, the transport alone."""
@@ -24,7 +25,8 @@ class Blending:
 
     summed over the group's logits, for :math:`E[S - P] = 0`. Both expectations are decaying
     averages over what :meth:`learn` has been told of: between two calls the shares stay as they
-    are.
+    are. The averages are of the gradients as they come, so that those of a cost that falls by
+    orders of magnitude forget its beginning only slowly.
 
     Args:
         decay: weight of the past in the averages at each call of :meth:`learn`, in [0, 1).
@@ -58,8 +60,10 @@ class Blending:
         """Take what backward passes have found since the last call into the averages."""
         if not self._found:
             return
-        counts, totals = zip(*self._found, strict=True)
+        size = self._found[-1][1].shape  # other numbers of components may have been before
+        found = [(count, total) for count, total in self._found if total.shape == size]
         self._found.clear()
+        counts, totals = zip(*found, strict=True)
         count, new = sum(counts), torch.stack(totals).sum(0) / sum(counts)
         if self._moments is None or self._moments.shape != new.shape:
             self._moments, self.num_draws = torch.zeros_like(new), 0
@@ -108,8 +112,10 @@ class Draws:
     def _compare(self) -> None:
         if self.transport is None or self.score is None:
             return
-        score = self.score.double().reshape(-1, self.score.shape[-1])  # (X, K)
-        difference = score - samples_first(self.transport).reshape(score.shape)
+        transport, score = double(self.transport, self.score)
+        self.transport = self.score = None  # another backward pass has a pair of its own
+        score = score.reshape(-1, score.shape[-1])  # (X, K)
+        difference = score - samples_first(transport).reshape(score.shape)
         sums = torch.stack([(score * difference).sum(0), difference.square().sum(0)])
         if bool(sums.isfinite().all()):
             self._found.append((len(score), sums))

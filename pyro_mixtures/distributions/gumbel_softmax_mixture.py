@@ -109,7 +109,8 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         num_nested: int = 100,
         validate_args: bool | None = None,
     ) -> None:
-        density = density or ("mixture" if hard else "nested")
+        if density is None:
+            density = "mixture" if hard else "nested"
         check_choice("density", density, DENSITIES)
         if hard and density == "nested":
             raise ValueError(

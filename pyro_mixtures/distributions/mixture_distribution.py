@@ -27,7 +27,8 @@ class MixtureDistribution(TorchDistribution):
       for the field carries mass through the gap: from about 4 on, ``"clustered"`` is better.
     - ``"clustered"``: by the transport within groups of overlapping components and by the score
       function between groups. ``rsample`` carries the first part *only*; the second is in
-      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. Elsewhere (a cost of your own,
+      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. (Under ``BaselinedTrace_ELBO`` a share of
+      the first may be in the second, too.) Elsewhere (a cost of your own,
       ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, a ``TransformedDistribution`` around the
       mixture) the gradient of the logits is biased; ``RenyiELBO`` refuses it in a guide written by
       hand.
@@ -42,7 +43,6 @@ class MixtureDistribution(TorchDistribution):
     component_logits: Tensor
     weight_gradient: str
     _blending: Blending | None = None
-    _draws: Draws | None = None
 
     def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -87,7 +87,12 @@ class MixtureDistribution(TorchDistribution):
             density = self.log_prob(x)
             return ScoreParts(density, 0, density)  # type: ignore[arg-type]
         density, responsibilities = self._log_prob_and_responsibilities(x)
-        return ScoreParts(density, self._group_score(responsibilities.detach()), density)
+        score = self._group_score(responsibilities.detach(), self._draws_of(x))
+        return ScoreParts(density, score, density)
+
+    def _draws_of(self, value: Tensor) -> Draws | None:
+        """What is to be told of the score function's gradient at a sample that is blended."""
+        return None
 
     def to_event(self, reinterpreted_batch_ndims=None):
         event = super().to_event(reinterpreted_batch_ndims)
@@ -100,7 +105,7 @@ class MixtureDistribution(TorchDistribution):
             mask = mask_tensor(mask, self.batch_shape, self.device)
         return super().mask(mask)
 
-    def _group_score(self, responsibilities: Tensor) -> Tensor:
+    def _group_score(self, responsibilities: Tensor, draws: Draws | None = None) -> Tensor:
         r"""The score function, ``(*X, K) -> (*X,)``.
 
         It is :math:`\sum_j c_j \log \pi_j` with constants :math:`c_j = r_C \pi_j / \pi_C`, which
@@ -122,7 +127,6 @@ class MixtureDistribution(TorchDistribution):
         own = responsibilities - share
         transported = core._blending.shares(core._same_group).to(weights)
         score = _weighted_sum(share + (1 - transported) * own, log_weights)
-        draws = core._draws
         if draws is not None and score.requires_grad:
             score.register_hook(lambda cost: draws.tell_score(cost.unsqueeze(-1) * own))
         return score

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -20,6 +21,8 @@ from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.distributions.weights import draw_index, within_group
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double, double_dtype
+
+ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
 
 
 class ParametricMixture(ParametricDistribution, MixtureDistribution):
@@ -79,15 +82,21 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         values = (getattr(self, name) for name in self.component_parameters)
         return tuple(value for value in values if value is not None)
 
-    def _blend(self, blending: Blending) -> None:
-        """Learn the transport's share of the gradient within each group from draw to draw.
+    def _blended(self: ParametricMixtureT, blending: Blending) -> ParametricMixtureT:
+        """A copy that blends transport and score function within each group as was learned.
 
         That protects from heavy tails, so groups may be chains.
         """
-        core = self._core
-        if core._blending is not blending:
-            core._blending, core._draws = blending, None
-            core.__dict__.pop("_groups", None)
+        new = copy.copy(self)  # without the last sample
+        new.__dict__.pop("_groups", None)
+        new._blending = blending
+        if new._core is not new:
+            new._unexpanded = new._core._blended(blending)
+        return new
+
+    def _draws_of(self, value: Tensor) -> Draws | None:
+        known = self._known(value)
+        return None if known is None else known.draws
 
     def rsample(self, sample_shape=torch.Size()):
         core = self._core
@@ -113,14 +122,15 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         """Samples ``(*B, S, D)`` of ``core``, with their gradients, as a value ``(*shape, D)``."""
         parameters = (core.component_logits, *core._components)
         groups: tuple[Tensor, ...] = ()
+        known = _Densities(z)
         if self.weight_gradient == "clustered":
             groups = (core._same_group,)
             if core._blending is not None:
-                core._draws = core._blending.draws()
                 groups = (core._same_group, core._blending.shares(core._same_group))
+                if not torch.compiler.is_compiling():  # what is told has no place in a graph
+                    known.draws = core._blending.draws()
         transport = None if self.weight_gradient == "score" else self.transports[self.transport]
-        known = _Densities(z)
-        vjp = functools.partial(self._vjp, transport, known, core._draws, len(parameters))
+        vjp = functools.partial(self._vjp, transport, known, len(parameters))
         z = pathwise(z, vjp, *parameters, *groups)
         value = samples_first(z).reshape(shape + self.event_shape)
         self._remember(value, known)
@@ -174,7 +184,6 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         cls,
         transport: Callable[..., Tensor] | None,
         known: _Densities,
-        draws: Draws | None,
         count: int,
         z: Tensor,
         grad: Tensor,
@@ -185,7 +194,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         ``transport`` is None where the weights get theirs from the score function alone. ``known``
         serves if it is of these very samples. The first ``count`` of the ``tensors`` are the
         parameters; the groups follow, if there are any, and the transport's shares in them, if it
-        is blended with the score function: ``draws`` is then told of what it found.
+        is blended with the score function: ``known.draws`` is then told of what it found.
         """
         parameters = tensors[:count]
         same_group, shares = (*tensors[count:], None, None)[:2]
@@ -210,10 +219,10 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
             grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
             if shares is not None:
                 grad_logits = grad_logits * shares.to(grad_logits)
-            if draws is not None:
+            if known.draws is not None:
                 weights = log_weights.exp().unsqueeze(-2)
                 contributions = contributions.masked_fill(weights == 0, 0)
-                draws.tell_transport(weights * (contributions - contributions @ within.mT))
+                known.draws.tell_transport(weights * (contributions - contributions @ within.mT))
         return tuple(
             gradient.to(parameter.dtype)
             for gradient, parameter in zip((grad_logits, *gradients), parameters, strict=True)
@@ -221,8 +230,12 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
 
 
 class _Densities:
-    r"""Samples and, once they are known, logarithms of :math:`\pi_j q_j` and of q there."""
+    r"""Samples and, once they are known, logarithms of :math:`\pi_j q_j` and of q there.
+
+    If they are blended, ``draws`` is to be told of their gradients.
+    """
 
     def __init__(self, z: Tensor) -> None:
         self.z = z
         self.values: tuple[Tensor, Tensor] | None = None  # (*B, S, K) and (*B, S, 1)
+        self.draws: Draws | None = None

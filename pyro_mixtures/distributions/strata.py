@@ -67,6 +67,20 @@ def component_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -
     )
 
 
+def weighty_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -> Tensor:
+    """:func:`component_samples`, of the likeliest component in place of those without weight.
+
+    For their costs, that count nothing, may have values or slopes that are not finite, and zero
+    times those is NaN. No gradient flows through what takes their place.
+    """
+    shape = torch.Size(sample_shape)
+    z = component_samples(mixture, shape)
+    weights = mixture.log_weights.detach().exp().movedim(-1, 0)  # (K, *B)
+    weights = weights.reshape(weights.shape + (1,) * mixture.event_dim)
+    likeliest = weights.argmax(0, keepdim=True).expand(shape + (1,) + z.shape[len(shape) + 1 :])
+    return torch.where(weights > 0, z, z.detach().gather(len(shape), likeliest))
+
+
 def _normal_samples(mixture: NormalMixture, sample_shape: Size) -> Tensor:
     core = mixture._core  # dimensions that expand added hold samples of the same components
     locs, scales = core._normals

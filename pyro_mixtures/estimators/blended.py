@@ -8,7 +8,7 @@ from pyro_mixtures.estimators.estimated_mixture import check_mixture
 from pyro_mixtures.estimators.weight_gradient import with_weight_gradient
 
 
-def blended(mixture: ParametricMixture, blending: Blending | None = None) -> ParametricMixture:
+def blended(mixture: ParametricMixture, blending: Blending) -> ParametricMixture:
     r"""Samples that move within groups as far as that pays; a score term for the rest.
 
     In a group C with the transport's share :math:`a_C`, the gradient of :math:`j \in C` is
@@ -23,11 +23,12 @@ def blended(mixture: ParametricMixture, blending: Blending | None = None) -> Par
     :func:`~pyro_mixtures.estimators.clustered`: chains of overlapping components.
 
     Unbiased, with one evaluation of the cost for each sample; of these the one to choose where
-    nothing is known of the cost. What ``BaselinedTrace_ELBO`` makes of ``"clustered"`` mixtures.
+    nothing is known of the cost. What ``BaselinedTrace_ELBO`` makes of ``"clustered"`` mixtures;
+    it has no name among the estimators, for it needs what was learned.
 
     Args:
         mixture: of any class made for Normal components.
-        blending: what was learned of the shares; None to begin with the transport alone.
+        blending: what was learned of the shares. A new one begins with the transport alone.
 
     Returns:
         The mixture with ``weight_gradient="clustered"``. Backward passes through its samples and
@@ -63,6 +64,4 @@ def blended(mixture: ParametricMixture, blending: Blending | None = None) -> Par
             "Expected a mixture class made for Normal components (MixtureOfDiagNormals, ...) for"
             f" the estimator 'blended', but got {type(mixture).__name__}; use 'clustered'"
         )
-    new = with_weight_gradient(mixture, "clustered")
-    new._blend(Blending() if blending is None else blending)
-    return new
+    return with_weight_gradient(mixture, "clustered")._blended(blending)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.estimators.blended import blended
 from pyro_mixtures.estimators.clustered import clustered
 from pyro_mixtures.estimators.costs import check_num_samples, sampled_expectation
 from pyro_mixtures.estimators.graves import graves
@@ -23,7 +22,6 @@ from pyro_mixtures.estimators.stratified import stratified
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "pathwise": pathwise,
     "clustered": clustered,
-    "blended": blended,
     "hybrid": hybrid,
     "score": score,
     "implicit": implicit,

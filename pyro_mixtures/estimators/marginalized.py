@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators.costs import checked_costs
 from pyro_mixtures.estimators.estimated_mixture import check_mixture
 
@@ -26,12 +26,10 @@ class MarginalizedMixture:
     def expectation(self, cost: Callable[[Tensor], Tensor], num_samples: int) -> Tensor:
         """The mean over ``num_samples`` draws of each component, ``(*B,)``."""
         batch_shape = self.mixture.batch_shape
-        z = component_samples(self.mixture, (num_samples,)).flatten(0, 1)  # (S K, *B, *E)
+        z = weighty_samples(self.mixture, (num_samples,)).flatten(0, 1)  # (S K, *B, *E)
         costs = checked_costs(cost, z, batch_shape).unflatten(0, (num_samples, -1))
         weights = self.mixture.log_weights.exp().movedim(-1, 0)  # (K, *B)
-        weights = weights.expand(-1, *batch_shape)
-        # of a component without weight the cost may be anything
-        return (weights * costs.masked_fill(weights == 0, 0)).sum(1).mean(0)
+        return (weights.expand(-1, *batch_shape) * costs).sum(1).mean(0)
 
 
 def marginalized(mixture: MixtureDistribution) -> MarginalizedMixture:

@@ -22,7 +22,7 @@ class StratifiedMixture(EstimatedMixture):
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):
         if isinstance(self.mixture, ParametricMixture):
-            return _of_rows(self.mixture, self._extended_shape(sample_shape))
+            return _of_rows(self.mixture, torch.Size(sample_shape))
         return _of_components(self.mixture, torch.Size(sample_shape))
 
     def rsample(self, sample_shape=torch.Size()):
@@ -43,9 +43,9 @@ def stratified(mixture: MixtureDistribution) -> StratifiedMixture:
     Unbiased, with one evaluation of the cost for each sample. What the choice of the component
     adds to the variance of :func:`~pyro_mixtures.estimators.pathwise` falls like 1/S instead of
     :math:`1 / \sqrt S` (in standard deviations), at no cost; with one sample there is no
-    difference. The S samples are all that are drawn at once, those of plates included, and they
-    depend on each other, so that means of the others would be no baseline for a score term: the
-    weights' gradient is pathwise.
+    difference. The S samples are those of one ``sample_shape``, or a guide's particles; the
+    elements of plates stay independent. They depend on each other, so that means of the others
+    would be no baseline for a score term: the weights' gradient is pathwise.
 
     Args:
         mixture: of any class.
@@ -87,13 +87,15 @@ def systematic_index(weights: Tensor, count: int) -> Tensor:
     return torch.searchsorted(cdf, place, right=True)
 
 
-def _of_rows(mixture: ParametricMixture, shape: Size) -> Tensor:
-    """Samples ``shape`` of components that are rows of tensors."""
+def _of_rows(mixture: ParametricMixture, sample_shape: Size) -> Tensor:
+    """Samples of components that are rows of tensors."""
     core = mixture._core
-    count = shape[: len(shape) - len(core.batch_shape) - 1].numel()
+    added = mixture.batch_shape[: len(mixture.batch_shape) - len(core.batch_shape)].numel()
     weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-    z = mixture._draw(systematic_index(weights, count), *core._components)  # (*B, S, D)
-    return samples_first(z).reshape(shape)
+    index = systematic_index(weights.expand(added, *weights.shape), sample_shape.numel())
+    index = index.movedim(-1, 0).flatten(0, 1).movedim(0, -1)  # (*B, S added)
+    z = mixture._draw(index, *core._components)  # (*B, S added, D)
+    return samples_first(z).reshape(mixture._extended_shape(sample_shape))
 
 
 def _of_components(mixture: ComponentMixture, sample_shape: Size) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,17 +45,19 @@ class AutoMixture(AutoContinuous):
             score functions there are, and for alpha = 0 leave the groups' weights untrained.
             Other objectives need ``"pathwise"``, with which this is an ordinary guide of Pyro.
 
-        estimator: of the gradient, by its name in
+        estimator: a gradient to use instead of that of ``weight_gradient``, by its name in
             :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
-            ``functools.partial(gumbel_soft, temperature=0.1)``; by default that of
-            ``weight_gradient``, which ``"pathwise"``, ``"clustered"`` and ``"hybrid"`` replace.
+            ``functools.partial(gumbel_soft, temperature=0.1)``. (With that the samples follow a
+            relaxed law; quantiles and ``get_posterior`` are those of the mixture.)
             ``"marginalized"`` is an objective instead:
             :class:`~pyro_mixtures.infer.MarginalizedMixture_ELBO`.
 
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
             finite, an unknown ``transport``, ``weight_gradient`` or ``estimator``, or (at the
-            first call) a discrete latent site in the model.
+            first call) a discrete latent site in the model or an ``estimator`` that makes no
+            distribution.
+        NotImplementedError: at the first call, for a class that the ``estimator`` does not serve.
     """
 
     distribution: ClassVar[type[NormalMixture]]
@@ -90,7 +93,8 @@ class AutoMixture(AutoContinuous):
                 " 'marginalized'; use MarginalizedMixture_ELBO with any other"
             )
         if not (estimator is None or callable(estimator)):
-            check_choice("estimator", estimator, tuple(ESTIMATORS))
+            names = tuple(name for name in ESTIMATORS if name != "marginalized")
+            check_choice("estimator", estimator, names)
         super().__init__(model, init_loc_fn=init_loc_fn)
         self.num_components = int(num_components)
         self.init_scale = float(init_scale)
@@ -143,6 +147,11 @@ class AutoMixture(AutoContinuous):
         if self.estimator is not None:
             given = self.estimator
             posterior = (given if callable(given) else ESTIMATORS[given])(posterior)
+            if not isinstance(posterior, dist.TorchDistribution):
+                raise ValueError(
+                    "Expected estimator to make a distribution of a mixture, but got"
+                    f" {type(posterior).__name__} from {given!r}"
+                )
         site = _LatentSite(posterior)
         name = f"_{self._pyro_name}_latent"
         latent = pyro.sample(name, site, infer={"is_auxiliary": True})
@@ -210,21 +219,35 @@ class _LatentSite(dist.TorchDistribution):
     arg_constraints = {}
     has_rsample = True
 
-    def __init__(self, mixture: Any, parts: dict | None = None) -> None:
-        self.mixture = mixture
-        # of the last value, shared by expanded copies: forward and the trace both ask for them
-        self._parts = {} if parts is None else parts
+    def __init__(self, mixture: Any) -> None:
+        # shared by expanded copies, which hold samples of one mixture: also the parts of the last
+        # value, for which forward and the trace both ask
+        self._shared = {"mixture": mixture}
         super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
+
+    @property
+    def mixture(self) -> Any:
+        return self._shared["mixture"]
+
+    def replace_mixture(self, mixture: Any) -> None:
+        """Have this site and its copies draw from another mixture."""
+        self._shared["mixture"] = mixture
 
     @property
     def support(self):
         return self.mixture.support
 
     def expand(self, batch_shape, _instance=None):
-        return _LatentSite(self.mixture.expand(batch_shape), self._parts)
+        new = copy.copy(self)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
 
     def rsample(self, sample_shape=torch.Size()):
-        return self.mixture.rsample(sample_shape)
+        own = self.mixture.batch_shape
+        added = self.batch_shape[: len(self.batch_shape) - len(own)]
+        if self.batch_shape != added + own:
+            return self.mixture.expand(self.batch_shape).rsample(sample_shape)
+        return self.mixture.rsample(torch.Size(sample_shape) + added)
 
     def log_prob(self, value):
         return self.score_parts(value).log_prob
@@ -238,11 +261,11 @@ class _LatentSite(dist.TorchDistribution):
         """The log density for the model's sites, ``(*X,)``."""
         return self._mixture_parts(value).log_prob - self.log_prob(value)
 
-    def num_carried(self, value: Tensor) -> int:
-        """How often the entropy of the model's sites has the S that an ELBO can do without."""
-        return 0 if is_identically_zero(self._mixture_parts(value).entropy_term) else 1
+    def has_redundant_score(self, value: Tensor) -> bool:
+        """Whether the density at the model's sites carries the S of mean zero."""
+        return not is_identically_zero(self._mixture_parts(value).entropy_term)
 
     def _mixture_parts(self, value: Tensor) -> ScoreParts:
-        if self._parts.get("value") is not value:
-            self._parts.update(value=value, parts=self.mixture.score_parts(value))
-        return self._parts["parts"]
+        if self._shared.get("value") is not value:
+            self._shared.update(value=value, parts=self.mixture.score_parts(value))
+        return self._shared["parts"]

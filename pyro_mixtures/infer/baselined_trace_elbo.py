@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
 from pyro.infer.trace_elbo import _compute_log_r
@@ -14,6 +16,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.util import warn_if_nan
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
@@ -30,12 +33,12 @@ class BaselinedTrace_ELBO(Trace_ELBO):
     depends on the particle it is applied to, so the gradient stays unbiased. A drop-in for
     ``Trace_ELBO``; sites without a score term are untouched.
 
-    Mixtures of Normals whose weights' gradient is ``"clustered"`` are blended: within a group of
-    components the transport and the score function estimate the same gradient, and the share of
-    each is the one of least variance by the moments of earlier steps
-    (:class:`~pyro_mixtures.distributions.blending.Blending`), whatever the current one draws. As
-    the score function takes over where the transport's variance is large, a group may be a chain
-    of components that overlap.
+    Mixtures of the classes made for Normal components whose weights' gradient is ``"clustered"``
+    are blended: within a group of components the transport and the score function estimate the
+    same gradient, and the share of each is the one of least variance by the moments of earlier
+    steps (:class:`~pyro_mixtures.distributions.blending.Blending`), whatever the current one
+    draws. As the score function takes over where the transport's variance is large, a group may
+    be a chain of components that overlap.
 
     Args:
         num_particles: particles a step.
@@ -106,7 +109,8 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         costs = [_costs(*pair) for pair in traces]
         if self.num_particles == 1 and not costs[0].keys() <= self._averages.keys():
             with torch.no_grad():
-                self._averages = _costs(*next(iter(self._get_traces(model, guide, args, kwargs))))
+                first = _costs(*next(iter(self._get_traces(model, guide, args, kwargs))))
+            self._averages = {**first, **self._averages}
         for index, (model_trace, guide_trace) in enumerate(traces):
             elbo = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
             surrogate = sum(site["log_prob_sum"] for site in _sample_sites(model_trace).values())
@@ -116,8 +120,8 @@ class BaselinedTrace_ELBO(Trace_ELBO):
                     surrogate = surrogate - entropy_term.sum()
                 if name in costs[index]:
                     advantage = costs[index][name] - self._baseline(name, index, costs)
-                    if isinstance(site["fn"], _LatentSite):
-                        advantage = advantage - site["fn"].num_carried(site["value"])
+                    if _has_redundant_score(site):  # at the model's sites: it goes
+                        advantage = advantage - site["scale"]
                     surrogate = surrogate + (advantage * site["score_parts"].score_function).sum()
             yield -torch_item(elbo) / self.num_particles, -surrogate / self.num_particles
         if self.num_particles == 1:
@@ -128,12 +132,13 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         fn, value, entropy_term = site["fn"], site["value"], site["score_parts"].entropy_term
         if not self.sticking_the_landing:
             return entropy_term
-        if isinstance(fn, _LatentSite) and fn.num_carried(value):
-            # the model's sites carry the density, not detached
-            return detached(fn.mixture).log_prob(value) - fn.mixture.log_prob(value)
-        if is_identically_zero(entropy_term):
+        if _has_redundant_score(site):  # the model's sites carry the density, not detached
+            density = detached(fn.mixture).log_prob(value) - fn.mixture.log_prob(value)
+        elif is_identically_zero(entropy_term):
             return entropy_term
-        return scale_and_mask(detached(fn).log_prob(value), site["scale"], site["mask"])
+        else:
+            density = detached(fn).log_prob(value)
+        return scale_and_mask(density, site["scale"], site["mask"])
 
     def _baseline(self, name: str, index: int, costs: list[dict[str, Tensor]]) -> Tensor | float:
         cost = costs[index][name]
@@ -174,14 +179,30 @@ class _Blended(Messenger):
         self.blendings, self.new = blendings, new
 
     def _pyro_sample(self, msg) -> None:
-        mixture = msg["fn"].mixture if isinstance(msg["fn"], _LatentSite) else msg["fn"]
-        while hasattr(mixture, "base_dist"):  # of to_event and mask
-            mixture = mixture.base_dist
-        if isinstance(mixture, ParametricMixture) and mixture.weight_gradient == "clustered":
-            name = msg["name"]
-            if name not in self.blendings:
-                self.blendings[name] = self.new()
-            mixture._blend(self.blendings[name])
+        name, fn = msg["name"], msg["fn"]
+        if isinstance(fn, _LatentSite):
+            fn.replace_mixture(self._blended(name, fn.mixture))
+        else:
+            msg["fn"] = self._blended(name, fn)
+
+    def _blended(self, name: str, fn: Any) -> Any:
+        """Copies, for other sites may have the same mixture."""
+        if isinstance(fn, (Independent, MaskedDistribution)):
+            base = self._blended(name, fn.base_dist)
+            if base is not fn.base_dist:
+                fn = copy.copy(fn)
+                fn.base_dist = base
+            return fn
+        if not isinstance(fn, ParametricMixture) or fn.weight_gradient != "clustered":
+            return fn
+        if name not in self.blendings:
+            self.blendings[name] = self.new()
+        return fn._blended(self.blendings[name])
+
+
+def _has_redundant_score(site) -> bool:
+    fn = site["fn"]
+    return isinstance(fn, _LatentSite) and fn.has_redundant_score(site["value"])
 
 
 def _costs(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
@@ -199,7 +220,7 @@ def _costs(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
 
 def _like(value: Tensor, cost: Tensor) -> Tensor:
     """A baseline for each element of a cost; its mean where a plate changed its size."""
-    return value if value.shape == cost.shape else value.mean()
+    return (value if value.shape == cost.shape else value.mean()).to(cost)
 
 
 def _sample_sites(trace: Trace) -> dict[str, Any]:

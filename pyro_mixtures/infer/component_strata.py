@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBO
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import is_validation_enabled, torch_item
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, TransformedDistribution
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.infer.auto_mixture import _LatentSite
 from pyro_mixtures.infer.sticking_the_landing import detached
 
@@ -38,7 +39,7 @@ class StrataELBO(ELBO):
     ) -> None:
         super().__init__(num_particles=num_particles, **kwargs)
         self.sticking_the_landing = sticking_the_landing
-        self._is_checked = False
+        self._checked: tuple[int, int] | None = None
 
     def _losses(self, strata: Iterator[Strata]) -> Iterator[Tensor]:
         raise NotImplementedError
@@ -59,9 +60,6 @@ class StrataELBO(ELBO):
             model_trace, guide_trace, messenger.site, particles, self.sticking_the_landing
         )
         strata.check_plates()
-        if is_validation_enabled() and not self._is_checked:
-            strata.check_dependence()
-            self._is_checked = True
         return strata
 
     @property
@@ -71,7 +69,11 @@ class StrataELBO(ELBO):
     def _get_traces(self, model, guide, args, kwargs):
         if self.max_plate_nesting == float("inf"):
             self._guess_max_plate_nesting(model, guide, args, kwargs)
-        return super()._get_traces(model, guide, args, kwargs)
+        for strata in super()._get_traces(model, guide, args, kwargs):
+            if is_validation_enabled() and self._checked != (id(model), id(guide)):
+                strata.check_dependence()
+                self._checked = id(model), id(guide)
+            yield strata
 
     def loss(self, model, guide, *args, **kwargs) -> float:
         """An estimate of the loss, without gradients."""
@@ -160,6 +162,8 @@ class Strata:
             # the density is spread over several sites, all of it live
             mixture, value = self.site.fn.mixture, self.site.value
             excess = mixture.log_prob(value) - detached(mixture).log_prob(value)
+            node = self.guide_trace.nodes[self.site.name]
+            excess = scale_and_mask(excess, node["scale"], node["mask"])
             terms.append(Term(self.site.name, 1, excess, frozenset(self.site.plates)))
         return tuple(terms)
 
@@ -289,24 +293,16 @@ def _mixture(fn: Any) -> MixtureDistribution | None:
     """The mixture in a distribution, however wrapped."""
     while isinstance(fn, (Independent, MaskedDistribution, TransformedDistribution)):
         fn = fn.base_dist
-    fn = fn.mixture if isinstance(fn, _LatentSite) else fn
+    fn = fn.mixture.expand(fn.batch_shape) if isinstance(fn, _LatentSite) else fn
     return fn if isinstance(fn, MixtureDistribution) else None
 
 
 def _draws(fn: Any) -> Tensor:
-    """A draw of each component, ``(K, *batch_shape, *event_shape)``.
-
-    Where a component has no weight stands the draw of the likeliest one, for costs that are not
-    finite times zero would be NaN.
-    """
+    """A draw of each component, ``(K, *batch_shape, *event_shape)``."""
     if isinstance(fn, _LatentSite):
-        return _draws(fn.mixture)
+        return _draws(fn.mixture.expand(fn.batch_shape))
     if isinstance(fn, MixtureDistribution):
-        z = component_samples(fn)
-        weights = fn.log_weights.detach().exp().movedim(-1, 0)
-        weights = weights.reshape(weights.shape + (1,) * fn.event_dim)
-        likeliest = weights.argmax(0, keepdim=True).expand_as(z[:1])
-        return torch.where(weights > 0, z, z.detach().gather(0, likeliest))
+        return weighty_samples(fn)
     z = _draws(fn.base_dist)
     if isinstance(fn, TransformedDistribution):
         for transform in fn.transforms:

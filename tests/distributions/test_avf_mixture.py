@@ -201,10 +201,9 @@ def test_blended():
     parameters = FAMILY.parameters(K=4, D=3, spread=0.5)
     blending = Blending()
     for _ in range(3):
-        q = FAMILY.build(parameters, weight_gradient="clustered")
-        q._blend(blending)
+        q = FAMILY.build(parameters, weight_gradient="clustered")._blended(blending)
         z = q.rsample((5,))
-        score = q.score_parts(z.detach()).score_function
+        score = q.score_parts(z).score_function
         surrogate = z.cos().sum() + (score * z.detach().cos().sum(-1)).sum()
         values = gradients(surrogate, parameters)
         blending.learn()

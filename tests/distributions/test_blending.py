@@ -2,7 +2,9 @@
 variance."""
 
 import copy
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -56,9 +58,7 @@ def test_unbiased_for_shares_that_differ_between_groups(family, D):
     blending = knowing([0.9, 0.3, 0.1, 0.4], [1.0, 1.0, 1.0, 1.0])
 
     def blended(**options):
-        q = family.distribution(**options, weight_gradient="clustered")
-        q._blend(blending)
-        return q
+        return family.distribution(**options, weight_gradient="clustered")._blended(blending)
 
     parameters = family.parameters(K=4, D=D, **family.groups, seed=2)
     same = blended(**parameters)._same_group
@@ -95,14 +95,15 @@ def test_finds_the_two_parts_and_the_share_of_least_variance():
     torch.manual_seed(0)
     q, logits = mixture()
     blending = Blending()
-    q._blend(blending)
+    q = q._blended(blending)
     assert torch.equal(q._same_group, PAIRS)
     z, grad, f, transport, score = parts(q, logits, 5000)
     value = sample_of(q, z)
-    draws = q._draws
-    ((value * grad).sum() + (q.score_parts(value).score_function * f).sum()).backward()
-    torch.testing.assert_close(draws.transport, transport, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(draws.score, score)
+    told = {}
+    with watched(q._draws_of(value), told):
+        ((value * grad).sum() + (q.score_parts(value).score_function * f).sum()).backward()
+    torch.testing.assert_close(told["transport"], transport, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(told["score"], score)
     blending.learn()
 
     share = blending.shares(PAIRS)
@@ -115,6 +116,26 @@ def test_finds_the_two_parts_and_the_share_of_least_variance():
         assert sizes[0] < min(sizes[1:])
 
 
+@contextmanager
+def watched(draws, told):
+    """Keep what is told of draws, which are told of it all the same."""
+
+    def keeping(name):
+        tell = getattr(draws, f"tell_{name}")
+
+        def keep(gradients):
+            told[name] = gradients
+            tell(gradients)
+
+        return keep
+
+    with (
+        mock.patch.object(draws, "tell_transport", keeping("transport")),
+        mock.patch.object(draws, "tell_score", keeping("score")),
+    ):
+        yield
+
+
 def sample_of(q, z):
     """The points as if they had just been drawn."""
     value = q.reparameterize(z)
@@ -125,7 +146,7 @@ def sample_of(q, z):
 def test_draws_without_a_backward_pass_teach_nothing():
     q, _ = mixture()
     blending = Blending()
-    q._blend(blending)
+    q = q._blended(blending)
     q.rsample((3,))
     with torch.no_grad():
         q.rsample((3,))
@@ -135,7 +156,7 @@ def test_draws_without_a_backward_pass_teach_nothing():
 def test_what_is_not_finite_teaches_nothing():
     q, logits = mixture()
     blending = Blending()
-    q._blend(blending)
+    q = q._blended(blending)
     value = q.rsample((3,))
     (value.sum() * torch.inf + q.score_parts(value).score_function.sum()).backward()
     blending.learn()
@@ -147,7 +168,7 @@ def test_shares_stay_until_learn():
     torch.manual_seed(0)
     q, _ = mixture()
     blending = knowing([0.5] * 4, [1.0] * 4, 100)
-    q._blend(blending)
+    q = q._blended(blending)
     before = blending.shares(PAIRS)
     value = q.rsample((100,))
     assert torch.equal(blending.shares(PAIRS), before)
@@ -167,7 +188,7 @@ def test_moments_decay():
     other.decay = 0.0
     for each in (blending, other):
         torch.manual_seed(0)
-        q._blend(each)
+        q = q._blended(each)
         value = q.rsample((7,))
         (value.sum() + q.score_parts(value).score_function.sum()).backward()
         each.learn()
@@ -179,7 +200,7 @@ def test_chains_are_groups_where_the_score_function_can_take_over():
     locs = torch.arange(5.0, dtype=torch.float64).unsqueeze(-1) * 1.5
     q = MixtureOfDiagNormals(locs, torch.ones_like(locs), locs[:, 0], weight_gradient="clustered")
     assert not q._same_group.all()
-    q._blend(Blending())
+    q = q._blended(Blending())
     assert q._same_group.all()
 
 
@@ -188,7 +209,7 @@ def test_a_batch_of_mixtures_shares_the_moments():
     q, _ = mixture()
     batch = q.expand((6,)).expand((2, 6))  # samples of one mixture
     blending = Blending()
-    batch._blend(blending)
+    batch = batch._blended(blending)
     value = batch.rsample((3,))
     assert batch.score_parts(value).score_function.shape == (3, 2, 6)
     (value.sum() + batch.score_parts(value).score_function.sum()).backward()
@@ -200,8 +221,65 @@ def test_a_batch_of_mixtures_shares_the_moments():
     with pytest.raises(ValueError, match="decay"):
         Blending(1.0)
     own.component_logits.requires_grad_()
-    own._blend(blending)
+    own = own._blended(blending)
     value = own.rsample((3,))
     (value.sum() + own.score_parts(value).score_function.sum()).backward()
     blending.learn()
     assert blending.num_draws == 54
+
+
+def test_each_backward_pass_has_a_pair_of_its_own():
+    torch.manual_seed(0)
+    q, _ = mixture()
+    blending = Blending()
+    q = q._blended(blending)
+    value = q.rsample((4,))
+    loss = value.sum() + q.score_parts(value).score_function.sum()
+    loss.backward(retain_graph=True)
+    (100 * loss).backward()
+    first, second = (total for _, total in blending._found)
+    torch.testing.assert_close(second, 10_000 * first)
+
+
+def test_values_from_elsewhere_teach_nothing():
+    q, _ = mixture()
+    blending = Blending()
+    q = q._blended(blending)
+    value = q.rsample((4,))
+    other = q.rsample((3,)).detach()
+    (value.sum() + q.score_parts(other).score_function.sum()).backward()
+    assert blending.state_dict()["num_draws"] == 0
+
+
+def test_another_number_of_components_begins_anew():
+    blending = Blending()
+    for count in (4, 3):
+        logits = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+        q = MixtureOfDiagNormals(
+            LOCS[:count], torch.ones(count, 2).double(), logits, weight_gradient="clustered"
+        )._blended(blending)
+        value = q.rsample((5,))
+        (value.sum() + q.score_parts(value).score_function.sum()).backward()
+    blending.learn()
+    assert blending.num_draws == 5
+    assert blending.state_dict()["moments"].shape == (2, 3)
+    assert torch.equal(blending.shares(PAIRS), torch.ones(4))
+
+
+@pytest.mark.filterwarnings("default")  # torch warns about its own code
+def test_whole_steps_compile():
+    torch._dynamo.reset()
+    blending = knowing([0.3] * 4, [1.0] * 4)
+
+    def step(logits, locs):
+        q = MixtureOfDiagNormals(
+            locs, torch.ones(4, 2), logits, weight_gradient="clustered", validate_args=False
+        )._blended(blending)
+        z = q.rsample((3,))
+        return (z.sum(-1) * (1 + q.score_parts(z).score_function)).sum()
+
+    logits = torch.zeros(4, requires_grad=True)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    compiled(logits, LOCS.float()).backward()
+    assert logits.grad.isfinite().all()
+    assert blending._found == []

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_mixtures.estimators import ESTIMATORS
+from pyro_mixtures.distributions.blending import Blending
+from pyro_mixtures.estimators import ESTIMATORS, blended
 from tests.registry import FAMILIES
 
 ALL = tuple(FAMILIES)
@@ -35,6 +36,16 @@ class Case:
     score: bool = False
     refinement: int = 1
 
+
+def half_blended(mixture):
+    """With the transport's share at 0.3, as if that had been learned."""
+    blending, size = Blending(), mixture.num_components
+    moments = torch.stack([torch.full((size,), 0.3), torch.ones(size)]).double()
+    blending.load_state_dict({"moments": moments, "num_draws": 10**12})
+    return blended(mixture, blending)
+
+
+LEARNED = {"blended": half_blended}
 
 CASES = {
     "pathwise": Case(),
@@ -65,7 +76,12 @@ def each(**properties: Any):
 
 
 def estimated(name: str, mixture) -> Any:
-    return ESTIMATORS[name](mixture)
+    return {**ESTIMATORS, **LEARNED}[name](mixture)
+
+
+def named(name: str) -> Any:
+    """What ``expectation`` takes for it."""
+    return LEARNED.get(name, name)
 
 
 def sample_at(distribution: Any, points: Tensor) -> Tensor:

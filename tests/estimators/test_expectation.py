@@ -9,7 +9,7 @@ from torch.distributions import Categorical, Gamma, Independent, Normal
 from pyro_mixtures.diagnostics import gradient_variance
 from pyro_mixtures.distributions import MixtureOfDiagNormals, MixtureOfNormals, MixtureSameFamily
 from pyro_mixtures.estimators import ESTIMATORS, expectation, gumbel_soft
-from tests.estimators.registry import CASES
+from tests.estimators.registry import CASES, named
 from tests.registry import FAMILIES, gradients, leaves
 
 FAMILY = FAMILIES["diag_normals"]
@@ -60,7 +60,12 @@ def measured(estimator, **options):
         return square(z) + 100.0
 
     return gradient_variance(
-        MixtureOfDiagNormals, cost, parameters, estimator=estimator, num_draws=5000, **options
+        MixtureOfDiagNormals,
+        cost,
+        parameters,
+        estimator=named(estimator),
+        num_draws=5000,
+        **options,
     )
 
 
@@ -107,9 +112,16 @@ def test_a_component_without_weight_may_have_any_cost():
     parameters = FAMILY.parameters()
     with torch.no_grad():
         parameters["component_logits"][0] = -torch.inf
-        parameters["locs"][0] = 1e300
-    value = expectation(FAMILY.build(parameters), square, "marginalized", num_samples=5)
+        parameters["locs"][0] = -1e300
+        parameters["locs"][1:] = 1e3
+
+    def cost(z):  # neither the value nor the slope at the first component is finite
+        return z.sum(-1).log()
+
+    value = expectation(FAMILY.build(parameters), cost, "marginalized", num_samples=5)
     assert value.isfinite()
+    for gradient in gradients(value, parameters).values():
+        assert gradient.isfinite().all()
 
 
 MIXTURE = MixtureOfDiagNormals(torch.zeros(3, 2, 2), torch.ones(2, 2), torch.zeros(2))

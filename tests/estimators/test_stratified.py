@@ -36,10 +36,16 @@ def test_each_sample_alone_follows_the_mixture():
     assert (shares - weights).abs().max() < 0.018  # 5 standard errors
 
 
-def test_in_a_plate_the_draws_of_one_mixture_are_spread():
+def test_elements_of_a_plate_are_independent():
+    torch.manual_seed(0)
     locs = torch.tensor([[[-9.0], [9.0]], [[-9.0], [9.0]]])
-    q = stratified(MixtureOfDiagNormals(locs, torch.ones(2, 1), torch.zeros(2))).expand((50, 2))
-    assert ((q.rsample((2,)) > 0).sum((0, 1)) == 50).all()
+    q = stratified(MixtureOfDiagNormals(locs, torch.ones(2, 1), torch.zeros(2)))
+    for plate in (q, q.expand((3, 2)), q.expand((2, 3, 2))):
+        z = plate.rsample((10,)).squeeze(-1).sign()
+        assert (z.sum(0) == 0).all()  # each is spread
+        columns = torch.cat([plate.rsample().sign().reshape(1, -1) for _ in range(2000)])
+        products = columns.T @ columns / 2000 - torch.eye(columns.shape[-1])
+        assert products.abs().max() < 0.11  # 5 standard errors
 
 
 @pytest.mark.parametrize("components", [Gamma, Normal])

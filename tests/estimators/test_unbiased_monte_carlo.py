@@ -6,7 +6,7 @@ from torch.distributions import Categorical, Gamma, Normal
 
 from pyro_mixtures.distributions import Mixture, MixtureSameFamily
 from pyro_mixtures.estimators import expectation
-from tests.estimators.registry import each
+from tests.estimators.registry import each, named
 from tests.registry import covariance, gradients, leaves
 
 REPLICAS = 2000
@@ -53,7 +53,7 @@ def test_mean_gradient(name, family, D, batch_shape, samples):
     with torch.no_grad():  # the gradients of a rare component would not be Normal in the mean
         parameters["component_logits"] /= 4
     replicas = replicas_of(parameters)
-    value = expectation(family.build(replicas), cost, name, num_samples=samples)
+    value = expectation(family.build(replicas), cost, named(name), num_samples=samples)
     assert value.shape == (REPLICAS, *batch_shape)
     expected = expected_cost(family.reference(parameters))
     assert_mean(gradients(value.sum(), replicas), gradients(expected, parameters))
