@@ -9,14 +9,18 @@ from typing import Any
 import tyro
 
 from experiments.baseball import Baseball
+from experiments.estimator_map import EstimatorMap
 from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
+from experiments.gradient_variance_mixture import GradientVarianceMixture
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
+    "estimator-map": EstimatorMap,
     "gaussian-process": GaussianProcess,
     "gradient-variance-avf": GradientVarianceAVF,
+    "gradient-variance-mixture": GradientVarianceMixture,
     "weight-gradient-bias": WeightGradientBias,
 }
 

@@ -1,0 +1,1 @@
+"""Gradients of a mixture's logits, sample by sample, for the experiments that compare them."""
