@@ -44,7 +44,6 @@ class AutoMixture(AutoContinuous):
             right for few particles; the others are consistent as their number grows, as all
             score functions there are, and for alpha = 0 leave the groups' weights untrained.
             Other objectives need ``"pathwise"``, with which this is an ordinary guide of Pyro.
-
         estimator: a gradient to use instead of that of ``weight_gradient``, by its name in
             :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
             ``functools.partial(gumbel_soft, temperature=0.1)``. (With that the samples follow a

@@ -23,6 +23,7 @@ from torch.distributions import Distribution, Independent, TransformedDistributi
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.infer.auto_mixture import _LatentSite
+from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
 from pyro_mixtures.infer.sticking_the_landing import detached
 
 
@@ -308,10 +309,6 @@ def _draws(fn: Any) -> Tensor:
         for transform in fn.transforms:
             z = transform(z)
     return z
-
-
-def _sample_sites(trace: Trace) -> dict[str, Any]:
-    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 
 def _plates(site: Any) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -80,8 +81,8 @@ class VectorQuantize(nn.Module):
     ) -> None:
         super().__init__()
         for name, size in (("num_codes", num_codes), ("dim", dim), ("num_levels", num_levels)):
-            if size < 1:
-                raise ValueError(f"Expected {name} >= 1, but got {size}")
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+                raise ValueError(f"Expected {name} to be an integer >= 1, but got {size!r}")
         if not 0 <= commitment < math.inf:
             raise ValueError(f"Expected a finite commitment >= 0, but got {commitment}")
         self.commitment = commitment

@@ -194,9 +194,9 @@ def test_transforms():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_codes": 0}, "num_codes >= 1, but got 0"),
-        ({"dim": -1}, "dim >= 1, but got -1"),
-        ({"num_levels": 0}, "num_levels >= 1, but got 0"),
+        ({"num_codes": 0}, "num_codes to be an integer >= 1, but got 0"),
+        ({"dim": -1}, "dim to be an integer >= 1, but got -1"),
+        ({"num_levels": 0}, "num_levels to be an integer >= 1, but got 0"),
         ({"commitment": -0.1}, "finite commitment >= 0, but got -0.1"),
         ({"commitment": float("nan")}, "finite commitment >= 0, but got nan"),
         ({"commitment": float("inf")}, "finite commitment >= 0, but got inf"),
