@@ -35,7 +35,7 @@ class Blending:
         ValueError: for a ``decay`` outside [0, 1).
     """
 
-    def __init__(self, decay: float = 0.99) -> None:
+    def __init__(self, decay: float = 0.995) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"Expected 0 <= decay < 1, but got {decay}")
         self.decay = decay
@@ -67,8 +67,8 @@ class Blending:
         count, new = sum(counts), torch.stack(totals).sum(0) / sum(counts)
         if self._moments is None or self._moments.shape != new.shape:
             self._moments, self.num_draws = torch.zeros_like(new), 0
-        past = self.decay if self.num_draws else 0.0
-        self._moments = past * self._moments.to(new) + (1 - past) * new
+        # from zero: only the moments' ratio counts, and the first step weighs no more than others
+        self._moments = self.decay * self._moments.to(new) + (1 - self.decay) * new
         self.num_draws += count
 
     def state_dict(self) -> dict[str, Any]:

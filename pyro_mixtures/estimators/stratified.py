@@ -43,9 +43,10 @@ def stratified(mixture: MixtureDistribution) -> StratifiedMixture:
     Unbiased, with one evaluation of the cost for each sample. What the choice of the component
     adds to the variance of :func:`~pyro_mixtures.estimators.pathwise` falls like 1/S instead of
     :math:`1 / \sqrt S` (in standard deviations), at no cost; with one sample there is no
-    difference. The S samples are those of one ``sample_shape``, or a guide's particles; the
-    elements of plates stay independent. They depend on each other, so that means of the others
-    would be no baseline for a score term: the weights' gradient is pathwise.
+    difference. The S samples are those of one ``sample_shape``, which in the guides of this
+    package are the vectorized particles; elements of plates stay independent, so that in a guide
+    written by hand the particles' do, too. The samples depend on each other, so that means of the
+    others would be no baseline for a score term: the weights' gradient is pathwise.
 
     Args:
         mixture: of any class.

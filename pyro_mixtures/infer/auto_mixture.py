@@ -89,7 +89,7 @@ class AutoMixture(AutoContinuous):
         if estimator == "marginalized":
             raise ValueError(
                 "Expected an estimator that evaluates the model once a sample, but got"
-                " 'marginalized'; use MarginalizedMixture_ELBO with any other"
+                " 'marginalized'; use MarginalizedMixture_ELBO and no estimator"
             )
         if not (estimator is None or callable(estimator)):
             names = tuple(name for name in ESTIMATORS if name != "marginalized")
@@ -114,7 +114,7 @@ class AutoMixture(AutoContinuous):
         nodes = self.prototype_trace.iter_stochastic_nodes()  # type: ignore[union-attr]
         sites = {name: site["fn"] for name, site in nodes}
         self._transforms = {name: biject_to(fn.support) for name, fn in sites.items()}
-        self._carrier = min(sites, key=lambda name: sites[name].batch_shape.numel())
+        self._carrier = min(sites, key=lambda name: len(self._cond_indep_stacks[name]))
         locs = torch.stack(starts)  # (K, D)
         self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
         self._setup_components(locs + self.init_scale * torch.randn_like(locs))
@@ -179,7 +179,10 @@ class AutoMixture(AutoContinuous):
             summed = log_density.dim() - value.dim() + fn.event_dim
             log_density = sum_rightmost(log_density, summed)
             if name == self._carrier:
-                log_density = log_density + carried / fn.batch_shape.numel()
+                # the elements of plates sum up to it, scaled as Pyro does for subsamples
+                frames = self._cond_indep_stacks[name]
+                scale = math.prod((frame.full_size or frame.size) / frame.size for frame in frames)
+                log_density = log_density + carried / (fn.batch_shape.numel() * scale)
             with ExitStack() as stack:
                 for frame in self._cond_indep_stacks[name]:
                     stack.enter_context(plates[frame.name])

@@ -69,7 +69,7 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         *,
         baseline_decay: float = 0.9,
         blending: bool = True,
-        blending_decay: float = 0.99,
+        blending_decay: float = 0.995,
         sticking_the_landing: bool = False,
         **kwargs,
     ) -> None:
@@ -194,6 +194,8 @@ class _Blended(Messenger):
                 fn.base_dist = base
             return fn
         if not isinstance(fn, ParametricMixture) or fn.weight_gradient != "clustered":
+            return fn
+        if fn._core._blending is not None:  # the user's own
             return fn
         if name not in self.blendings:
             self.blendings[name] = self.new()

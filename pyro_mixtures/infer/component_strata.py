@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Independent, TransformedDistributi
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.strata import weighty_samples
+from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.infer.auto_mixture import _LatentSite
 from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
 from pyro_mixtures.infer.sticking_the_landing import detached
@@ -294,14 +295,17 @@ def _mixture(fn: Any) -> MixtureDistribution | None:
     """The mixture in a distribution, however wrapped."""
     while isinstance(fn, (Independent, MaskedDistribution, TransformedDistribution)):
         fn = fn.base_dist
-    fn = fn.mixture.expand(fn.batch_shape) if isinstance(fn, _LatentSite) else fn
+    if isinstance(fn, _LatentSite):
+        estimated = fn.mixture
+        mixture = estimated.mixture if isinstance(estimated, EstimatedMixture) else estimated
+        fn = mixture.expand(fn.batch_shape)
     return fn if isinstance(fn, MixtureDistribution) else None
 
 
 def _draws(fn: Any) -> Tensor:
     """A draw of each component, ``(K, *batch_shape, *event_shape)``."""
     if isinstance(fn, _LatentSite):
-        return _draws(fn.mixture.expand(fn.batch_shape))
+        fn = _mixture(fn)
     if isinstance(fn, MixtureDistribution):
         return weighty_samples(fn)
     z = _draws(fn.base_dist)

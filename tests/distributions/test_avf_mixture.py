@@ -220,3 +220,11 @@ def test_reflection():
     place, scale = q.control_var.unbind(-3)
     sign = torch.tensor([-1.0, 1.0])
     torch.testing.assert_close(turned.control_var, torch.stack([sign * place, scale]))
+
+
+def test_fits_can_go_on_to_learn():
+    q = AVFMixtureOfDiagNormals.from_samples(torch.randn(50, 2), 2)
+    control_var = q.control_var.requires_grad_()
+    q.rsample((5,)).square().sum().backward()
+    torch.optim.SGD([control_var], lr=0.1).step()
+    assert (control_var != 0).any()

@@ -1,7 +1,6 @@
 """Blending of transport and score function: unbiased for every share, and the share of least
 variance."""
 
-import copy
 from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
@@ -180,20 +179,20 @@ def test_shares_stay_until_learn():
 
 
 def test_moments_decay():
-    """New moments come in with one minus the decay, whatever number of draws they are of."""
+    """New moments come in with one minus the decay, the first ones, too."""
     q, _ = mixture()
-    blending = knowing([8.0] * 4, [16.0] * 4, 100)
+    blending, other = knowing([8.0] * 4, [16.0] * 4, 100), Blending(0.75)
     blending.decay = 0.75
-    other = copy.deepcopy(blending)
-    other.decay = 0.0
-    for each in (blending, other):
+    alone = Blending(0.0)
+    for each in (blending, other, alone):
         torch.manual_seed(0)
         q = q._blended(each)
         value = q.rsample((7,))
         (value.sum() + q.score_parts(value).score_function.sum()).backward()
         each.learn()
     old = torch.tensor([[8.0] * 4, [16.0] * 4], dtype=torch.float64)
-    torch.testing.assert_close(blending._moments, 0.75 * old + 0.25 * other._moments)
+    torch.testing.assert_close(other._moments, 0.25 * alone._moments)
+    torch.testing.assert_close(blending._moments, 0.75 * old + 0.25 * alone._moments)
 
 
 def test_chains_are_groups_where_the_score_function_can_take_over():

@@ -1,6 +1,7 @@
 """``BaselinedTrace_ELBO`` learns how to blend transport and score function."""
 
 import copy
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
+from pyro_mixtures.distributions.blending import Blending
+from pyro_mixtures.estimators import blended
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 from tests.infer.test_objectives import (
     _double_precision,  # noqa: F401 -- for all tests here, too
@@ -207,3 +210,15 @@ def test_mixtures_of_a_plate_learn_together():
 def test_decays_are_checked():
     with pytest.raises(ValueError, match="blending_decay"):
         BaselinedTrace_ELBO(blending_decay=1.0)
+
+
+def test_a_blending_of_the_users_own_goes_on():
+    blending = Blending()
+    guide = make_guide("clustered")
+    guide.estimator = partial(blended, blending=blending)
+    elbo = BaselinedTrace_ELBO(max_plate_nesting=0)
+    for _ in range(3):
+        elbo.loss_and_grads(model, guide)
+        blending.learn()
+    assert blending.num_draws == 3
+    assert elbo.state_dict()["blendings"] == {}

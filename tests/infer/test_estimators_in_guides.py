@@ -14,6 +14,7 @@ from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     AutoMultivariateNormalMixture,
     BaselinedTrace_ELBO,
+    MarginalizedMixture_ELBO,
 )
 from tests.infer.test_objectives import (
     LOCS,
@@ -173,3 +174,51 @@ def test_sticking_the_landing_in_a_guide_written_by_hand():
         loc.grad = logits.grad = None
     # the same draws up to score functions, of standard deviation below 10
     torch.testing.assert_close(*means, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("estimator", ["score", "implicit", "stratified", "hybrid"])
+def test_marginalized_objective_with_any_estimator_of_the_same_law(estimator):
+    """The mixture's components are what it draws from."""
+    guide = make_guide(estimator=estimator)
+    exact = exact_gradients(guide, minus_elbo)
+    elbo = MarginalizedMixture_ELBO(
+        num_particles=500, vectorize_particles=True, max_plate_nesting=0
+    )
+    scores, _ = z_scores(guide, elbo, exact, 40)
+    assert scores.abs().max() < 5.2
+
+
+def test_in_a_guide_the_particles_are_stratified():
+    guide = make_guide(estimator="stratified")
+    with torch.no_grad():
+        guide.locs.copy_(torch.tensor([[-90.0], [0.0], [90.0]]))
+        guide.component_logits.zero_()
+    with pyro.plate("num_particles_vectorized", 30, dim=-1):
+        x = guide()["x"]
+    assert [int((x < -45).sum()), int((x > 45).sum())] == [10, 10]
+
+
+@pytest.mark.parametrize("estimator", [None, "stratified"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+def test_subsamples_scale_the_model_alone(weight_gradient, estimator):
+    """The packed mixture is one, whatever plate the site is in that carries its density."""
+
+    def subsampled():
+        with pyro.plate("rows", 10, subsample_size=1):
+            pyro.sample("x", dist.Normal(0.0, 1.0))
+        with pyro.plate("columns", 5):
+            pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    guide = AutoDiagonalNormalMixture(
+        subsampled, 3, weight_gradient=weight_gradient, estimator=estimator, init_scale=1.0
+    )
+    guide()
+    with torch.no_grad():
+        guide.locs.zero_()
+    # the guide is a Normal: E log p = 10 times and 5 times -(log 2 pi + 1) / 2, entropy 6 times
+    expected = -(10 + 5 - 6) * (torch.log(torch.tensor(2 * torch.pi)) + 1) / 2
+    elbo = BaselinedTrace_ELBO(num_particles=20_000, vectorize_particles=True)
+    # standard deviation of one value: 7.5
+    assert -elbo.loss(subsampled, guide) == pytest.approx(expected.item(), abs=0.25)
