@@ -13,7 +13,10 @@ from matplotlib.lines import Line2D
 from experiments.gradient_variance_mixture.families import FAMILIES
 from experiments.logit_gradients.styles import STYLES, label
 
-LARGEST = 1e4
+LINES = {"stratified": "--", "marginalized": "--", "pairwise": ":"}
+"""Several samples or evaluations dashed; lines are the paper's field for a shared covariance."""
+
+LARGEST = 1e7
 """Where the axis of Fig. 1c ends."""
 
 
@@ -38,7 +41,8 @@ def plot_families(path: Path, rows: Sequence[dict[str, Any]]) -> None:
                 marker=marker,
                 ms=5,
                 lw=1.3,
-                ls="--" if name in ("stratified", "marginalized") else "-",
+                ls=LINES.get(name, "-"),
+                zorder=3 if name == "pairwise" else 2,
             )
             _unreliable(ax, [(row["D"], row["ratio"]) for row in line if not row["reliable"]])
         dims = sorted({row["D"] for row in same})
