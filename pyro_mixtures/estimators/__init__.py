@@ -5,7 +5,8 @@ from pyro_mixtures.estimators.clustered import clustered
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
 from pyro_mixtures.estimators.expectation import ESTIMATORS, expectation
 from pyro_mixtures.estimators.graves import graves
-from pyro_mixtures.estimators.gumbel import gumbel_hard, gumbel_soft
+from pyro_mixtures.estimators.gumbel_hard import gumbel_hard
+from pyro_mixtures.estimators.gumbel_soft import gumbel_soft
 from pyro_mixtures.estimators.hybrid import hybrid
 from pyro_mixtures.estimators.implicit import implicit
 from pyro_mixtures.estimators.marginalized import marginalized

@@ -11,7 +11,8 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.clustered import clustered
 from pyro_mixtures.estimators.costs import check_num_samples, sampled_expectation
 from pyro_mixtures.estimators.graves import graves
-from pyro_mixtures.estimators.gumbel import gumbel_hard, gumbel_soft
+from pyro_mixtures.estimators.gumbel_hard import gumbel_hard
+from pyro_mixtures.estimators.gumbel_soft import gumbel_soft
 from pyro_mixtures.estimators.hybrid import hybrid
 from pyro_mixtures.estimators.implicit import implicit
 from pyro_mixtures.estimators.marginalized import MarginalizedMixture, marginalized

@@ -5,7 +5,7 @@ import torch
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.estimators import graves, implicit, pathwise
-from pyro_mixtures.estimators.implicit import full_conditional_cdf
+from pyro_mixtures.velocity.full_implicit import full_conditional_cdf
 from pyro_mixtures.velocity.implicit import conditional_cdf
 from tests.estimators.registry import DIAGONAL, sample_at
 from tests.registry import FAMILIES, gradients, leaves, randn, relative_error

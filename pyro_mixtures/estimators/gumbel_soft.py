@@ -1,4 +1,4 @@
-"""Relaxed choices of the component."""
+"""A relaxed choice of the component."""
 
 from __future__ import annotations
 
@@ -51,55 +51,15 @@ def gumbel_soft(
         >>> gumbel_soft(q, temperature=0.1).temperature
         tensor(0.1000)
     """
-    return _relaxed(mixture, "gumbel_soft", temperature, False, density, num_nested)
+    return relaxed(mixture, "gumbel_soft", temperature, False, density, num_nested)
 
 
-def gumbel_hard(
-    mixture: NormalMixture, temperature: Tensor | float = 0.5
-) -> GumbelSoftmaxMixtureOfDiagNormals:
-    r"""Samples of the mixture with the gradient of a relaxed choice (GS-Hard, straight-through).
-
-    .. math::
-        z = \mu_k + \epsilon \sigma_k, \quad k = \arg\max_j (\mathrm{logits}_j + g_j), \qquad
-        \frac{\partial z}{\partial \mathrm{logits}} = \sum_j (\mu_j + \epsilon \sigma_j)
-        \frac{\partial y_j}{\partial \mathrm{logits}}
-
-    with the y of :func:`gumbel_soft`. Biased for the weights, with one evaluation of the cost for
-    each sample: the cost's slope at one component stands for its differences between them, at any
-    temperature. The components' parameters have the unbiased gradients of the one that was drawn.
-
-    Args:
-        mixture: of any class whose components are Normals with diagonal covariances.
-        temperature: :math:`\tau > 0`, a number or ``(*B)``.
-
-    Returns:
-        The relaxed mixture, whose density is that of the mixture itself.
-
-    Raises:
-        ValueError: for what is no mixture of this package, or a ``temperature`` that is not
-            positive.
-        NotImplementedError: for components with other covariances, ``MixtureSameFamily`` and
-            ``Mixture``.
-
-    Reference:
-        Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),
-        https://arxiv.org/abs/1806.01856, Section E.5.1.
-
-    Example:
-        >>> import torch
-        >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
-        >>> q = MixtureOfDiagNormals(torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2))
-        >>> gumbel_hard(q).hard
-        True
-    """
-    return _relaxed(mixture, "gumbel_hard", temperature, True)
-
-
-def _relaxed(mixture: NormalMixture, name: str, temperature, hard: bool, *density):
+def relaxed(mixture: NormalMixture, name: str, temperature, hard: bool, *density):
+    """The relaxed mixture of the parameters of one that the estimator of this name serves."""
     check_normals(mixture, name, diagonal=True)
     core = mixture._core
     locs, scales = core._normals
-    relaxed = GumbelSoftmaxMixtureOfDiagNormals(
+    law = GumbelSoftmaxMixtureOfDiagNormals(
         locs, scales.expand_as(locs), core.component_logits, temperature, hard, *density
     )
-    return relaxed.expand(mixture.batch_shape)
+    return law.expand(mixture.batch_shape)
