@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -43,21 +43,11 @@ class Run:
                 f" another folder with --out, or delete {self.checkpoints}"
             )
         if unfinished:
-            self._check_same_settings()
+            stored = json.loads((self.folder / "config.json").read_text())["settings"]
+            check_same_settings(self.folder, stored, self.settings)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, Any]] = []
         self.write_json("config.json", {"settings": self.settings, **environment()})
-
-    def _check_same_settings(self) -> None:
-        stored = json.loads((self.folder / "config.json").read_text())["settings"]
-        differing = {
-            key: (stored.get(key), self.settings.get(key))
-            for key in stored.keys() | self.settings.keys()
-            if stored.get(key) != self.settings.get(key)
-        }
-        if differing:
-            told = ", ".join(f"{key}: {a!r} there, {b!r} now" for key, (a, b) in differing.items())
-            raise ValueError(f"{self.folder} holds a run with other settings ({told})")
 
     def load(self, name: str) -> Any | None:
         """The last checkpoint of a stage, or None."""
@@ -79,15 +69,7 @@ class Run:
     def log(self, rows: list[dict[str, Any]]) -> None:
         """Add rows to ``metrics.csv``."""
         self._rows += rows
-        fields = list(dict.fromkeys(key for row in self._rows for key in row))
-
-        def write(file: BinaryIO) -> None:
-            with open(file.fileno(), "w", newline="", closefd=False) as text:
-                writer = csv.DictWriter(text, fields)
-                writer.writeheader()
-                writer.writerows(self._rows)
-
-        atomic_write(self.folder / "metrics.csv", write)
+        write_csv(self.folder / "metrics.csv", self._rows)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run."""
@@ -114,6 +96,33 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table whose columns are the rows' keys, atomically."""
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+
+    def write(file: BinaryIO) -> None:
+        with open(file.fileno(), "w", newline="", closefd=False) as text:
+            writer = csv.DictWriter(text, fields)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    atomic_write(path, write)
+
+
+def check_same_settings(
+    place: Path, stored: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Raise a ``ValueError`` that names the settings in which what is stored there differs."""
+    differing = {
+        key: (stored.get(key), settings.get(key))
+        for key in stored.keys() | settings.keys()
+        if stored.get(key) != settings.get(key)
+    }
+    if differing:
+        told = ", ".join(f"{key}: {a!r} there, {b!r} now" for key, (a, b) in differing.items())
+        raise ValueError(f"{place} holds a run with other settings ({told})")
 
 
 def on_device(name: str) -> AbstractContextManager:

@@ -1,0 +1,65 @@
+"""The processes of a fit, by Lightning Fabric, and the random state of each."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Any
+
+import pyro.util
+import torch
+from lightning.fabric import Fabric
+
+
+def launch(device: str = "auto", precision: Any = "32-true") -> Fabric:
+    """This process on its device, among those that ``torchrun`` or ``fabric run`` started.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: as for Fabric; ``bf16-mixed``, for instance.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(
+        accelerator=device,
+        strategy="ddp" if processes > 1 else "auto",
+        devices=on_this_machine,
+        num_nodes=processes // on_this_machine,
+        precision=precision,
+    )
+    if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it
+        fabric.launch()
+    if processes > 1:  # before the interpreter goes, with threads of the group still running
+        atexit.register(torch.distributed.destroy_process_group)
+    return fabric
+
+
+def mean_over_processes(fabric: Fabric, total: Any, count: int) -> float:
+    """The mean of what each process has the sum and the number of."""
+    both = torch.tensor([float(total), count], dtype=torch.float64, device=fabric.device)
+    total, count = fabric.all_reduce(both, reduce_op="sum")
+    return (total / count).item()
+
+
+def gathered(fabric: Fabric, state: Any) -> list[Any]:
+    """What each process has, in all processes."""
+    if fabric.world_size == 1:
+        return [state]
+    states = [None] * fabric.world_size
+    torch.distributed.all_gather_object(states, state)
+    return states
+
+
+def get_rng_state(fabric: Fabric) -> dict[str, Any]:
+    """The random state of this process and its device."""
+    state: dict[str, Any] = {"cpu": pyro.util.get_rng_state()}
+    if fabric.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(fabric.device)
+    return state
+
+
+def set_rng_state(fabric: Fabric, state: dict[str, Any]) -> None:
+    """Go back to a state of :func:`get_rng_state`."""
+    pyro.util.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], fabric.device)
