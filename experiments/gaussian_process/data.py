@@ -9,7 +9,8 @@ import numpy
 from numpy.typing import NDArray
 from statsmodels.datasets import co2
 
-VARIABLE = "PYRO_MIXTURES_DATA"
+from experiments.data import VARIABLE
+
 MONTHS = 468
 FILE = "co2.csv"
 

@@ -1,0 +1,71 @@
+"""Data files: from the folder that an environment variable names, or downloaded once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+
+VARIABLE = "PYRO_MIXTURES_DATA"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a file is downloaded from, and its sha256."""
+
+    address: str
+    sha256: str
+
+
+ORIGINS = {
+    "jsb_chorales.json": Origin(
+        "https://raw.githubusercontent.com/czhuang/JSB-Chorales-dataset/"
+        "9a7f733ddb4ed91f48da64ac7f0f621c34aadd4d/jsb-chorales-quarter.json",
+        "2db9329f1881a1d3f49703ec556bf1d6f84b4f6c1d702c156536e93cf31e1c91",
+    ),
+    "mnist.npz": Origin(
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+        "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
+    ),
+}
+
+
+def data_file(name: str) -> Path:
+    """The path of a data file.
+
+    It is in the folder that the environment variable ``PYRO_MIXTURES_DATA`` names. Without the
+    variable it is downloaded into the user's cache, where it stays.
+
+    Args:
+        name: of a file in :data:`ORIGINS`.
+
+    Raises:
+        ValueError: when the file is not in the folder, or cannot be downloaded, or is not the one
+            that was expected; the file, the variable and the address are named.
+    """
+    origin = ORIGINS[name]
+    if folder := os.environ.get(VARIABLE):
+        path = Path(folder) / name
+        if not path.is_file():
+            raise ValueError(
+                f"Expected {path} (folder from the environment variable {VARIABLE}), but there is"
+                f" no such file: provide it, or unset {VARIABLE} to download it from"
+                f" {origin.address}"
+            )
+        return path
+    try:
+        found = pooch.retrieve(
+            origin.address,
+            known_hash=f"sha256:{origin.sha256}",
+            fname=name,
+            path=pooch.os_cache("pyro_mixtures"),
+            progressbar=True,
+        )
+    except (OSError, ValueError) as error:  # no connection, or another file
+        raise ValueError(
+            f"Expected to download {name} from {origin.address}, but got: {error}. Provide the"
+            f" file in a folder that the environment variable {VARIABLE} names"
+        ) from error
+    return Path(found)
