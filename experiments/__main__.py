@@ -13,6 +13,7 @@ from experiments.estimator_map import EstimatorMap
 from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.gradient_variance_mixture import GradientVarianceMixture
+from experiments.state_space import StateSpace
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
@@ -21,6 +22,7 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "gaussian-process": GaussianProcess,
     "gradient-variance-avf": GradientVarianceAVF,
     "gradient-variance-mixture": GradientVarianceMixture,
+    "state-space": StateSpace,
     "weight-gradient-bias": WeightGradientBias,
 }
 
