@@ -1,7 +1,17 @@
-"""What to look at when a fit is noisy."""
+"""What to look at when a fit is noisy, and how far to trust it when it is done."""
 
+from pyro_mixtures.diagnostics.component_summary import ComponentSummary, component_summary
 from pyro_mixtures.diagnostics.distribution_gradients import gradient_variance
 from pyro_mixtures.diagnostics.elbo_gradients import elbo_gradient_variance
 from pyro_mixtures.diagnostics.moments import GradientVariance
+from pyro_mixtures.diagnostics.psis import PSIS, psis
 
-__all__ = ["GradientVariance", "elbo_gradient_variance", "gradient_variance"]
+__all__ = [
+    "PSIS",
+    "ComponentSummary",
+    "GradientVariance",
+    "component_summary",
+    "elbo_gradient_variance",
+    "gradient_variance",
+    "psis",
+]

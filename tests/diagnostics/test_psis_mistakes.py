@@ -1,0 +1,129 @@
+"""What importance sampling of guides refuses, and what it imports."""
+
+import math
+import subprocess
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoNormalMessenger
+
+from pyro_mixtures.diagnostics import psis
+
+each_way = pytest.mark.parametrize("vectorize", [False, True])
+
+
+@pytest.fixture(autouse=True)
+def _no_parameters():
+    """Of other tests in these, nor of these in others."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
+
+
+def normal_model():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(2.0))
+
+
+def normal_guide(loc=1.0, scale=0.5**0.5):
+    pyro.sample("x", dist.Normal(loc, scale))
+
+
+def test_nan_names_the_site():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        broken = dist.Normal(x * math.nan, 1.0, validate_args=False)
+        pyro.sample("broken", broken, obs=torch.tensor(0.0))
+
+    with pytest.raises(ValueError, match="log_prob = nan at site 'broken' of the model"):
+        psis(model, normal_guide)
+
+    def infinite():
+        pyro.sample("x", dist.Normal(1.0, 1.0))
+        pyro.factor("broken", torch.tensor(-math.inf), has_rsample=True)
+
+    with pytest.raises(ValueError, match="log_prob = -inf at site 'broken' of the guide"):
+        psis(normal_model, infinite)
+
+
+def test_a_value_outside_the_support_names_the_site():
+    def model():
+        pyro.sample("x", dist.Uniform(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="'x' of the model.*support"):
+        psis(model, normal_guide)
+
+
+def test_weights_that_are_all_zero():
+    def model():
+        pyro.sample("x", dist.Uniform(50.0, 51.0, validate_args=False))
+
+    with pytest.raises(ValueError, match="all 100 weights are zero"):
+        psis(model, normal_guide, num_samples=100)
+
+
+def test_sites_must_match():
+    def other():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def more():
+        normal_guide()
+        other()
+
+    with pytest.raises(ValueError, match="does not sample x"):
+        psis(normal_model, other)
+    with pytest.raises(ValueError, match="but got z"):
+        psis(normal_model, more)
+    with pytest.raises(ValueError, match="GuideMessenger.* but got y"):
+        psis(normal_model, AutoNormalMessenger(normal_model))
+
+
+def test_sites_that_come_and_go():
+    def model():
+        if pyro.sample("coin", dist.Bernoulli(0.5)):
+            pyro.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="same latent sites in each run"):
+        psis(model, model)
+
+
+@each_way
+def test_a_point_is_no_density(vectorize):
+    with pytest.raises(ValueError, match="all its draws of x are the same"):
+        psis(normal_model, AutoDelta(normal_model), vectorize=vectorize)
+
+
+def test_models_that_do_not_vectorize():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(x * torch.ones(1, 1), 1.0), obs=torch.ones(1, 1))
+
+    assert psis(model, normal_guide, num_samples=30).log_weights.shape == (30,)
+    with pytest.raises(ValueError, match="allow vectorize = True.* at site 'y'"):
+        psis(model, normal_guide, num_samples=30, vectorize=True)
+
+
+@pytest.mark.parametrize("count", [0, 24])
+def test_numbers_of_samples(count):
+    with pytest.raises(ValueError, match=f"num_samples >= 25, but got {count}"):
+        psis(normal_model, normal_guide, num_samples=count)
+    found = psis(normal_model, normal_guide, num_samples=25)
+    with pytest.raises(ValueError, match="num_samples >= 1, but got 0"):
+        found.resample(0)
+
+
+def test_without_arviz_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    with pytest.raises(ImportError, match=r"pyro-mixtures\[plot\]"):
+        psis(normal_model, normal_guide)
+
+
+def test_the_import_is_cheap():
+    code = "import sys, pyro_mixtures.diagnostics as d; print('arviz' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "False"
