@@ -14,6 +14,8 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoContinuous
+from pyro.poutine.util import site_is_subsample
+from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.func import functional_call
 
@@ -172,6 +174,7 @@ class _VectorizedLoss:
         elbo.vectorize_particles, elbo.num_particles = True, 2  # draws are particles to Pyro
         elbo.max_plate_nesting = math.inf
         elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+        _check_allows_draws_in_front(elbo, model, guide, args, kwargs)
 
     def gradients(self, wanted: list[str], draws: int) -> dict[str, Tensor]:
         """Independent gradients ``(draws, *shape)`` by name."""
@@ -199,3 +202,21 @@ def _check_vectorizable(elbo, guide) -> None:
     else:
         return
     raise ValueError(f"Expected vectorize_draws = False for {given}")
+
+
+@torch.no_grad()
+def _check_allows_draws_in_front(elbo, model, guide, args, kwargs) -> None:
+    """Raise a ``ValueError`` where draws would mix; Pyro lets dimensions before its own pass."""
+    before = get_rng_state()
+    for traces in elbo._get_traces(model, guide, args, kwargs):
+        for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
+            if "log_prob" not in site or site_is_subsample(site):
+                continue
+            shape = tuple(site["log_prob"].shape)
+            if len(shape) != elbo.max_plate_nesting or shape[0] != elbo.num_particles:
+                raise ValueError(
+                    "Expected vectorize_draws = False for a model or guide that does not allow"
+                    f" vectorize_particles, but at site {name!r} {elbo.num_particles} draws gave"
+                    f" log_prob the shape {shape}"
+                )
+    set_rng_state(before)

@@ -172,6 +172,27 @@ def test_a_failure_leaves_the_gradients():
     assert unconstrained.grad.item() == 7.0
 
 
+def test_models_that_would_mix_the_draws_are_refused():
+    inputs = torch.randn(5, 3)
+
+    def model(product):
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", 5):
+            pyro.sample("y", dist.Normal(product(weights), 1.0), obs=torch.ones(5))
+
+    pyro.clear_param_store()
+    guide = AutoDiagonalNormal(model)
+    measure = partial(elbo_gradient_variance, Trace_ELBO(), model, guide, num_draws=4)
+    measure(lambda weights: (weights * inputs).sum(-1), vectorize_draws=True)
+
+    def mixing(weights):
+        return (inputs @ weights.unsqueeze(-1)).squeeze(-1)  # a dimension too many in front
+
+    measure(mixing)
+    with pytest.raises(ValueError, match="vectorize_draws = False .* at site 'y' 2 draws gave"):
+        measure(mixing, vectorize_draws=True)
+
+
 def test_mistakes_with_guides_are_told():
     guide = AutoDiagonalNormal(one_dimensional)
     measure = partial(elbo_gradient_variance, Trace_ELBO(), one_dimensional)
