@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Normal, constraints
 
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
 from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
@@ -43,8 +43,11 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
               N\big(z \mid {y^{(m)}}^T \mu, {y^{(m)}}^T \sigma\big)
 
     with M fresh :math:`y^{(m)}` at each call, common to all values: consistent as M grows, biased
-    low for any M, and differentiable in everything. ``density="mixture"`` is that of the mixture,
-    another law. There are no moments in closed form for soft samples; those of hard ones are the
+    low for any M, and differentiable in everything. At the sample just drawn its own y is one more
+    of them. There the mean over samples is too high, so that an ELBO stays a lower bound (Yin and
+    Zhou); without its own y a sample that is far from all others would raise it without limit.
+    ``density="mixture"`` is that of the mixture, another law, and leaves an ELBO unbounded for the
+    same reason. There are no moments in closed form for soft samples; those of hard ones are the
     mixture's.
 
     Args:
@@ -69,7 +72,8 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
     References:
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),
         https://arxiv.org/abs/1806.01856, Eq. 66. Jang, Gu and Poole, *Categorical
-        Reparameterization with Gumbel-Softmax* (2017), https://arxiv.org/abs/1611.01144.
+        Reparameterization with Gumbel-Softmax* (2017), https://arxiv.org/abs/1611.01144. Yin and
+        Zhou, *Semi-Implicit Variational Inference* (2018), https://arxiv.org/abs/1805.11183.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -184,18 +188,32 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         shape = torch.Size(sample_shape) + self.batch_shape
         loc, scale = core._chosen(shape[: len(shape) - len(core.batch_shape)].numel())
         z = loc + scale * torch.randn_like(loc)  # (*B, S, D)
-        return samples_first(z).reshape(shape + self.event_shape)
+        value = samples_first(z).reshape(shape + self.event_shape)
+        self._remember(value, (loc, scale))
+        return value
 
     def log_prob(self, value):
         core, z, shape = self._folded(self._validated(value))
-        law = core.mixture
         if self.density == "nested":
-            locs, scales = core._chosen(self.num_nested)  # (*B, M, D)
-            law = MixtureOfDiagNormals(
-                locs, scales, torch.zeros_like(locs[..., 0]), validate_args=False
-            )
+            log_prob = core._nested_log_prob(z, own=self._known(value))
+        else:
+            log_prob = core.mixture.log_prob(samples_first(z))
         dtype = torch.promote_types(value.dtype, self.component_logits.dtype)
-        return law.log_prob(samples_first(z)).reshape(shape).to(dtype)
+        return log_prob.reshape(shape).to(dtype)
+
+    def _nested_log_prob(self, z: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
+        """``(*B, S, D) -> (S, *B)``, with the means and scales of each value's own y if known."""
+        locs, scales = self._chosen(self.num_nested)  # (*B, M, D)
+        fresh = MixtureOfDiagNormals(
+            locs, scales, torch.zeros_like(locs[..., 0]), validate_args=False
+        ).log_prob(samples_first(z))
+        if own is None:
+            return fresh
+        each = Normal(*own, validate_args=False).log_prob(z).sum(-1, keepdim=True)
+        total = torch.logaddexp(
+            fresh + math.log(self.num_nested), samples_first(each).reshape(fresh.shape)
+        )
+        return total - math.log(self.num_nested + 1)
 
     def _chosen(self, count: int) -> tuple[Tensor, Tensor]:
         """Means and standard deviations between those of the components, ``(*B, count, D)``."""

@@ -118,6 +118,29 @@ def test_nested_density():
     assert single.log_prob(z).mean() < q.log_prob(z).mean() - 0.1
 
 
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_sample_counts_its_own_choice(batch):
+    """The mean density at samples is too high, that at copies of them too low."""
+    exact, _ = relaxed(batch, temperature=1.0, num_nested=20_000)
+    few, _ = relaxed(batch, temperature=1.0, num_nested=2)
+    few = few.expand((4, *batch))
+    z = few.rsample((1000,))
+    above, below = few.log_prob(z), few.log_prob(z.clone())
+    assert above.shape == below.shape == (1000, 4, *batch)
+    middle = exact.log_prob(z).mean()
+    assert below.mean() + 0.02 < middle < above.mean() - 0.02
+
+
+def test_an_elbo_of_relaxed_samples_is_bounded():
+    """Narrow components apart: a sample between them is far from all others."""
+    locs = torch.tensor([[-10.0], [10.0]])
+    q = GumbelSoftmaxMixtureOfDiagNormals(locs, torch.full((2, 1), 1e-2), torch.zeros(2), 0.5)
+    z = q.rsample((2000,))
+    entropy = -q.log_prob(z).mean()
+    assert entropy < math.log(30)  # no law on the 20 units between them has more than log 20
+    assert -q.log_prob(z.clone()).mean() > 50
+
+
 def test_nested_gradients():
     """Differences of the estimate at the same random numbers."""
     q, parameters = relaxed(num_nested=30)
