@@ -29,9 +29,14 @@ def launch(device: str = "auto", precision: Any = "32-true") -> Fabric:
     )
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it
         fabric.launch()
-    if processes > 1:  # before the interpreter goes, with threads of the group still running
-        atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Before the interpreter goes while threads of the group still run."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def mean_over_processes(fabric: Fabric, total: Any, count: int) -> float:
