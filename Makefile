@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-slow bench lint clean
+.PHONY: help demo test test-slow bench docs lint clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
@@ -30,19 +30,24 @@ test-slow: $(VENV)/.installed-test ## Run the tests that take longer
 bench: $(VENV)/.installed-demo ## Measure speed and memory: the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
+docs: $(VENV)/.installed-docs ## Build the documentation: docs/_build/html
+	rm -rf docs/api/generated
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -E docs docs/_build/html
+
 lint: $(VENV)/.installed-test ## Run ruff and mypy
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
 clean: ## Remove the virtual environment, caches and build outputs (results/ stays)
-	rm -rf $(VENV) build dist docs/_build *.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/tutorials *.egg-info
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed-demo: EXTRAS := experiments
 $(VENV)/.installed-test: EXTRAS := experiments,test
-$(VENV)/.installed-demo $(VENV)/.installed-test: $(CREATED) setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed-docs: EXTRAS := docs
+$(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-docs: $(CREATED) setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 

@@ -19,7 +19,7 @@ class RelaxedDistribution(ParametricDistribution):
     """A law of values that are functions of real coordinates, where it is drawn and evaluated.
 
     Values near the corners have lost most digits of their coordinates, or all. So a sample carries
-    its coordinates along, as an attribute of the tensor, and :meth:`log_prob` of a tensor that
+    its coordinates along, as an attribute of the tensor, and ``log_prob`` of a tensor that
     does is the density there, in each of these laws: in the guide that drew it as in the model
     that it is replayed in. A tensor made of it (a slice, a copy, ``detach()``), or a sample that
     was changed in place or asked to collect a gradient of its own, is a value like any other.
@@ -29,7 +29,7 @@ class RelaxedDistribution(ParametricDistribution):
 
     A family supplies
 
-    - ``_parameter_shapes()``: as any :class:`ParametricDistribution`, for temperature and logits;
+    - ``_parameter_shapes()``: as any ``ParametricDistribution``, for temperature and logits;
     - ``_check(name, given)``: an error for logits or probs that belong to no law;
     - ``_logits(probs)``, ``_probs(logits)`` and ``_normalized(logits)``;
     - ``_rsample_coordinates(shape)`` with gradients to the parameters;

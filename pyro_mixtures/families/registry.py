@@ -210,7 +210,7 @@ def register_velocity(family: type[Distribution]) -> Decorator:
 
     Returns:
         A decorator of ``rule(distribution, value)``, which returns ``value`` as a differentiable
-        function of the parameters: see :func:`velocity`.
+        function of the parameters: see ``pyro_mixtures.families.registry.velocity``.
 
     Example:
         >>> from torch.distributions import Exponential
@@ -235,7 +235,7 @@ def register_tails(family: type[Distribution]) -> Decorator:
 
     Returns:
         A decorator of ``rule(distribution, value)``, which returns :class:`Tails`: see
-        :func:`tails`.
+        ``pyro_mixtures.families.registry.tails``.
     """
     return tails.register(family)
 

@@ -39,8 +39,8 @@ class MarginalizedMixture_ELBO(StrataELBO):
         num_particles: draws of each component.
         sticking_the_landing: leave out the part of the gradient that has mean zero,
             :math:`\nabla_\theta \log q_\theta(z)` at a fixed z
-            (:func:`~pyro_mixtures.infer.sticking_the_landing.detached`): the variance vanishes
-            where the guide meets the posterior.
+            (:func:`~pyro_mixtures.infer.detached`): the variance vanishes where the guide meets
+            the posterior.
         kwargs: as for ``Trace_ELBO``.
 
     Raises:

@@ -1,0 +1,120 @@
+"""Each tutorial runs without a warning, and what its text says holds for its numbers."""
+
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pyro
+import pytest
+import torch
+
+TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("plot_*.py"))
+
+
+def first_mixture_guide(names):
+    elbos, sides = names["elbos"], names["sides"]
+    assert elbos["mixture, K = 2"] > elbos["mean field"] + 0.3
+    assert elbos["mixture, K = 10"] > elbos["mixture, K = 2"] + 0.03
+    assert elbos["mixture, K = 10"] < names["log_evidence"] + 0.01
+    assert sides["mixture, K = 10"] == pytest.approx(names["upper_side"], abs=0.05)
+    assert min(sides["mean field"], 1 - sides["mean field"]) < 0.01
+
+
+def baseball(names):
+    elbos = names["elbos"]
+    assert elbos["mixture, K = 5"] > elbos["mean field"] + 0.3
+    assert elbos["mixture, K = 20"] > elbos["mixture, K = 5"]
+
+
+def state_space(names):
+    assert names["elbos"]["K = 2"] > names["elbos"]["K = 1"] + 1
+    exact = names["positive"][names["sequence"], names["time"]].item()
+    error = {name: abs(mass - exact) for name, mass in names["masses"].items()}
+    assert error["K = 2"] < 0.2
+    assert error["K = 1"] > 0.3
+
+
+def choosing_an_estimator(names):
+    smooth, ragged = (
+        {
+            separation: {name: value / row["hybrid"] for name, value in row.items()}
+            for separation, row in zip(names["SEPARATIONS"], rows, strict=True)
+        }
+        for rows in names["by_separation"].values()
+    )
+    assert smooth[2]["pathwise"] < 0.3
+    assert smooth[8]["pathwise"] > 2
+    assert smooth[8]["clustered"] == pytest.approx(1, abs=0.2)
+    assert all(row["blended"] < 1.2 for row in (*smooth.values(), *ragged.values()))
+    assert ragged[1]["blended"] < 0.8 < ragged[1]["pathwise"]
+    low, *_, high = [row["pathwise"] / row["hybrid"] for row in names["by_dim"]]
+    assert high < low / 5
+    unbiased, biased = names["unbiased"], names["relaxed"]["gumbel_soft"][-1]
+    assert abs(unbiased["mean"] - names["exact"]) < 4 * unbiased["error"]
+    assert abs(biased["mean"] - names["exact"]) > 10 * biased["error"]
+    variance = names["logit_variance"]
+    assert variance["baseline, blending"] < 0.8 * variance["baseline"]
+    assert variance["baseline"] < 0.5 * variance["Trace_ELBO"]
+
+
+def avf_guides(names):
+    remaining = names["remaining"]
+    assert min(remaining["AVF, rows"]) < 0.3 < min(remaining["AVF, axes"][:-1]) < 0.9
+    climb = {name: values[:, 100:400].mean() for name, values in names["histories"].items()}
+    assert climb["AVF, rows"] > climb["plain"] + 1
+
+
+def any_family(names):
+    assert names["error"] < 1e-12
+    for fit, log_evidence in (("coin", "coin"), ("decay", "decay"), ("logistic", "decay")):
+        gap = names[f"{log_evidence}_evidence"] - names[f"{fit}_elbo"]
+        assert -0.01 < gap < 0.1
+
+
+def diagnosing_a_fit(names):
+    healthy, mended, exact = (names[name] for name in ("healthy", "mended", "log_evidence"))
+    assert max(healthy.psis.khat, mended.psis.khat) < 0.7
+    assert healthy.summary.distinct_components < 2
+    assert healthy.psis.log_evidence < exact - 0.5
+    elbos = [other.elbo for other in names["others"]]
+    assert max(elbos) - min(elbos) > 0.1
+    assert mended.elbo > exact - 0.1
+    assert mended.psis.log_evidence == pytest.approx(exact, abs=0.03)
+    found, true = (torch.stack(names["shares"](names[name])) for name in ("better", "truth"))
+    assert (found - true).abs().max() < 0.06
+    assert names["noise"]["pathwise"] > 1.5 * names["noise"]["clustered"]
+
+
+CLAIMS = {
+    "plot_1_first_mixture_guide": first_mixture_guide,
+    "plot_2_baseball": baseball,
+    "plot_3_state_space": state_space,
+    "plot_4_choosing_an_estimator": choosing_an_estimator,
+    "plot_5_avf_guides": avf_guides,
+    "plot_6_any_family": any_family,
+    "plot_7_diagnosing_a_fit": diagnosing_a_fit,
+}
+
+
+def test_each_tutorial_has_its_claims():
+    assert [path.stem for path in TUTORIALS] == sorted(CLAIMS)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_tutorial(path, monkeypatch):
+    drawn = []
+
+    def draw():
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()  # what is wrong with a figure shows here
+            drawn.append(number)
+        plt.close("all")
+
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(plt, "show", draw)
+    pyro.clear_param_store()
+    names = runpy.run_path(str(path))
+    pyro.clear_param_store()
+    assert drawn
+    assert not plt.get_fignums()  # each is shown in its cell
+    CLAIMS[path.stem](names)
