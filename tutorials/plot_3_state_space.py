@@ -30,7 +30,7 @@ from pyro_mixtures.plotting import plot_elbo
 # ---------
 #
 # .. math::
-#     z_1 \sim N(0, \sigma_z^2), \quad z_t \sim N(T z_{t-1}, \sigma_z^2), \quad
+#     z_1 \sim N(0, \sigma_z^2), \quad z_t \sim N(A z_{t-1}, \sigma_z^2), \quad
 #     x_t \sim N((z_{t1}^2, 2 z_{t2}), \sigma_x^2)
 #
 # The first coordinate is seen as its square, so its sign is hidden. The dynamics mix the two

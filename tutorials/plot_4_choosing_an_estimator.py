@@ -132,11 +132,12 @@ plt.show()
 # has to carry mass across the gap, and the few samples in the gap count enormously. (Samples
 # there are so rare that the measured variance is, if anything, too small.)
 #
-# A ragged cost has slopes that say little about its differences. It leaves a transport little
-# advantage, or none.
+# A ragged cost has slopes that say little about its differences. It leaves a transport no
+# advantage here.
 #
-# ``clustered`` is saved from the disaster, for it does not carry mass between groups.
-# ``blended`` need not know: it learned from the samples which of the two to trust.
+# ``clustered`` is saved from the disaster, for it does not carry mass between groups. Where
+# components begin to part (4 on the left) it gives up the transport too soon. ``blended`` need
+# not know: it learned from the samples which of the two to trust.
 #
 # The dotted line is for one estimate, which took ten evaluations of the cost. For equal numbers
 # of evaluations multiply it by ten.
@@ -150,12 +151,12 @@ plt.show()
 DIMS = (2, 5, 10, 30, 100)
 by_dim = [logit_variances(mixture(2.0, dim), smooth) for dim in DIMS]
 
-figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
+figure, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
 plot_ratios(ax, DIMS, by_dim)
 ax.set(xscale="log", xlabel="dimension", ylabel="variance relative to hybrid")
 ax.set(title="smooth cost, separation 2", xticks=DIMS, xticklabels=DIMS)
 ax.set_xticks([], minor=True)
-ax.legend(loc="lower left")
+ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %%
@@ -163,10 +164,10 @@ plt.show()
 # --------------------------
 #
 # The Gumbel-softmax trick draws *between* the components, by a relaxed choice of one; its
-# straight-through version draws from one, but takes the gradient of the relaxed choice. Both are
-# gradients of another expectation. Here the gradient of one logit for the ragged cost in one
-# dimension, where the exact one is an integral. A low temperature mends the bias, at the price
-# of variance.
+# straight-through version draws from one, but takes the gradient of the relaxed choice. Neither is
+# the gradient that is wanted: the first is that of another expectation, the second, in general,
+# of none. Here the gradient of one logit for the ragged cost in one dimension, where the exact
+# one is an integral. A low temperature mends the bias, at the price of variance.
 
 pair = {
     "locs": torch.tensor([[-1.5], [1.0]]),

@@ -111,10 +111,10 @@ ax.legend()
 plt.show()
 
 # %%
-# The control variate starts at zero and learns within some tens of steps. Then it removes much
-# of the noise, the rows far more than the axes: while the guide is in the wrong place its
+# The control variate starts at zero and learns within some tens of steps. Then the axes remove
+# about a quarter of the noise, and the rows most of it: while the guide is in the wrong place its
 # gradients mostly point along the common factor, and that can be learned. Later, as the guide
-# comes to fit the posterior, no direction dominates, and the rows gain less.
+# comes to fit the posterior, no direction dominates, and both gain less.
 
 # %%
 # The fits
@@ -149,8 +149,10 @@ for name, history in histories.items():
     print(f"{name:10}", "  ".join(f"{mean:7.2f}" for mean in means))
 
 # %%
-# Less noise in the Cholesky factor speeds up the middle of the climb, where the covariance is
-# being learned. In the end all three are the same family of guides and have the same optimum.
+# Where the noise falls to a fraction, as with the rows, the middle of the climb is faster: there
+# the covariance is being learned. What the axes remove is too little to show here. In the end all
+# three are the same family of guides and have the same optimum; differences in the last columns
+# are noise.
 #
 # - Costs that make the gain large or small, in 50 dimensions, and optimal transport as a third
 #   way: :doc:`here </experiments/gradient_variance_avf>`.

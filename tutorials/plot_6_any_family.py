@@ -90,10 +90,10 @@ print(f"log evidence {coin_evidence:.3f}, ELBO of two Betas {coin_elbo:.3f}")
 # -------------------------------------
 #
 # A substance is taken up and decays; what is left at time t is :math:`r t e^{-r t}` of a dose,
-# with an unknown rate r. One measurement, early in the rise or late in the decay, cannot tell a
-# slow rate from a fast one. The two modes differ in width and in shape, so that there is reason
-# to take a Gamma for one and a LogNormal for the other: ``Mixture`` has a list of components,
-# each with parameters of its own.
+# with an unknown rate r. One measurement, at t = 1, may be early in the rise or late in the decay:
+# it cannot tell a slow rate from a fast one. The two modes differ in width and in shape, so that
+# there is reason to take a Gamma for one and a LogNormal for the other: ``Mixture`` has a list of
+# components, each with parameters of its own.
 
 
 def decay():
@@ -219,7 +219,8 @@ axes[0].legend()
 plt.show()
 
 # %%
-# All three find the modes and their weights. What is left is the shape of the components: that
-# of a log-logistic is more pointed, and its tails heavier, than these modes have it. A gap
+# All three find the modes and their weights. What is left is the shape of the components. The
+# Betas are too symmetric for modes that lean outwards, and leave the valley between them too
+# empty; a log-logistic is more pointed, and its tails heavier, than these modes have it. A gap
 # between ELBO and evidence that more steps do not close asks for another family, or for more
 # components.

@@ -99,13 +99,14 @@ plt.show()
 # **k-hat cannot see a mode that no draw of the guide has reached.** It judges the guide where
 # the guide is. So does the evidence by importance sampling, which is short of the true one.
 #
-# The components give it away. There are four; the number of *distinct* ones is smaller:
+# The components are a hint. There are four; the number of *distinct* ones is smaller:
 
 print(healthy.summary)
 
 # %%
 # Components of a large overlap cover the same place. They all started there, and reverse KL
-# gives none a reason to leave for a mode far away.
+# gives none a reason to leave for a mode far away. A posterior of a single mode would give the
+# same, so this is no proof.
 
 # %%
 # Other starts

@@ -172,10 +172,11 @@ def _table(summary: ComponentSummary) -> str:
     """A line for each component, the heaviest first, and one for all."""
     count = len(summary.weights)
     lines = ["component  weight  nearest  overlap"]
-    others = summary.overlaps - torch.eye(count).to(summary.overlaps)  # without itself
+    others = summary.overlaps - torch.eye(count).to(summary.overlaps)  # zero for itself
     for index in summary.weights.argsort(descending=True, stable=True).tolist():
-        nearest = "-" if count == 1 else str(int(others[index].argmax()))
-        overlap = "-" if count == 1 else f"{others[index].amax():.3f}"
+        touches = bool(others[index].amax() > 0)
+        nearest = str(int(others[index].argmax())) if touches else "-"
+        overlap = f"{others[index].amax():.3f}" if touches else "-"
         line = f"{index:9}  {summary.weights[index]:6.3f}  {nearest:>7}  {overlap:>7}"
         dead, doubled = bool(summary.dead[index]), bool(summary.doubled[index].any())
         remarks = [word for word, holds in (("dead", dead), ("doubled", doubled)) if holds]

@@ -24,10 +24,11 @@ FEWEST_SAMPLES = 25
 class PSIS:
     r"""Draws of a guide, with weights that make them draws of the posterior.
 
-    The shape :math:`\hat k` of the Pareto law of the largest weights tells how far guide and
-    posterior are apart: the weights have :math:`1 / \hat k` moments. Below 0.5 the guide is good;
-    up to 0.7, or :attr:`threshold` if that is lower, the weighted draws are still of use; above,
-    neither guide nor weights are to be trusted.
+    The shape :math:`\hat k` of the Pareto law of the largest weights tells how heavy their tail
+    is: they have :math:`1 / \hat k` moments. Below 0.5 weighted means can be relied on; up to 0.7,
+    or :attr:`threshold` if that is lower, the smoothed weights are still of use; above, neither
+    guide nor weights are to be trusted. It does not tell of modes that no draw has reached, nor
+    how many draws count: for that there is ``effective_sample_size``.
 
     Attributes:
         khat: :math:`\hat k`. It is ``-inf`` where the largest weights are all equal, and ``inf``
@@ -146,11 +147,6 @@ def psis(
             "Expected a guide with draws where the model has a positive density, but all"
             f" {num_samples} weights are zero"
         )
-    for name, value in samples.items():
-        if value.is_floating_point() and bool((value == value[0]).all()):
-            raise ValueError(
-                f"Expected a guide with a density, but all its draws of {name} are the same point"
-            )
     smoothed, khat = psislw(log_weights.cpu().numpy(), normalize=False)
     smoothed = torch.as_tensor(smoothed).to(log_weights)
     total = smoothed.logsumexp(0)
@@ -198,7 +194,9 @@ def _drawn_in_turn(model, guide, args, kwargs, count: int) -> tuple[Tensor, dict
         for name in names:
             samples.setdefault(name, []).append(_value(traces[0], name))
         subsamples = subsamples if subsamples.nodes else _subsamples(*traces)
-    return torch.cat(log_weights), {name: torch.stack(each) for name, each in samples.items()}
+    stacked = {name: torch.stack(each) for name, each in samples.items()}
+    _check_density(stacked, traces[0])
+    return torch.cat(log_weights), stacked
 
 
 def _drawn_at_once(model, guide, args, kwargs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -214,6 +212,7 @@ def _drawn_at_once(model, guide, args, kwargs, count: int) -> tuple[Tensor, dict
         value, shape = _value(traces[0], name), _value(single[0], name).shape
         _check_vectorized(name, value.numel() == count * shape.numel(), value.shape)
         samples[name] = value.reshape(count, *shape)
+    _check_density(samples, traces[0])
     return _log_weights(*traces, batch), samples
 
 
@@ -262,6 +261,16 @@ def _latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
             f" a GuideMessenger, which runs the whole model), but got {', '.join(foreign)}"
         )
     return latent
+
+
+def _check_density(samples: dict[str, Tensor], model_trace: Trace) -> None:
+    """Raise a ``ValueError`` for a guide of single points, whose weights mean nothing."""
+    for name, value in samples.items():
+        site: Any = model_trace.nodes[name]
+        if bool((value == value[0]).all()) and not site["fn"].support.is_discrete:
+            raise ValueError(
+                f"Expected a guide with a density, but all its draws of {name} are the same point"
+            )
 
 
 def _is_foreign(site: Any, of_the_model: Any | None) -> bool:

@@ -68,7 +68,7 @@ class Marginal:
     @property
     def weights(self) -> Array:
         """``(K,)``."""
-        return self._law.log_weights.detach().double().exp().cpu().numpy()
+        return self._law.log_weights.detach().exp().cpu().double().numpy()
 
     @torch.no_grad()
     def component_log_prob(self, points: Array) -> Array:
@@ -107,7 +107,7 @@ class Marginal:
 
     def _points(self, z: Tensor) -> Array:
         z = z if self._law.event_shape else z.unsqueeze(-1)
-        return z[..., self._order].double().cpu().numpy()
+        return z[..., self._order].cpu().double().numpy()
 
     def _event(self, points: Tensor) -> Tensor:
         if not self._law.event_shape:
@@ -117,9 +117,13 @@ class Marginal:
 
 @contextmanager
 def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """The same numbers for each figure, and the caller's generators as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    """The same numbers for each figure, and all of the caller's generators as they were."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would set every device's
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         yield
 
 

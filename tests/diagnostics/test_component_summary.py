@@ -250,6 +250,11 @@ def test_the_table():
     assert alone[2] == "1 component: 1.00 effective, 1.00 distinct"
 
 
+def test_components_that_do_not_touch_have_no_nearest():
+    lines = str(component_summary(normals([0.0, 1e4, 2e4]))).splitlines()
+    assert [line.split()[2:] for line in lines[1:4]] == [["-", "-"]] * 3
+
+
 def test_random_numbers_are_not_drawn_for_closed_forms():
     before = torch.get_rng_state()
     component_summary(normals([0.0, 1.0]))

@@ -96,6 +96,19 @@ def test_a_point_is_no_density(vectorize):
         psis(normal_model, AutoDelta(normal_model), vectorize=vectorize)
 
 
+@each_way
+def test_discrete_sites_may_always_be_the_same(vectorize):
+    def model():
+        on = pyro.sample("on", dist.Bernoulli(0.5))
+        pyro.sample("y", dist.Normal(5 * on, 1.0), obs=torch.tensor(5.0))
+
+    def guide():
+        pyro.sample("on", dist.Bernoulli(1 - 1e-5))
+
+    found = psis(model, guide, num_samples=100, vectorize=vectorize)
+    assert found.log_evidence == pytest.approx(-0.919 - 0.693, abs=1e-3)
+
+
 def test_models_that_do_not_vectorize():
     def model():
         x = pyro.sample("x", dist.Normal(0.0, 1.0))

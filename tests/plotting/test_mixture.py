@@ -201,6 +201,15 @@ def test_the_current_axes_and_the_random_numbers_of_the_caller():
     assert torch.equal(contours(draw(mixture), "C0")[0], first)
 
 
+def test_generators_of_other_devices_are_not_touched(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("seeds every device")
+
+    monkeypatch.setattr(torch, "manual_seed", refuse)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    draw(MixtureOfDiagNormals(torch.zeros(2, 2), torch.ones(2, 2), torch.zeros(2)))
+
+
 def five() -> MixtureOfDiagNormals:
     return MixtureOfDiagNormals(torch.randn(2, 5), torch.ones(2, 5), torch.zeros(2))
 
