@@ -42,8 +42,8 @@ def data_file(name: str) -> Path:
         name: of a file in :data:`ORIGINS`.
 
     Raises:
-        ValueError: when the file is not in the folder, or cannot be downloaded, or is not the one
-            that was expected; the file, the variable and the address are named.
+        ValueError: when the file is not in the folder, cannot be downloaded, or was downloaded and
+            is not the one that was expected; the file, the variable and the address are named.
     """
     origin = ORIGINS[name]
     if folder := os.environ.get(VARIABLE):

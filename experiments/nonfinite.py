@@ -7,15 +7,16 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 
 @torch.no_grad()
 def nonfinite_site(
-    elbo: ELBO, model: Callable[..., Any], guide: Callable[..., Any], *args: Any
+    elbo: Any, model: Callable[..., Any], guide: Callable[..., Any], *args: Any
 ) -> str | None:
-    """The first sample site, the guide's before the model's, whose value or log density is bad.
+    """The first sample site with a NaN among its parameters, or a bad value or log density.
 
     Args:
         elbo: draws the traces; a random state restored before gives those of the loss.
@@ -24,20 +25,18 @@ def nonfinite_site(
         args: arguments of both.
 
     Returns:
-        The name and what is wrong, as a part of a sentence, or None.
+        The name and what is wrong, as a part of a sentence; None if all is finite, or the traces
+        fail for another reason.
     """
-    with pyro.validation_enabled(False):  # which stops at a parameter without naming a site
-        for model_trace, guide_trace in elbo._get_traces(model, guide, args, {}):
-            for kind, trace in (("guide", guide_trace), ("model", model_trace)):
-                for name, site in trace.nodes.items():
-                    if site["type"] != "sample":
-                        continue
-                    for what, tensor in (
-                        ("value", site["value"]),
-                        ("log density", site["fn"].log_prob(site["value"])),
-                    ):
-                        if bad := _bad(tensor):
-                            return f"site {name} of the {kind} has a {what} that is {bad}"
+    watched = _Watch("model")(model), _Watch("guide")(guide)
+    try:
+        with pyro.validation_enabled(False):  # which stops at a parameter and names no site
+            for _ in elbo._get_traces(*watched, args, {}):
+                pass
+    except _NonFiniteError as found:
+        return str(found)
+    except (ValueError, RuntimeError):
+        return None
     return None
 
 
@@ -49,8 +48,42 @@ def nonfinite_gradient(module: torch.nn.Module) -> str | None:
     return None
 
 
+class _NonFiniteError(Exception):
+    pass
+
+
+class _Watch(Messenger):
+    """Looks at each site's distribution before it is drawn from, and at the value after."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def _pyro_sample(self, msg) -> None:
+        fn = msg["fn"]
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        for name in getattr(fn, "arg_constraints", {}):
+            value = vars(fn).get(name)
+            if isinstance(value, Tensor) and bool(value.isnan().any()):
+                self._tell(msg["name"], name, _bad(value))
+
+    def _pyro_post_sample(self, msg) -> None:
+        value, mask = msg["value"], msg["mask"]
+        if not isinstance(value, Tensor):
+            return
+        if mask is None and not msg["is_observed"]:
+            self._tell(msg["name"], "value", _bad(value))
+        log_prob = scale_and_mask(msg["fn"].log_prob(value), mask=mask)
+        self._tell(msg["name"], "log density", _bad(torch.as_tensor(log_prob)))
+
+    def _tell(self, site: str, what: str, bad: str | None) -> None:
+        if bad is not None:
+            raise _NonFiniteError(f"site {site} of the {self.owner} has a {what} that is {bad}")
+
+
 def _bad(tensor: Tensor) -> str | None:
-    """``nan`` or ``inf`` with its share of the elements, or None."""
+    """``nan`` or ``infinite`` with the number of elements, or None."""
     for name, found in (("nan", tensor.isnan()), ("infinite", tensor.isinf())):
         if count := int(found.sum()):
             return f"{name} in {count} of {tensor.numel()} elements"

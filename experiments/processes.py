@@ -11,15 +11,21 @@ import torch
 from lightning.fabric import Fabric
 
 
-def launch(device: str = "auto", precision: Any = "32-true") -> Fabric:
+def launch(device: str = "auto", precision: Any = None) -> Fabric:
     """This process on its device, among those that ``torchrun`` or ``fabric run`` started.
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        precision: as for Fabric; ``bf16-mixed``, for instance.
+        precision: ``32-true``, the default, or ``bf16-mixed``.
+
+    Raises:
+        ValueError: for another precision, of those that Fabric knows: samples and densities need
+            float32, and float16 a loss that is scaled.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(
         accelerator=device,
         strategy="ddp" if processes > 1 else "auto",
@@ -29,6 +35,9 @@ def launch(device: str = "auto", precision: Any = "32-true") -> Fabric:
     )
     if "LT_CLI_USED" not in os.environ:  # `fabric run` has launched it
         fabric.launch()
+    found = fabric.strategy.precision.precision
+    if found not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"Expected precision '32-true' or 'bf16-mixed', but got {found!r}")
     atexit.register(_leave)
     return fabric
 

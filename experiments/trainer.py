@@ -6,14 +6,15 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 from lightning.fabric import Fabric
+from pyro import poutine
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 from tqdm import tqdm
@@ -27,37 +28,7 @@ from experiments.processes import (
     set_rng_state,
 )
 from experiments.run import atomic_write, check_same_settings, write_csv
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of a fit by Adam.
-
-    Attributes:
-        epochs: passes over the training data.
-        batch_size: data of a step, over all processes.
-        learning_rate: of the first step.
-        final_fraction: the learning rate of the last step as a fraction of the first one's; in
-            between it falls exponentially.
-        annealing_epochs: the weight of the latent variables' terms (the KL divergence of guide and
-            prior) grows linearly to 1 over so many epochs.
-        clip_norm: largest norm of the gradient.
-        patience: stop after so many epochs without a better validation ELBO, and return to the
-            best parameters; by default all epochs, and the last parameters.
-        evaluate_every: epochs between rows of ``metrics.csv``, each with a validation ELBO and a
-            checkpoint.
-        seed: of the order of the data and of the samples.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float = 1e-3
-    final_fraction: float = 1.0
-    annealing_epochs: int = 0
-    clip_norm: float = math.inf
-    patience: int | None = None
-    evaluate_every: int = 1
-    seed: int = 0
+from experiments.trainer_settings import Training
 
 
 class Trainer:
@@ -66,7 +37,8 @@ class Trainer:
     What is trained are the parameters of ``model`` and ``guide`` as modules. Both are called with
     the tensors of a batch and have a ``pyro.plate`` of its size; the loss of a step is the mean
     over the batch. Several processes take shares of the batches that a single one would have, and
-    the mean of their gradients.
+    the mean of their gradients; each loss has to use all parameters. (Where ``batch_size`` does
+    not divide the data, the last batches of an epoch differ a little.)
 
     ``folder`` gets ``metrics.csv`` and ``checkpoint.pt``, from which a fit that was stopped goes
     on to the numbers of an unbroken one.
@@ -83,8 +55,7 @@ class Trainer:
         progress: show a bar.
 
     Raises:
-        ValueError: for a batch that cannot be shared evenly, for an unfinished fit in ``folder``
-            where ``resume`` is false, and for one with other settings where it is true.
+        ValueError: for a batch that cannot be shared evenly.
     """
 
     def __init__(
@@ -115,26 +86,31 @@ class Trainer:
         }
         self.path = folder / "checkpoint.pt"
         self.progress = progress and fabric.is_global_zero
-        self._checkpoint = self._stored(resume)
+        self.resume = resume
         self._epoch = self._step = 0
         self._rows: list[dict[str, Any]] = []
         self._best: dict[str, Any] = {"elbo": -math.inf, "epoch": 0}
 
     def fit(self, data: TensorDataset, validation: TensorDataset) -> list[dict[str, Any]]:
-        """Train, from the checkpoint on if there is one.
-
-        Args:
-            data: to train on.
-            validation: to evaluate on.
-
-        Returns:
-            The rows of ``metrics.csv``.
+        """Train on ``data``, from the checkpoint on if there is one; the rows of ``metrics.csv``.
 
         Raises:
             FloatingPointError: when a loss or a gradient is not finite, with the step, the site or
                 parameter and the last checkpoint, which stays as it is.
+            ValueError: for an unfinished fit in ``folder`` where ``resume`` is false, for one with
+                other settings where it is true, for no data, and for parameters in Pyro's store
+                that are not those of ``model`` and ``guide`` as modules.
         """
+        for name, dataset in (("data", data), ("validation", validation)):
+            if len(dataset) == 0:
+                raise ValueError(f"Expected {name} with at least one element, but got none")
+        self.settings |= {"data": len(data), "validation": len(validation)}
+        with pyro.get_param_store().scope():  # an empty one, without those of an earlier fit
+            return self._fit(data, validation)
+
+    def _fit(self, data: TensorDataset, validation: TensorDataset) -> list[dict[str, Any]]:
         training, fabric = self.training, self.fabric
+        checkpoint = self._stored()
         sampler: DistributedSampler = DistributedSampler(
             data, fabric.world_size, fabric.global_rank, seed=training.seed
         )
@@ -143,22 +119,26 @@ class Trainer:
         held_out = self._batches(validation, share)
         steps = training.epochs * len(batches)
         self._set_up(steps)
-        if self._checkpoint is None:
+        self._check_parameters(held_out)
+        if checkpoint is None:
             self._keep(held_out, {})
+        else:
+            self._restore(checkpoint)
         with tqdm(
             total=steps, initial=self._step, desc=self.folder.name, disable=not self.progress
         ) as bar:
             while not self._finished():
                 sampler.set_epoch(self._epoch)
-                began, elbos = time.perf_counter(), []
+                began, total, count = time.perf_counter(), torch.zeros(()), 0
                 for batch in batches:
                     weight = (self._step + 1) / max(1, training.annealing_epochs * len(batches))
-                    elbos.append(self._update(batch, min(1.0, weight)))
+                    total = total + len(batch[0]) * self._update(batch, min(1.0, weight)).cpu()
+                    count += len(batch[0])
                     bar.update()
                 self._epoch += 1
                 if self._epoch % training.evaluate_every == 0 or self._epoch == training.epochs:
                     figures = {
-                        "train_elbo": mean_over_processes(fabric, sum(elbos), len(elbos)),
+                        "train_elbo": mean_over_processes(fabric, total, count),
                         "learning_rate": self._scheduler.get_last_lr()[0],
                         "data_per_second": len(data) / (time.perf_counter() - began),
                     }
@@ -175,7 +155,7 @@ class Trainer:
         return DataLoader(data, batch_size=None, sampler=BatchSampler(order, size, False))
 
     def _set_up(self, steps: int) -> None:
-        """The modules on their devices, the optimizer, and the state of the checkpoint."""
+        """The modules on their devices and the optimizer."""
         objective = self.elbo(self.model, self.guide)
         adam = torch.optim.Adam(objective.parameters(), lr=self.training.learning_rate)
         self._objective, self._optimizer = self.fabric.setup(objective, adam)
@@ -183,8 +163,21 @@ class Trainer:
             adam, lambda step: self.training.final_fraction ** (step / steps)
         )
         pyro.set_rng_seed(self.training.seed * self.fabric.world_size + self.fabric.global_rank)
-        if (stored := self._checkpoint) is None:
-            return
+
+    def _check_parameters(self, held_out: DataLoader) -> None:
+        """Evaluate for the first time, which also lets the objective guess its plates."""
+        with poutine.trace(param_only=True) as capture:
+            self._validation_elbo([next(iter(held_out))])
+        trained = {id(parameter) for parameter in self._objective.parameters()}
+        sites: Any = capture.trace.nodes.items()
+        foreign = [name for name, x in sites if id(x["value"].unconstrained()) not in trained]
+        if foreign:
+            raise ValueError(
+                "Expected parameters of model and guide as modules (a method of a module is none),"
+                f" but got {', '.join(foreign)} besides, which would not be trained"
+            )
+
+    def _restore(self, stored: dict[str, Any]) -> None:
         self._epoch, self._step = stored["epoch"], stored["step"]
         self._rows, self._best = stored["rows"], stored["best"]
         self._objective.load_state_dict(stored["parameters"])
@@ -197,37 +190,37 @@ class Trainer:
 
     def _update(self, batch: list[Tensor], weight: float) -> Tensor:
         """One step; the ELBO of a datum, its latent terms weighted, as it was before the step."""
-        batch, rng = self.fabric.to_device(batch), get_rng_state(self.fabric)
-        try:
-            with Annealing(weight):
-                loss = self._objective(*batch) / len(batch[0])
-        except (ValueError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
-            self._raise_if_nonfinite(batch, rng)  # parameters that Pyro's validation refuses
-            raise
-        if not bool(loss.isfinite()):
-            self._raise_if_nonfinite(batch, rng)
-            raise self._stopped(f"the loss is {loss.item()}")
+        batch = self.fabric.to_device(batch)
+        with self._naming_sites(batch), Annealing(weight):
+            loss = self._objective(*batch) / len(batch[0])
+            if not bool(loss.isfinite()):
+                raise self._stopped(f"the loss is {loss.item()}")
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
-        norm: Any = self.fabric.clip_gradients(
-            self._objective,
-            self._optimizer,
-            max_norm=self.training.clip_norm,
-            error_if_nonfinite=False,
-        )
-        if not bool(norm.isfinite()):
-            cause = nonfinite_gradient(self._objective.module)
-            raise self._stopped(cause or f"the gradient's norm is {norm}")
+        try:
+            self.fabric.clip_gradients(
+                self._objective, self._optimizer, max_norm=self.training.clip_norm
+            )
+        except RuntimeError as error:  # not finite; the gradients are as they were
+            raise self._stopped(nonfinite_gradient(self._objective.module) or str(error)) from None
         self._optimizer.step()
         self._scheduler.step()
         self._step += 1
         return -loss.detach()
 
-    def _raise_if_nonfinite(self, batch: list[Tensor], rng: dict[str, Any]) -> None:
-        """Raise the error that names the site, if the same draws show one."""
-        set_rng_state(self.fabric, rng)
-        if site := nonfinite_site(self.elbo, self.model, self.guide, *batch):
-            raise self._stopped(site)
+    @contextmanager
+    def _naming_sites(self, batch: list[Tensor]) -> Iterator[None]:
+        """Name the site at which the same draws show a number that is not finite, if one does."""
+        before = get_rng_state(self.fabric)
+        try:
+            yield
+        except (ValueError, RuntimeError, FloatingPointError):  # of validation, samplers, or ours
+            set_rng_state(self.fabric, before)
+            with self.fabric.autocast():
+                site = nonfinite_site(self.elbo, self.model, self.guide, *batch)
+            if site is None:
+                raise
+            raise self._stopped(site) from None
 
     def _stopped(self, cause: str) -> FloatingPointError:
         kept = "there is no checkpoint yet"
@@ -238,26 +231,29 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _validation_elbo(self, batches: DataLoader) -> float:
+    def _validation_elbo(self, batches: Iterable[list[Tensor]]) -> float:
         """The ELBO of a datum, with the same random numbers each time."""
         before = get_rng_state(self.fabric)
         pyro.set_rng_seed(self.fabric.global_rank)
+        modes = {module: module.training for module in self._objective.modules()}
         self._objective.eval()
-        total = 0.0
+        total, count = 0.0, 0
         for batch in batches:
-            batch, rng = self.fabric.to_device(batch), get_rng_state(self.fabric)
-            loss = self.elbo.loss(self.model, self.guide, *batch)
-            if not math.isfinite(loss):
-                self._raise_if_nonfinite(batch, rng)
-                raise self._stopped(f"the validation loss is {loss}")
-            total -= loss
-        self._objective.train()
+            batch = self.fabric.to_device(batch)
+            with self._naming_sites(batch), self.fabric.autocast():
+                loss = self.elbo.loss(self.model, self.guide, *batch)
+                if not math.isfinite(loss):
+                    raise self._stopped(f"the validation loss is {loss}")
+            total, count = total - loss, count + len(batch[0])
+        for module, mode in modes.items():
+            module.training = mode
         set_rng_state(self.fabric, before)
-        return mean_over_processes(self.fabric, total, sum(len(batch[0]) for batch in batches))
+        return mean_over_processes(self.fabric, total, count)
 
     def _finished(self) -> bool:
         patience = self.training.patience
-        stalled = patience is not None and self._epoch - self._best["epoch"] >= patience
+        best = max(self._best["epoch"], self.training.annealing_epochs)
+        stalled = patience is not None and self._rows[-1]["epoch"] - best >= patience
         return stalled or self._epoch >= self.training.epochs
 
     def _keep(self, held_out: DataLoader, figures: dict[str, Any]) -> float:
@@ -286,16 +282,16 @@ class Trainer:
         }
         if self.fabric.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
+            write_csv(self.folder / "metrics.csv", self._rows)  # a resumed fit writes it again
             atomic_write(self.path, lambda file: torch.save(checkpoint, file))
-            write_csv(self.folder / "metrics.csv", self._rows)
         return elbo
 
-    def _stored(self, resume: bool) -> dict[str, Any] | None:
+    def _stored(self) -> dict[str, Any] | None:
         """The checkpoint to go on from."""
         if not self.path.exists():
             return None
         stored = torch.load(self.path, map_location="cpu", weights_only=False)
-        if resume:
+        if self.resume:
             check_same_settings(self.path, stored["settings"], self.settings)
             return stored
         if not stored["finished"]:

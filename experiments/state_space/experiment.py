@@ -19,7 +19,7 @@ from experiments.state_space import figures, fits, smoother
 from experiments.state_space.model import datasets
 from experiments.sweep import Diverged, sweep
 from experiments.timing import medians
-from experiments.trainer import Training
+from experiments.trainer_settings import Training
 
 Result = dict[str, Any] | Diverged
 TIMES = (4, 5, 6)
@@ -140,8 +140,17 @@ class StateSpace:
             for candidate in fits.CANDIDATES
         }
         if together:
-            return {name: fits.fit(**job) for name, job in jobs.items()}
+            return {name: self._shared(run, name, job) for name, job in jobs.items()}
         return sweep(run, fits.fit, jobs, scheduler=self.scheduler)
+
+    def _shared(self, run: Run, name: str, job: dict[str, Any]) -> Result:
+        """The result of a fit of all processes, kept by the first of them."""
+        result = run.load(name)
+        if result is None:
+            result = fits.fit(**job)
+            if os.environ["RANK"] == "0":
+                run.save(name, result)
+        return result
 
     def _evidence(self, observations: Tensor) -> dict[str, float]:
         """The mean log p(x) of the sequences, by four filters."""
@@ -162,10 +171,10 @@ class StateSpace:
         torch.manual_seed(self.seed)
         guides = {}
         for candidate in fits.CANDIDATES[:2]:
-            first = found[candidate.name][0]
-            if isinstance(first, Diverged):
-                raise FloatingPointError(first.message)
-            guide = fits.trained(candidate, first["parameters"])
+            good = [each for each in found[candidate.name] if not isinstance(each, Diverged)]
+            if not good:
+                continue
+            guide = fits.trained(candidate, good[0]["parameters"])
             states, _ = guide.sample(test[chosen : chosen + 1], 20_000)
             guides[f"K = {candidate.num_components}"] = states[:, 0]
         figures.plot_marginals(

@@ -17,7 +17,8 @@ from experiments.processes import launch
 from experiments.state_space.bounds import lower_bounds
 from experiments.state_space.guide import MixtureGuide
 from experiments.state_space.model import datasets, model
-from experiments.trainer import Trainer, Training
+from experiments.trainer import Trainer
+from experiments.trainer_settings import Training
 from pyro_mixtures.infer import BaselinedTrace_ELBO
 
 VALIDATION_DRAWS = 10

@@ -14,7 +14,6 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoContinuous
-from pyro.poutine.util import site_is_subsample
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.func import functional_call
@@ -206,17 +205,26 @@ def _check_vectorizable(elbo, guide) -> None:
 
 @torch.no_grad()
 def _check_allows_draws_in_front(elbo, model, guide, args, kwargs) -> None:
-    """Raise a ``ValueError`` where draws would mix; Pyro lets dimensions before its own pass."""
+    """Raise a ``ValueError`` where shapes tell that draws would mix, or share a subsample."""
     before = get_rng_state()
-    for traces in elbo._get_traces(model, guide, args, kwargs):
-        for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
-            if "log_prob" not in site or site_is_subsample(site):
-                continue
-            shape = tuple(site["log_prob"].shape)
-            if len(shape) != elbo.max_plate_nesting or shape[0] != elbo.num_particles:
-                raise ValueError(
-                    "Expected vectorize_draws = False for a model or guide that does not allow"
-                    f" vectorize_particles, but at site {name!r} {elbo.num_particles} draws gave"
-                    f" log_prob the shape {shape}"
-                )
+    traces = [trace for pair in elbo._get_traces(model, guide, args, kwargs) for trace in pair]
     set_rng_state(before)
+    sites = [item for trace in traces for item in trace.nodes.items() if "log_prob" in item[1]]
+    for name, site in sites:
+        subsampled = [
+            frame.name
+            for frame in site["cond_indep_stack"]
+            if frame.full_size not in (None, frame.size)
+        ]
+        if subsampled:
+            raise ValueError(
+                "Expected vectorize_draws = False for a model or guide that subsamples, but got"
+                f" the plate {subsampled[0]!r}"
+            )
+        shape = tuple(site["log_prob"].shape)
+        if len(shape) != elbo.max_plate_nesting or shape[0] != elbo.num_particles:
+            raise ValueError(
+                "Expected vectorize_draws = False for a model or guide that does not allow"
+                f" vectorize_particles, but at site {name!r} {elbo.num_particles} draws gave"
+                f" log_prob the shape {shape}"
+            )

@@ -193,6 +193,19 @@ def test_models_that_would_mix_the_draws_are_refused():
         measure(mixing, vectorize_draws=True)
 
 
+def test_draws_do_not_share_a_subsample():
+    data = torch.randn(6)
+
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 6, subsample_size=3) as index:
+            pyro.sample("y", dist.Normal(x, 1.0), obs=data[index])
+
+    guide = AutoDiagonalNormal(model)
+    with pytest.raises(ValueError, match="that subsamples, but got the plate 'rows'"):
+        elbo_gradient_variance(Trace_ELBO(), model, guide, num_draws=4, vectorize_draws=True)
+
+
 def test_mistakes_with_guides_are_told():
     guide = AutoDiagonalNormal(one_dimensional)
     measure = partial(elbo_gradient_variance, Trace_ELBO(), one_dimensional)

@@ -17,7 +17,8 @@ from pyro.infer import Trace_ELBO
 from torch.utils.data import TensorDataset
 
 from experiments.processes import launch
-from experiments.trainer import Trainer, Training
+from experiments.trainer import Trainer
+from experiments.trainer_settings import Training
 from pyro_mixtures import MixtureOfDiagNormals
 from pyro_mixtures.infer import BaselinedTrace_ELBO
 

@@ -98,11 +98,21 @@ def test_fits_that_diverged_are_counted(tmp_path, monkeypatch):
     def diverged(run, function, jobs, *, scheduler):
         return dict.fromkeys(jobs, Diverged(message))
 
-    monkeypatch.setattr(experiment, "sweep", diverged)
-    with pytest.raises(FloatingPointError, match="2-clustered-0 stopped at step 3"):
-        quick(tmp_path, None).run()  # without any guide there is no figure
-    table = (tmp_path / "state_space-quick" / "table.md").read_text()
-    assert "| K = 1 | 0, 2 | nan ± nan |" in table
+    chosen = {}
+
+    def some_diverged(run, function, jobs, *, scheduler):
+        chosen.update({name: jobs[name] for name in ("1-pathwise-1", "2-clustered-1")})
+        return diverged(run, function, jobs, scheduler=scheduler) | {
+            name: function(**job) for name, job in chosen.items()
+        }
+
+    monkeypatch.setattr(experiment, "sweep", some_diverged)
+    quick(tmp_path, None).run()
+    folder = tmp_path / "state_space-quick"
+    table = (folder / "table.md").read_text()
+    assert "| K = 1 | 1, 1 |" in table
+    assert "| K = 2, score | 0, 2 | nan ± nan |" in table
+    assert FILES <= {path.name for path in folder.iterdir()}
 
 
 def test_table():
