@@ -102,8 +102,8 @@ class Trainer:
                 that are not those of ``model`` and ``guide`` as modules.
         """
         for name, dataset in (("data", data), ("validation", validation)):
-            if len(dataset) == 0:
-                raise ValueError(f"Expected {name} with at least one element, but got none")
+            if len(dataset) < self.fabric.world_size:
+                raise ValueError(f"Expected {name} for each process, but got {len(dataset)}")
         self.settings |= {"data": len(data), "validation": len(validation)}
         with pyro.get_param_store().scope():  # an empty one, without those of an earlier fit
             return self._fit(data, validation)

@@ -341,7 +341,7 @@ def test_bad_settings(settings, told):
 
 
 def test_no_data(tmp_path):
-    with pytest.raises(ValueError, match="Expected validation with at least one element"):
+    with pytest.raises(ValueError, match="Expected validation for each process, but got 0"):
         trainer(tmp_path).fit(DATA, torch.utils.data.TensorDataset(torch.zeros(0, 1)))
 
 
