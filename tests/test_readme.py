@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pyro
 import pytest
 
@@ -39,6 +40,20 @@ def test_any_family_has_gradients():
     names = run(EXAMPLES[2])
     assert names["weights"].grad.abs().min() > 0
     assert names["shapes"].grad.abs().min() > 0
+
+
+def test_a_fit_is_looked_at(monkeypatch):
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(plt, "show", lambda: plt.gcf().canvas.draw())
+    names = run(EXAMPLES[3])
+    plt.close("all")
+    assert names["found"].khat < names["found"].threshold
+    assert names["nearer"].shape == (500, 2)
+
+
+@pytest.mark.parametrize("index", range(4, len(EXAMPLES)))
+def test_the_other_examples_run(index):
+    assert len(run(EXAMPLES[index])["loss"]) == 100
 
 
 def test_a_family_of_your_own():
