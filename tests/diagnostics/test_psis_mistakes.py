@@ -15,14 +15,6 @@ from pyro_mixtures.diagnostics import psis
 each_way = pytest.mark.parametrize("vectorize", [False, True])
 
 
-@pytest.fixture(autouse=True)
-def _no_parameters():
-    """Of other tests in these, nor of these in others."""
-    pyro.clear_param_store()
-    yield
-    pyro.clear_param_store()
-
-
 def normal_model():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(2.0))

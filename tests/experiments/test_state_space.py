@@ -37,7 +37,6 @@ def results(folder):
     ]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_quick_run_that_was_stopped_comes_to_the_same_numbers(tmp_path, cluster, monkeypatch):
     quick(tmp_path / "whole", cluster).run()
     folder = tmp_path / "whole" / "state_space-quick"

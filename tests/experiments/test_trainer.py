@@ -5,9 +5,11 @@ import dataclasses
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -21,6 +23,8 @@ from experiments.annealing import Annealing
 from experiments.nonfinite import nonfinite_site
 from experiments.processes import launch
 from tests.experiments.amortized import DATA, TRAINING, VALIDATION, Guide, model, trainer
+
+ROOT = Path(__file__).parents[2]
 
 
 class Stopped(Exception):
@@ -111,6 +115,31 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         assert ours["step"] == theirs["step"]
         assert ours["validation_elbo"] == pytest.approx(theirs["validation_elbo"], rel=1e-5)
     assert done.stdout.count("'step': 30,") == 2  # told by both, in one line or two
+
+
+def test_fabric_run_starts_processes_too(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "lightning.fabric.cli", "--accelerator", "cpu"]  # fabric run
+    command += ["--devices", "2", "--main-port", port]
+    command += ["tests/experiments/amortized.py", str(tmp_path), "point"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    stored = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert stored["settings"]["processes"] == 2
+    assert stored["settings"]["precision"] == "32-true"
+
+
+def test_the_bar_tells_both_elbos(tmp_path, capsys):
+    fitted = trainer(tmp_path)
+    fitted.progress = True
+    row = fitted.fit(DATA, VALIDATION)[-1]
+    told = capsys.readouterr().err
+    assert "30/30" in told
+    assert f"train={row['train_elbo']:.3g}"[:10] in told
+    assert f"validation={row['validation_elbo']:.3g}"[:15] in told
 
 
 def test_two_processes_go_on_where_they_were_killed(tmp_path):
