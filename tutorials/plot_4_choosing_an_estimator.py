@@ -302,7 +302,7 @@ for name, measured in by_objective.items():
 #   smooth: ``weight_gradient="pathwise"``, the more so the higher the dimension. It needs no
 #   special objective.
 # - Components are known to be far apart (six and more), or scales differ in many dimensions:
-#   ``weight_gradient="score"`` (hybrid), with ``BaselinedTrace_ELBO``.
+#   ``weight_gradient="hybrid"`` (hybrid), with ``BaselinedTrace_ELBO``.
 # - K evaluations of the model are affordable: ``MarginalizedMixture_ELBO``.
 # - Gumbel-softmax: only where its bias does no harm.
 #

@@ -190,7 +190,7 @@ def log_logistics():
     scale = pyro.param("scale", torch.tensor([0.5, 2.0]), constraint=constraints.positive)
     shape = pyro.param("shape", torch.tensor([3.0, 3.0]), constraint=constraints.positive)
     components = LogLogistic(scale, shape)
-    return MixtureSameFamily(Categorical(logits=logits), components, weight_gradient="score")
+    return MixtureSameFamily(Categorical(logits=logits), components, weight_gradient="hybrid")
 
 
 logistic_q, logistic_elbo = fit(decay, "r", log_logistics)

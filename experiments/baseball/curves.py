@@ -67,7 +67,7 @@ class Fits:
             self.locs,
             softplus(self.raw_scale),
             self.logits,
-            weight_gradient="score" if plain else self.estimator,
+            weight_gradient="hybrid" if plain else self.estimator,
         )
 
     def loss(self) -> Tensor:

@@ -30,6 +30,8 @@ from pyro_mixtures.distributions.shared_covariance import (
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormalsSharedCovariance,
 )
+from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
+from pyro_mixtures.velocity.score_use import UnusedScoreWarning
 
 __all__ = [
     "AVFElliptical",
@@ -53,5 +55,7 @@ __all__ = [
     "RelaxedBernoulliStraightThrough",
     "RelaxedCategorical",
     "RelaxedCategoricalStraightThrough",
+    "TransformedDistribution",
+    "UnusedScoreWarning",
     "kl_bounds",
 ]

@@ -52,7 +52,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         control_var: c, in units of the hub's scale and logarithms of it, shape ``(*B, 2, K, D)``.
         transport: ``"displacement"``, the only one with a hub to choose.
-        weight_gradient: as for the base class; with ``"score"`` nothing is left to learn.
+        weight_gradient: as for the base class; with ``"hybrid"`` nothing is left to learn.
         validate_args: as for the base class.
 
     Raises:
@@ -98,7 +98,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         component_logits: Tensor,
         control_var: Tensor,
         transport: str = "displacement",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "coord_scale": coord_scale, "control_var": control_var}
@@ -138,6 +138,10 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         return *gradients, *map(torch.zeros_like, control_var)
 
     @property
+    def _field_parameters(self):
+        return (self.control_var,)
+
+    @property
     def _vjp(self):
         """The gradients of ``rsample``; ``control_var`` gets its own if it may want one."""
         if needs_gradient(self._core.control_var):
@@ -145,7 +149,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         return super()._vjp
 
     @classmethod
-    def _learning_vjp(cls, transport, known, count, z, grad, logits, *tensors):
+    def _learning_vjp(cls, transport, known, z, grad, logits, *components, **groups):
         learned: list[Tensor] = []
 
         def learning(z, grad, log_prob, within, locs, scales, control_var, *, precision):
@@ -159,5 +163,5 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
             return contributions
 
         chosen = None if transport is None else learning
-        *others, zero = super()._vjp(chosen, known, count, z, grad, logits, *tensors)
+        *others, zero = super()._vjp(chosen, known, z, grad, logits, *components, **groups)
         return *others, learned[0].to(zero.dtype) if learned else zero

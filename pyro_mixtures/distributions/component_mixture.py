@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Transform
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.weights import draw_index, within_group
+from pyro_mixtures.distributions.sample_record import recall, remember
+from pyro_mixtures.distributions.weights import draw_index, surely_all, within_group
 from pyro_mixtures.families.registry import common_coordinates, factors, moved, tails
 from pyro_mixtures.families.support import check_exchange, check_supports
 from pyro_mixtures.velocity.chunks import map_chunks
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double, largest
+from pyro_mixtures.velocity.score_use import chosen
 from pyro_mixtures.velocity.telescoping import Factors, exchange
 
 
@@ -62,11 +64,9 @@ class ComponentMixture(MixtureDistribution):
     def _check(self) -> None:
         """Raise errors for what would otherwise show in the first sample or be wrong."""
         if self.num_components > 1:
-            if self.weight_gradient != "score":
+            if self.weight_gradient != "hybrid":
                 check_exchange(*self._components)
             check_supports(*self._components)
-        if self.weight_gradient == "clustered":
-            self._component_distances()
 
     def _validated(self, value: Tensor) -> Tensor:
         if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
@@ -113,12 +113,23 @@ class ComponentMixture(MixtureDistribution):
         batch = self.batch_shape + self.event_shape
         count = value.shape[: value.dim() - len(batch)].numel()
         rows = value.reshape(count, batch.numel())
+        has_score = self._has_score
 
-        def point(rows: Tensor) -> Tensor:
-            return self._moved(rows.reshape(len(rows), *batch)).reshape(rows.shape)
+        def points(rows: Tensor) -> tuple[Tensor, ...]:
+            z = rows.reshape(len(rows), *batch)
+            return tuple(each.reshape(rows.shape) for each in self._moved(z, has_score))
 
         size = self.num_components * batch.numel()
-        return pathwise(value, _pass_on, map_chunks(point, (rows,), size).reshape(value.shape))
+        moved, *alone = map_chunks(points, (rows,), size)
+        receipt = None
+        if has_score:
+            moved, receipt = chosen(moved, *alone)
+        sample = pathwise(value, _pass_on, moved.reshape(value.shape))
+        remember(self, sample, receipt)
+        return sample
+
+    def _receipt(self, value: Tensor) -> Tensor | None:
+        return recall(self, value)
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, *B, K)``."""
@@ -139,15 +150,17 @@ class ComponentMixture(MixtureDistribution):
         joint = self.component_log_prob(value) + self.log_weights
         return joint.logsumexp(-1), joint.softmax(-1)
 
-    def _moved(self, z: Tensor) -> Tensor:
-        """Samples ``(S, *B, *E)`` as functions of all parameters, of about the same values."""
+    def _moved(self, z: Tensor, has_score: bool) -> tuple[Tensor, ...]:
+        """Samples ``(S, *B, *E)`` as functions of all parameters, of about the same values.
+
+        One that carries the whole gradient, or, if there is a score term, one to go with that and
+        one to go without.
+        """
         (z,) = at_least_single(z)
         log_weights = self.log_weights.to(z.dtype)
-        has_transport = (
-            self.weight_gradient != "score"
-            and self.num_components > 1
-            and needs_gradient(log_weights)
-        )
+        has_transport = self.num_components > 1 and needs_gradient(log_weights)
+        error = self._missing_exchange() if has_transport else None
+        has_transport = has_transport and error is None
         exchanges = has_transport and self.transport == "telescoping"
         with torch.no_grad():
             shared = common_coordinates(*self._components) if exchanges else None
@@ -160,19 +173,36 @@ class ComponentMixture(MixtureDistribution):
             log_prob = joint.logsumexp(-1, keepdim=True)  # (S, *B, 1)
             responsibilities = (joint - log_prob).exp()  # (S, *B, K)
         point = self._average(z, points, responsibilities)
+        # no current of a component without weight overflows
+        log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
+
+        def shifted(*groups: Tensor) -> Tensor:
+            with torch.no_grad():
+                within = within_group(log_weights, *groups)  # (*B, K or 1, K)
+                if own and marginals:
+                    currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
+                else:
+                    currents = self._displacement(z, log_prob, within)
+            shift = _weight_changes(log_weights, within) @ currents  # (S, *B, 1, D)
+            return point + self._mapped(shared, z, shift)
+
+        if error is not None:
+            return point, _refused(point, log_weights, error)
         if not has_transport:
-            return point
-        with torch.no_grad():
-            # no current of a component without weight overflows
-            log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
-            groups = (self._same_group,) if self.weight_gradient == "clustered" else ()
-            within = within_group(log_weights, *groups)  # (*B, K or 1, K)
-            if own and marginals:
-                currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
-            else:
-                currents = self._displacement(z, log_prob, within)
-        shift = _weight_changes(log_weights, within) @ currents  # (S, *B, 1, D)
-        return point + self._mapped(shared, z, shift)
+            return (point,)
+        if not has_score:
+            return (shifted(),)
+        beside = point if self.weight_gradient == "hybrid" else shifted(self._same_group)
+        return beside, shifted()
+
+    def _missing_exchange(self) -> NotImplementedError | None:
+        """Why the components have no transport, of which only ``"hybrid"`` allows."""
+        if self.weight_gradient == "hybrid":
+            try:
+                check_exchange(*self._components)
+            except NotImplementedError as error:
+                return error
+        return None
 
     def _displacement(self, z: Tensor, log_prob: Tensor, within: Tensor) -> Tensor:
         """Currents ``(S, *B, K, D)`` of :func:`location_scale_displacement`."""
@@ -203,8 +233,14 @@ class ComponentMixture(MixtureDistribution):
         return change.reshape(z.shape)
 
     def _component_distances(self) -> Tensor:
-        """Of Normals with the same means and standard deviations."""
-        mean, stddev = self._each(_location_and_spread)
+        """Of Normals with the same means and standard deviations; without these, all are near."""
+        try:
+            mean, stddev = self._each(_location_and_spread)
+        except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and "vmap" not in str(error):
+                raise
+            shape = self.batch_shape + (self.num_components,) * 2
+            return self.component_logits.new_zeros(shape)
         first = len(mean.shape) - len(self.event_shape)
         mean, stddev = (x.unsqueeze(-1).flatten(first) for x in double(mean, stddev))
         return bhattacharyya_diag_normal(mean, stddev)
@@ -215,6 +251,19 @@ def _weight_changes(log_weights: Tensor, within: Tensor) -> Tensor:
     change = log_weights.masked_fill(log_weights == -math.inf, 0).unsqueeze(-1)
     change = change - change.detach()  # (*B, K, 1)
     return (change - within @ change).mT * log_weights.exp().detach().unsqueeze(-2)
+
+
+def _refused(point: Tensor, log_weights: Tensor, error: NotImplementedError) -> Tensor:
+    """A point that cannot move with the weights, for a loss that does not use the score term."""
+
+    def refuse(*_: Tensor) -> tuple[Tensor]:
+        raise NotImplementedError(
+            "The loss does not use the score term of a mixture with weight_gradient='hybrid', and"
+            f" its components have no transport. {error}"
+        ) from error
+
+    zero = pathwise(point.new_zeros(()), refuse, log_weights)
+    return point + zero
 
 
 def _pass_on(z: Tensor, grad: Tensor, moved: Tensor) -> tuple[Tensor]:
@@ -240,14 +289,10 @@ def _location_and_spread(component: Any) -> tuple[Tensor, Tensor]:
         return _location_and_spread(component.base_dist)
     try:
         mean, stddev = component.mean, component.stddev
-        if bool((mean + stddev).isfinite().all()):
+        if surely_all((mean + stddev).isfinite()):
             return mean, stddev
         if hasattr(component, "scale_tril"):
             return component.loc, torch.linalg.vector_norm(component.scale_tril, dim=-1)
         return component.loc, component.scale
-    except (AttributeError, NotImplementedError):
-        raise NotImplementedError(
-            "weight_gradient='clustered' compares the components by their means and standard"
-            f" deviations, which those of {type(component).__name__} do not all have: use"
-            " 'pathwise' or 'score'"
-        ) from None
+    except AttributeError:
+        raise NotImplementedError from None

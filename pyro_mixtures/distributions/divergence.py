@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
-from torch.distributions.kl import register_kl
 
 from pyro_mixtures.distributions.bounds import mixture_kl_bounds
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
@@ -15,8 +14,9 @@ def kl_bounds(p: Distribution, q: Distribution) -> tuple[Tensor, Tensor]:
 
     The formulas are at :func:`~pyro_mixtures.distributions.bounds.mixture_kl_bounds`. Both bounds
     are differentiable in all parameters, the lower one where it is above zero.
-    ``torch.distributions.kl_divergence`` returns the **upper** bound, so that what subtracts it,
-    as ``TraceMeanField_ELBO`` does, is still a lower bound of the log evidence.
+    ``torch.distributions.kl_divergence`` knows neither: it is for what is exact, and
+    ``TraceMeanField_ELBO``, which asks it, samples the divergence instead. What subtracts the
+    upper bound from a log likelihood is still a lower bound of the log evidence.
 
     Args:
         p: a mixture of Normals, ``Normal(...).to_event(1)`` or a ``MultivariateNormal``.
@@ -39,15 +39,13 @@ def kl_bounds(p: Distribution, q: Distribution) -> tuple[Tensor, Tensor]:
 
     Example:
         >>> import torch
-        >>> from torch.distributions import MultivariateNormal, kl_divergence
+        >>> from torch.distributions import MultivariateNormal
         >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
         >>> locs = torch.tensor([[-6.0, 0.0], [6.0, 0.0]])
         >>> p = MixtureOfDiagNormals(locs, torch.ones(2, 2), torch.zeros(2))
         >>> q = MultivariateNormal(torch.zeros(2), torch.eye(2))
         >>> kl_bounds(p, q)  # both are 18 - log 2 to these digits
         (tensor(17.3069), tensor(17.3069))
-        >>> kl_divergence(p, q)  # the upper one
-        tensor(17.3069)
     """
     if p.event_shape != q.event_shape:
         raise ValueError(
@@ -75,12 +73,3 @@ def _as_normals(distribution: Distribution) -> tuple[Tensor, Tensor, Tensor]:
             f" Normal(...).to_event(1) and MultivariateNormal, but not for {distribution}"
         )
     return loc.new_zeros(loc.shape[:-1] + (1,)), loc.unsqueeze(-2), scale
-
-
-@register_kl(NormalMixture, NormalMixture)
-@register_kl(NormalMixture, Independent)
-@register_kl(NormalMixture, MultivariateNormal)
-@register_kl(Independent, NormalMixture)
-@register_kl(MultivariateNormal, NormalMixture)
-def _kl_upper_bound(p: Distribution, q: Distribution) -> Tensor:
-    return kl_bounds(p, q)[1]

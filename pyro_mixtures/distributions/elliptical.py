@@ -12,6 +12,7 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
+from pyro_mixtures.distributions.pyro_context import is_expectation
 from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double
@@ -91,10 +92,12 @@ class EllipticalDistribution(ParametricDistribution):
         For the sample just drawn the density is that of its :math:`\varepsilon`, over det L: of
         the same value, and of the same gradient in the parameters, for whatever the field, the law
         is carried along with the sample. So no gradient of :math:`\log q` comes in at the sample,
-        and ``control_var`` learns from that of the model alone.
+        and ``control_var`` learns from that of the model alone. An objective that weights its
+        particles by their densities, as ``RenyiELBO``, would be biased by that: it gets the
+        density at the sample.
         """
         white = self._known(x)
-        if white is None or not self.has_rsample:
+        if white is None or not self.has_rsample or not is_expectation():
             return super().score_parts(x)
         density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
         return ScoreParts(density, 0, density)  # type: ignore[arg-type]

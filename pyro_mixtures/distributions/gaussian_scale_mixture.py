@@ -46,9 +46,8 @@ class GaussianScaleMixture(NormalMixture):
             ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``) or
             ``"implicit"`` (samples keep their conditional quantiles, coordinate after coordinate:
             Figurnov et al., to compare with; arrays of shape ``S x K x D``, in slices).
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -97,7 +96,7 @@ class GaussianScaleMixture(NormalMixture):
         component_scale: Tensor,
         locs: Tensor | None = None,
         transport: str = "displacement",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         components = {

@@ -29,9 +29,8 @@ class Mixture(ComponentMixture):
             :class:`~pyro_mixtures.distributions.MixtureSameFamily`.
         transport: the velocity field for the weights: ``"telescoping"``, one coordinate at a time,
             to the product of the mixture's marginals.
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -59,7 +58,7 @@ class Mixture(ComponentMixture):
         mixture_distribution: Categorical,
         components: Sequence[Distribution],
         transport: str = "telescoping",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         check_choice("transport", transport, ("telescoping",))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
 from pyro_mixtures.distributions.blending import Blending, Draws
-from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
+from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
 from pyro_mixtures.distributions.weights import surely_all
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut, single_linkage
+from pyro_mixtures.velocity.pathwise import needs_gradient
 
-WEIGHT_GRADIENTS = ("pathwise", "clustered", "score")
+WEIGHT_GRADIENTS = ("clustered", "pathwise", "hybrid")
 
 
 class MixtureDistribution(TorchDistribution):
@@ -20,19 +20,22 @@ class MixtureDistribution(TorchDistribution):
 
     .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
 
-    The weights' gradient is estimated as ``weight_gradient`` says:
+    The weights' gradient is estimated as ``weight_gradient`` says, and is unbiased under every
+    objective, whatever that makes of ``score_parts``:
 
-    - ``"pathwise"``: by the transport alone; ``rsample`` on its own is unbiased for any cost. Its
-      variance grows like exp(d^2 / 8) with the distance d of components in standard deviations,
-      for the field carries mass through the gap: from about 4 on, ``"clustered"`` is better.
     - ``"clustered"``: by the transport within groups of overlapping components and by the score
-      function between groups. ``rsample`` carries the first part *only*; the second is in
-      ``score_parts``, which Pyro's ``Trace_ELBO`` reads. (Under ``BaselinedTrace_ELBO`` a share of
-      the first may be in the second, too.) Elsewhere (a cost of your own,
-      ``TraceMeanField_ELBO``, ``TraceGraph_ELBO``, a ``TransformedDistribution`` around the
-      mixture) the gradient of the logits is biased; ``RenyiELBO`` refuses it in a guide written by
-      hand.
-    - ``"score"``: by the score function alone (the paper's hybrid estimator); the same warning.
+      function between groups. ``rsample`` carries the first part and ``score_parts`` the second,
+      which ``Trace_ELBO``, ``TraceEnum_ELBO`` and ``BaselinedTrace_ELBO`` use. A loss that does
+      not (a cost of your own, any other objective) makes the samples carry the whole gradient, as
+      with ``"pathwise"``: the backward pass finds out which of the two it is
+      (:mod:`~pyro_mixtures.velocity.score_use`). Components of which no means and standard
+      deviations are known make one group.
+    - ``"pathwise"``: by the transport alone. Its variance grows like exp(d^2 / 8) with the
+      distance d of components in standard deviations, for the field carries mass through the gap.
+    - ``"hybrid"``: by the score function alone, where it is used (the paper's hybrid estimator).
+
+    One thing the backward pass cannot see: a loss that adds to an objective with the score term a
+    term of your own of the same sample. The score function then lacks the cost of that term.
 
     A subclass has ``component_logits (*B, K)`` and supplies ``log_prob`` and
     ``responsibilities``, the two together in ``_log_prob_and_responsibilities``, and
@@ -77,18 +80,27 @@ class MixtureDistribution(TorchDistribution):
     def score_parts(self, x, *args, **kwargs):
         r"""Pyro's terms of a surrogate objective.
 
-        For ``weight_gradient`` other than ``"pathwise"`` the score function's product with the
-        cost completes the gradient of the logits. It has the gradient of
-        :math:`\sum_C r_C \log \pi_C` with :math:`r_C = \sum_{j \in C} r_j` held fixed.
+        At a sample of this mixture whose ``weight_gradient`` is not ``"pathwise"`` the score
+        function's product with the cost completes the gradient of the logits. It has the gradient
+        of :math:`\sum_C r_C \log \pi_C` with :math:`r_C = \sum_{j \in C} r_j` held fixed. Any
+        other value has no gradient to complete, and no score term.
         """
         if not self.has_rsample:  # set so by has_rsample_(False)
             return super().score_parts(x)
-        if not self._has_score:
-            density = self.log_prob(x)
-            return ScoreParts(density, 0, density)  # type: ignore[arg-type]
-        density, responsibilities = self._log_prob_and_responsibilities(x)
-        score = self._group_score(responsibilities.detach(), self._draws_of(x))
-        return ScoreParts(density, score, density)
+        return self.score_term(x).parts(x)
+
+    def score_term(self, value: Tensor) -> ScoreTerm:
+        """The density, and the score term if the value is a sample of this mixture."""
+        receipt = self._receipt(value)
+        if receipt is None:
+            return ScoreTerm(self.log_prob(value))
+        density, responsibilities = self._log_prob_and_responsibilities(value)
+        score = self._group_score(responsibilities.detach(), self._draws_of(value))
+        return ScoreTerm(density, score, receipt)
+
+    def _receipt(self, value: Tensor) -> Tensor | None:
+        """That of a sample, if it was drawn to go with a score term."""
+        raise NotImplementedError
 
     def _draws_of(self, value: Tensor) -> Draws | None:
         """What is to be told of the score function's gradient at a sample that is blended."""
@@ -115,7 +127,7 @@ class MixtureDistribution(TorchDistribution):
         core = self._core
         log_weights = core.log_weights
         responsibilities = responsibilities.to(log_weights)
-        if self.weight_gradient == "score":
+        if self.weight_gradient == "hybrid":
             return _weighted_sum(responsibilities, log_weights)
         weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
         same = core._same_group.to(weights)
@@ -133,10 +145,15 @@ class MixtureDistribution(TorchDistribution):
 
     @property
     def _has_score(self) -> bool:
-        """Whether a score term is due: not for one group of components without blending."""
+        """Whether samples go with a score term: not for one group of components without blending.
+
+        Not either where no weight is to be learned.
+        """
+        if self.num_components == 1 or not needs_gradient(self.component_logits):
+            return False
         if self.weight_gradient == "clustered":
             return self._core._blending is not None or not surely_all(self._core._same_group)
-        return self.weight_gradient == "score"
+        return self.weight_gradient == "hybrid"
 
     @property
     def _same_group(self) -> Tensor:
@@ -154,18 +171,9 @@ class MixtureDistribution(TorchDistribution):
         return self._groups
 
     def _find_groups(self) -> Tensor:
-        try:
-            with torch.no_grad():
-                distance = self._component_distances()
-                linkage = complete_linkage if self._blending is None else single_linkage
-                labels = linkage(distance, linkage_cut(self.event_shape.numel()))
-        except RuntimeError as error:
-            if "vmap" not in str(error):
-                raise
-            raise NotImplementedError(
-                "weight_gradient='clustered' looks at values, which torch.func.vmap does not let"
-                " it; use 'pathwise' or 'score', or a batch shape instead of vmap"
-            ) from error
+        linkage = complete_linkage if self._blending is None else single_linkage
+        with torch.no_grad():
+            labels = linkage(self._component_distances(), linkage_cut(self.event_shape.numel()))
         return labels.unsqueeze(-1) == labels.unsqueeze(-2)
 
 

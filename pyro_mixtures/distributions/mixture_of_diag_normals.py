@@ -33,9 +33,8 @@ class MixtureOfDiagNormals(NormalMixture):
             time, to the product of the marginals; exact, but arrays of shape ``S x K x D``) or
             ``"implicit"`` (samples keep their conditional quantiles, coordinate after coordinate:
             Figurnov et al., to compare with; arrays of shape ``S x K x D``, in slices).
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -84,7 +83,7 @@ class MixtureOfDiagNormals(NormalMixture):
         coord_scale: Tensor,
         component_logits: Tensor,
         transport: str = "displacement",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "coord_scale": coord_scale}

@@ -37,9 +37,8 @@ class MixtureOfNormals(NormalMixture):
             coordinate at a time, by conditional distribution functions) or ``"implicit"``
             (samples keep the mixture's conditional quantiles, coordinate after coordinate:
             Figurnov et al., to compare with).
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -86,7 +85,7 @@ class MixtureOfNormals(NormalMixture):
         scale_tril: Tensor,
         component_logits: Tensor,
         transport: str = "displacement",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "scale_tril": scale_tril}

@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Distribution, Independent, Transfor
 from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.normal_components import normal_mixture
+from pyro_mixtures.distributions.sample_record import recall, remember
 from pyro_mixtures.distributions.validation import check_choice, expanded
 from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
@@ -56,10 +57,8 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
             ``MultivariateNormal``, ``Logistic``, ``Gumbel`` and ``Cauchy`` components,
             ``"displacement"`` (they flow to a hub of their own family). The default is
             displacement for Normal components, also of low rank, and telescoping for others.
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`). For ``"clustered"`` the
-            components need means and standard deviations, or a location and a scale.
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -90,7 +89,7 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         mixture_distribution: Categorical,
         component_distribution: Distribution,
         transport: str | None = None,
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         if isinstance(component_distribution, Distribution):
@@ -215,12 +214,12 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
     def rsample(self, sample_shape=torch.Size()):
         if self._normals is None:
             return super().rsample(sample_shape)
-        return self._unflat(self._normals.rsample(sample_shape))
+        return self._drawn(self._normals.rsample(sample_shape))
 
     def reparameterize(self, value: Tensor) -> Tensor:
         if self._normals is None:
             return super().reparameterize(value)
-        return self._unflat(self._normals.reparameterize(self._flat(value)))
+        return self._drawn(self._normals.reparameterize(self._flat(value)))
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         if self._normals is None:
@@ -236,6 +235,19 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         if self._normals is None:
             return super()._component_distances()
         return self._normals._component_distances()
+
+    def _receipt(self, value: Tensor) -> Tensor | None:
+        if self._normals is None:
+            return super()._receipt(value)
+        flat = value if len(self.event_shape) == 1 else recall(self, value)
+        return None if flat is None else self._normals._receipt(flat)
+
+    def _drawn(self, flat: Tensor) -> Tensor:
+        """A sample of the Normals as one of this mixture."""
+        value = self._unflat(flat)
+        if value is not flat:
+            remember(self, value, flat)
+        return value
 
     def _flat(self, value: Tensor) -> Tensor:
         """``(*X, *E) -> (*X, D)``."""

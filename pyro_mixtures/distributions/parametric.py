@@ -11,6 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from pyro_mixtures.distributions.sample_record import recall, remember
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
 
 ParametricT = TypeVar("ParametricT", bound="ParametricDistribution")
@@ -25,7 +26,6 @@ class ParametricDistribution(TorchDistribution):
 
     support = constraints.real_vector
     optional_parameters: ClassVar[tuple[str, ...]] = ()
-    _last_sample: tuple[Tensor, int, Any] | None = None
 
     def __init__(self, given: Mapping[str, Any], validate_args: bool | None = None) -> None:
         parameters = {
@@ -78,21 +78,11 @@ class ParametricDistribution(TorchDistribution):
         """
         return self.__dict__.get("_unexpanded", self)
 
-    def __getstate__(self):
-        # a sample's graph can neither be copied nor pickled
-        return {name: value for name, value in self.__dict__.items() if name != "_last_sample"}
-
     def _remember(self, sample: Tensor, known: Any) -> None:
-        """Keep what is known of the sample just drawn."""
-        if not (torch.compiler.is_compiling() or sample.is_inference()):  # no versions there
-            self._last_sample = (sample, sample._version, known)
+        remember(self, sample, known)
 
     def _known(self, value: Tensor) -> Any | None:
-        """What is known of a value: something if it is the last sample, not changed in place."""
-        if self._last_sample is None:
-            return None
-        sample, version, known = self._last_sample
-        return known if value is sample and value._version == version else None
+        return recall(self, value)
 
     def _validated(self, value: Tensor) -> Tensor:
         if self._validate_args and value.numel():  # torch's constraints fail for empty tensors

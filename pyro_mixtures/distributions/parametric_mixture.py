@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -19,7 +19,8 @@ from pyro_mixtures.distributions.mixture_distribution import (
 from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.distributions.weights import draw_index, within_group
-from pyro_mixtures.velocity.pathwise import pathwise
+from pyro_mixtures.velocity.clustering import plainly
+from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise, scored_pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double, double_dtype
 
 ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
@@ -82,6 +83,11 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         values = (getattr(self, name) for name in self.component_parameters)
         return tuple(value for value in values if value is not None)
 
+    @property
+    def _field_parameters(self) -> tuple[Tensor, ...]:
+        """Those of the transport, if it learns."""
+        return ()
+
     def _blended(self: ParametricMixtureT, blending: Blending) -> ParametricMixtureT:
         """A copy that blends transport and score function within each group as was learned.
 
@@ -95,8 +101,8 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         return new
 
     def _draws_of(self, value: Tensor) -> Draws | None:
-        known = self._known(value)
-        return None if known is None else known.draws
+        drawn: _Drawn | None = self._known(value)
+        return None if drawn is None else drawn.densities.draws
 
     def rsample(self, sample_shape=torch.Size()):
         core = self._core
@@ -121,20 +127,30 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
     def _reparameterized(self, core: ParametricMixture, z: Tensor, shape: Size) -> Tensor:
         """Samples ``(*B, S, D)`` of ``core``, with their gradients, as a value ``(*shape, D)``."""
         parameters = (core.component_logits, *core._components)
-        groups: tuple[Tensor, ...] = ()
-        known = _Densities(z)
-        if self.weight_gradient == "clustered":
-            groups = (core._same_group,)
-            if core._blending is not None:
-                groups = (core._same_group, core._blending.shares(core._same_group))
-                if not torch.compiler.is_compiling():  # what is told has no place in a graph
-                    known.draws = core._blending.draws()
-        transport = None if self.weight_gradient == "score" else self.transports[self.transport]
-        vjp = functools.partial(self._vjp, transport, known, len(parameters))
-        z = pathwise(z, vjp, *parameters, *groups)
+        known, receipt = _Densities(z), None
+        learning = needs_gradient(core.component_logits, *core._field_parameters)
+        transport = self.transports[self.transport] if learning else None
+        vjp = functools.partial(self._vjp, transport, known)
+        if self._has_score:
+            groups: tuple[Tensor, ...] = ()
+            if self.weight_gradient == "clustered":
+                groups = (core._same_group,)
+                if core._blending is not None:
+                    groups = (core._same_group, core._blending.shares(core._same_group))
+                    if not torch.compiler.is_compiling():  # what is told has no place in a graph
+                        known.draws = core._blending.draws()
+            hybrid_vjp = functools.partial(self._vjp, None, known)
+            scored_vjp = functools.partial(_scored_vjp, vjp, hybrid_vjp, len(parameters))
+            z, receipt = scored_pathwise(z, scored_vjp, *parameters, *groups)
+        else:
+            z = pathwise(z, vjp, *parameters)
         value = samples_first(z).reshape(shape + self.event_shape)
-        self._remember(value, known)
+        self._remember(value, _Drawn(known, receipt))
         return value
+
+    def _receipt(self, value: Tensor) -> Tensor | None:
+        drawn: _Drawn | None = self._known(value)
+        return None if drawn is None else drawn.receipt
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, D) -> (*X, K)``."""
@@ -153,7 +169,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         return self._result(log_prob, value, shape).squeeze(-1), responsibilities
 
     def _component_distances(self) -> Tensor:
-        return self._component_distance(*double(*self._components))
+        return plainly(self._component_distance, *double(*self._components))
 
     def _joint_log_prob(self, value: Tensor) -> tuple[Tensor, Tensor, Size]:
         r"""Logarithms of :math:`\pi_j q_j`, ``(*B, S, K)``, and q, and the value's batch shape.
@@ -163,9 +179,9 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         core, z, shape = self._folded(self._validated(value))
         joint = self._log_joint(z, core.component_logits, *core._components)
         log_prob = joint.logsumexp(-1, keepdim=True)
-        known: _Densities | None = self._known(value)
-        if known is not None:
-            known.values = joint.detach(), log_prob.detach()
+        drawn: _Drawn | None = self._known(value)
+        if drawn is not None:
+            drawn.densities.values = joint.detach(), log_prob.detach()
         return joint, log_prob, shape
 
     @classmethod
@@ -184,20 +200,18 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         cls,
         transport: Callable[..., Tensor] | None,
         known: _Densities,
-        count: int,
         z: Tensor,
         grad: Tensor,
-        *tensors: Tensor,
+        *parameters: Tensor,
+        same_group: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Gradients of the logits and the components from the gradient at the samples.
 
-        ``transport`` is None where the weights get theirs from the score function alone. ``known``
-        serves if it is of these very samples. The first ``count`` of the ``tensors`` are the
-        parameters; the groups follow, if there are any, and the transport's shares in them, if it
-        is blended with the score function: ``known.draws`` is then told of what it found.
+        ``transport`` is None where the weights get none of theirs from it. ``known`` serves if it
+        is of these very samples. The transport moves within the groups, by its ``shares`` in them,
+        if it is blended with the score function: ``known.draws`` is then told of what it found.
         """
-        parameters = tensors[:count]
-        same_group, shares = (*tensors[count:], None, None)[:2]
         if known.z is z and known.values is not None:
             log_joint, log_prob = known.values
         else:
@@ -219,14 +233,44 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
             grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
             if shares is not None:
                 grad_logits = grad_logits * shares.to(grad_logits)
-            if known.draws is not None:
-                weights = log_weights.exp().unsqueeze(-2)
+            if known.draws is not None and same_group is not None:
+                weights = log_weights.exp().unsqueeze(-2).to(contributions)
                 contributions = contributions.masked_fill(weights == 0, 0)
-                known.draws.tell_transport(weights * (contributions - contributions @ within.mT))
+                averages = contributions @ within.mT.to(contributions)
+                known.draws.tell_transport(weights * (contributions - averages))
         return tuple(
             gradient.to(parameter.dtype)
             for gradient, parameter in zip((grad_logits, *gradients), parameters, strict=True)
         )
+
+
+def _scored_vjp(
+    vjp: Callable[..., tuple[Tensor, ...]],
+    hybrid_vjp: Callable[..., tuple[Tensor, ...]],
+    count: int,
+    z: Tensor,
+    grad: Tensor,
+    *tensors: Tensor,
+    used: bool | Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of samples that have a score term beside them, by whether that is ``used``.
+
+    The first ``count`` of the ``tensors`` are the parameters. The groups follow and, if it is
+    blended with the score function, the transport's shares in them. Without groups the score
+    function stands for the transport.
+    """
+    parameters, groups = tensors[:count], tensors[count:]
+    if used is False:  # the samples carry the whole gradient
+        return vjp(z, grad, *parameters)
+    if used is True and not groups:
+        return hybrid_vjp(z, grad, *parameters)
+    same_group, shares = (*groups, None, None)[:2]
+    if isinstance(used, Tensor):  # as torch.compile sees it
+        if not groups:
+            shares = torch.zeros_like(parameters[0])
+        same_group = None if same_group is None else same_group | ~used
+        shares = None if shares is None else torch.where(used, shares, 1)
+    return vjp(z, grad, *parameters, same_group=same_group, shares=shares)
 
 
 class _Densities:
@@ -239,3 +283,10 @@ class _Densities:
         self.z = z
         self.values: tuple[Tensor, Tensor] | None = None  # (*B, S, K) and (*B, S, 1)
         self.draws: Draws | None = None
+
+
+class _Drawn(NamedTuple):
+    """What is known of a sample; its graph knows the densities, and has the receipt."""
+
+    densities: _Densities
+    receipt: Tensor | None

@@ -1,12 +1,60 @@
-"""Wrappers that keep the ``score_parts`` of a distribution, which Pyro's own would drop."""
+"""Score terms on their way to Pyro's objectives, also through wrappers."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from pyro.distributions import Independent
 from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
+
+from pyro_mixtures.distributions.pyro_context import (
+    auxiliary_site,
+    later_auxiliary_sites_depend_on,
+    uses_scores,
+)
+from pyro_mixtures.velocity.score_use import gated, marked
+
+
+class ScoreTerm(NamedTuple):
+    """The density at a sample and the score term that goes with the sample, if there is one.
+
+    Args:
+        log_prob: of the sample.
+        score: has the gradient that, times the cost, completes that of the sample.
+        receipt: of the sample (:mod:`~pyro_mixtures.velocity.score_use`).
+    """
+
+    log_prob: Tensor
+    score: Tensor | None = None
+    receipt: Tensor | None = None
+
+    def summed(self, count: int) -> ScoreTerm:
+        """With the last ``count`` dimensions of the batch in the event."""
+        score = None if self.score is None else sum_rightmost(self.score, count)
+        return ScoreTerm(sum_rightmost(self.log_prob, count), score, self.receipt)
+
+    def parts(self, value: Tensor) -> ScoreParts:
+        r"""Pyro's terms of a surrogate objective.
+
+        ``Trace_ELBO`` leaves the density of an auxiliary site out of the cost that it multiplies
+        the score by. There the entropy term supplies :math:`- \log q\, \nabla S`: a term with the
+        gradient of :math:`S \log q`, :math:`\log q` held fixed, which passes only if S itself is
+        used, since for all others it would be wrong.
+        """
+        log_prob, score, receipt = self
+        if score is None or receipt is None or not uses_scores():
+            return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
+        auxiliary = auxiliary_site(value)
+        if auxiliary is None:
+            return ScoreParts(log_prob, marked(score, receipt), log_prob)
+        if later_auxiliary_sites_depend_on(value, *auxiliary):  # of densities left out as well
+            return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
+        score, receipt = gated(score, receipt)
+        entropy_term = log_prob + log_prob.detach() * (score - score.detach())
+        return ScoreParts(log_prob, marked(score, receipt), entropy_term)
 
 
 class IndependentParts(Independent):
@@ -19,6 +67,15 @@ class IndependentParts(Independent):
 
     def mask(self, mask):
         return super().mask(mask_tensor(mask, self.batch_shape, self.base_dist.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.base_dist.device
+
+    def score_term(self, value: Tensor) -> ScoreTerm:
+        """That of the distribution in it, summed."""
+        return self.base_dist.score_term(value).summed(self.reinterpreted_batch_ndims)
 
     def score_parts(self, x, *args, **kwargs):
         count = self.reinterpreted_batch_ndims

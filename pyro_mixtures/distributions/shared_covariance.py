@@ -87,9 +87,8 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
             ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``, in slices)
             or ``"implicit"`` (samples keep their conditional quantiles, coordinate after
             coordinate: Figurnov et al., to compare with; arrays as for telescoping).
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -130,7 +129,7 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         coord_scale: Tensor,
         component_logits: Tensor,
         transport: str = "displacement",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "coord_scale": coord_scale}
@@ -164,9 +163,8 @@ class MixtureOfNormalsSharedCovariance(_SharedCovariance):
         scale_tril: the lower triangular L with positive diagonal, shape ``(*B, D, D)``.
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         transport: as for :class:`MixtureOfDiagNormalsSharedCovariance`, of the whitened samples.
-        weight_gradient: ``"pathwise"``, unbiased by itself, or ``"clustered"`` or ``"score"``, for
-            objectives that read ``score_parts``
-            (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
 
@@ -205,7 +203,7 @@ class MixtureOfNormalsSharedCovariance(_SharedCovariance):
         scale_tril: Tensor,
         component_logits: Tensor,
         transport: str = "displacement",
-        weight_gradient: str = "pathwise",
+        weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "scale_tril": scale_tril}

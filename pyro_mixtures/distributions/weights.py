@@ -27,5 +27,10 @@ def within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tenso
 
 
 def surely_all(mask: Tensor) -> bool:
-    """Whether all are true; ``torch.compile`` cannot know."""
-    return not torch.compiler.is_compiling() and bool(mask.all())
+    """Whether all are true; ``torch.compile`` and ``torch.func.vmap`` cannot know."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(mask.all())
+    except RuntimeError:
+        return False

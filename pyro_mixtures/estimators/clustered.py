@@ -39,7 +39,8 @@ def clustered(mixture: MixtureT) -> MixtureT:
         >>> import torch
         >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
         >>> locs = torch.tensor([[0.0], [0.3], [9.0]])  # two groups
-        >>> q = clustered(MixtureOfDiagNormals(locs, torch.ones(3, 1), torch.zeros(3)))
+        >>> logits = torch.zeros(3, requires_grad=True)
+        >>> q = clustered(MixtureOfDiagNormals(locs, torch.ones(3, 1), logits))
         >>> q.score_parts(q.rsample((5,))).score_function.shape
         torch.Size([5])
     """

@@ -23,7 +23,7 @@ def hybrid(mixture: MixtureT) -> MixtureT:
         mixture: of any class.
 
     Returns:
-        The mixture with ``weight_gradient="score"``.
+        The mixture with ``weight_gradient="hybrid"``.
 
     Raises:
         ValueError: for what is no mixture of this package.
@@ -37,6 +37,6 @@ def hybrid(mixture: MixtureT) -> MixtureT:
         >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
         >>> q = MixtureOfDiagNormals(torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2))
         >>> hybrid(q).weight_gradient
-        'score'
+        'hybrid'
     """
-    return with_weight_gradient(mixture, "score")
+    return with_weight_gradient(mixture, "hybrid")

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions.score_parts import ScoreParts
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.pyro_context import (
+    auxiliary_site,
+    check_uses_scores,
+    uses_scores,
+)
 from pyro_mixtures.distributions.score_parts import mask_tensor
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
+from pyro_mixtures.velocity.score_use import gated, marked
 
 
 class ScoreMixture(EstimatedMixture):
@@ -16,6 +23,15 @@ class ScoreMixture(EstimatedMixture):
 
     def rsample(self, sample_shape=torch.Size()):
         return self.sample(sample_shape)
+
+    def score_parts(self, x, *args, **kwargs):
+        check_uses_scores("score")
+        log_prob = self.log_prob(x)
+        if auxiliary_site(x) is None or not uses_scores():
+            return ScoreParts(log_prob, log_prob, 0)  # type: ignore[arg-type]
+        score, receipt = gated(log_prob, log_prob.new_zeros(()))
+        entropy_term = log_prob.detach() * score
+        return ScoreParts(log_prob, marked(score, receipt), entropy_term)
 
     def mask(self, mask):
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
@@ -34,8 +50,7 @@ def score(mixture: MixtureDistribution) -> ScoreMixture:
         mixture: of any class.
 
     Returns:
-        A distribution with the mixture's law and ``has_rsample = False``, whose ``score_parts``
-        are ``ScoreParts(log_prob, log_prob, 0)``.
+        A distribution with the mixture's law and ``has_rsample = False``.
 
     Raises:
         ValueError: for what is no mixture of this package.

@@ -19,6 +19,15 @@ class StratifiedMixture(EstimatedMixture):
 
     mixture: ParametricMixture | ComponentMixture
 
+    def __init__(self, mixture: MixtureDistribution, expanded: bool = False) -> None:
+        super().__init__(mixture)
+        self.expanded = expanded
+
+    def expand(self, batch_shape, _instance=None):
+        if self.expanded:
+            return _Expanded(self, torch.Size(batch_shape))
+        return super().expand(batch_shape)
+
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):
         if isinstance(self.mixture, ParametricMixture):
@@ -29,7 +38,29 @@ class StratifiedMixture(EstimatedMixture):
         return self.mixture.reparameterize(self.sample(sample_shape))
 
 
-def stratified(mixture: MixtureDistribution) -> StratifiedMixture:
+class _Expanded(EstimatedMixture):
+    """One draw of as many samples as dimensions were added on the left."""
+
+    def __init__(self, base: StratifiedMixture, batch_shape: Size) -> None:
+        super().__init__(base.mixture.expand(batch_shape))
+        self.base = base
+
+    def expand(self, batch_shape, _instance=None):
+        return self.base.expand(batch_shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape=torch.Size()):
+        own = self.base.batch_shape
+        added = self.batch_shape[: len(self.batch_shape) - len(own)]
+        if added + own != self.batch_shape:
+            return StratifiedMixture(self.mixture).sample(sample_shape)
+        return self.base.sample(torch.Size(sample_shape) + added)
+
+    def rsample(self, sample_shape=torch.Size()):
+        return self.mixture.reparameterize(self.sample(sample_shape))
+
+
+def stratified(mixture: MixtureDistribution, expanded: bool = False) -> StratifiedMixture:
     r"""Samples whose components are drawn systematically, with the pathwise gradient.
 
     Of S samples of one mixture the i-th takes the component at
@@ -43,13 +74,15 @@ def stratified(mixture: MixtureDistribution) -> StratifiedMixture:
     Unbiased, with one evaluation of the cost for each sample. What the choice of the component
     adds to the variance of :func:`~pyro_mixtures.estimators.pathwise` falls like 1/S instead of
     :math:`1 / \sqrt S` (in standard deviations), at no cost; with one sample there is no
-    difference. The S samples are those of one ``sample_shape``, which in the guides of this
-    package are the vectorized particles; elements of plates stay independent, so that in a guide
+    difference. The S samples are those of one ``sample_shape``; the guides of this package count
+    the vectorized particles with them. Elements of plates stay independent, so that in a guide
     written by hand the particles' do, too. The samples depend on each other, so that means of the
     others would be no baseline for a score term: the weights' gradient is pathwise.
 
     Args:
         mixture: of any class.
+        expanded: stratify over the dimensions that ``expand`` adds as well: where these are
+            vectorized particles and no plates whose elements a model may compare.
 
     Returns:
         A distribution with the mixture's law for each sample.
@@ -69,7 +102,7 @@ def stratified(mixture: MixtureDistribution) -> StratifiedMixture:
         >>> int((stratified(q).sample((100,)) > 0).sum())
         50
     """
-    return StratifiedMixture(with_weight_gradient(mixture, "pathwise"))
+    return StratifiedMixture(with_weight_gradient(mixture, "pathwise"), expanded)
 
 
 def systematic_index(weights: Tensor, count: int) -> Tensor:

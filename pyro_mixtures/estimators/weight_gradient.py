@@ -21,7 +21,7 @@ def with_weight_gradient(mixture: MixtureT, weight_gradient: str) -> MixtureT:
 
     Args:
         mixture: of any class, before ``to_event`` and ``mask``; it stays as it is.
-        weight_gradient: ``"pathwise"``, ``"clustered"`` or ``"score"``.
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``.
 
     Returns:
         A mixture of the same class that shares its parameters with the given one.
@@ -35,8 +35,8 @@ def with_weight_gradient(mixture: MixtureT, weight_gradient: str) -> MixtureT:
         >>> import torch
         >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
         >>> q = MixtureOfDiagNormals(torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2))
-        >>> with_weight_gradient(q, "clustered").weight_gradient, q.weight_gradient
-        ('clustered', 'pathwise')
+        >>> with_weight_gradient(q, "pathwise").weight_gradient, q.weight_gradient
+        ('pathwise', 'clustered')
     """
     check_mixture(mixture)
     check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)

@@ -44,7 +44,7 @@ def _(distribution, *others):
         raise NotImplementedError(
             "Expected vectors of dependent coordinates to be one event, but got Independent of"
             f" {type(distribution.base_dist).__name__}: take one with a block-diagonal scale_tril,"
-            " or weight_gradient='score'"
+            " or weight_gradient='hybrid'"
         )
     return shared
 

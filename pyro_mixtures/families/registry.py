@@ -152,7 +152,7 @@ def factors(
         raise NotImplementedError(
             f"Expected components with conditional distribution functions of their coordinates,"
             f" but {type(distribution).__name__} has no rule for them:"
-            " weight_gradient='score' asks for none"
+            " weight_gradient='hybrid' asks for none"
         )
     univariate = factor(distribution, value, tails(distribution, value))
     own = Factors(*(x.unsqueeze(-1) for x in univariate))
@@ -185,7 +185,7 @@ def common_coordinates(*components: Distribution) -> Transform | None:
             "Expected components that exchange weight in the same coordinates, but got"
             f" {', '.join(type(component).__name__ for component in components)}: take"
             " families of one kind (MultivariateNormal beside MultivariateStudentT, say), or"
-            " weight_gradient='score'"
+            " weight_gradient='hybrid'"
         )
     return coordinates(*components)
 

@@ -66,7 +66,7 @@ def check_exchange(distribution: Distribution, *others: Distribution) -> None:
     if shared.inv(value).shape[last] > 1:
         raise NotImplementedError(
             "Expected components that share their transforms of vectors, but got"
-            f" {shared} with parameters for each: weight_gradient='score' asks for none"
+            f" {shared} with parameters for each: weight_gradient='hybrid' asks for none"
         )
 
 
@@ -86,7 +86,7 @@ def _check_factors(distribution: Distribution) -> None:
         if type(distribution).cdf is Distribution.cdf:
             raise NotImplementedError(
                 f"Expected components with a distribution function, but {name} has none: give it"
-                " cdf or a rule by register_tails; weight_gradient='score' asks for none"
+                " cdf or a rule by register_tails; weight_gradient='hybrid' asks for none"
             )
 
 

@@ -10,8 +10,7 @@ import torch
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO
-from pyro.infer.trace_elbo import _compute_log_r
-from pyro.infer.util import torch_item
+from pyro.infer.util import MultiFrameTensor, torch_item
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.util import warn_if_nan
@@ -20,7 +19,7 @@ from torch.distributions import Independent
 
 from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
-from pyro_mixtures.infer.auto_mixture import _LatentSite
+from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
 from pyro_mixtures.infer.sticking_the_landing import detached
 
 
@@ -115,29 +114,26 @@ class BaselinedTrace_ELBO(Trace_ELBO):
             elbo = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
             surrogate = sum(site["log_prob_sum"] for site in _sample_sites(model_trace).values())
             for name, site in _sample_sites(guide_trace).items():
-                entropy_term = self._entropy_term(site)
+                entropy_term = self._entropy_term(name, site, model_trace)
                 if not is_identically_zero(entropy_term):
                     surrogate = surrogate - entropy_term.sum()
                 if name in costs[index]:
                     advantage = costs[index][name] - self._baseline(name, index, costs)
-                    if _has_redundant_score(site):  # at the model's sites: it goes
-                        advantage = advantage - site["scale"]
                     surrogate = surrogate + (advantage * site["score_parts"].score_function).sum()
             yield -torch_item(elbo) / self.num_particles, -surrogate / self.num_particles
         if self.num_particles == 1:
             self._update_averages(costs[0])
 
-    def _entropy_term(self, site) -> Any:
+    def _entropy_term(self, name: str, site: Any, model_trace: Trace) -> Any:
         """What the surrogate of a site's entropy is the sum of."""
-        fn, value, entropy_term = site["fn"], site["value"], site["score_parts"].entropy_term
-        if not self.sticking_the_landing:
+        fn, (_, score_function, entropy_term) = site["fn"], site["score_parts"]
+        has_score = not is_identically_zero(score_function)
+        if has_score and name not in model_trace.nodes:
+            # what it completes in ``Trace_ELBO`` is in the costs here
+            entropy_term = site["log_prob"] if fn.has_rsample else 0
+        if not self.sticking_the_landing or is_identically_zero(entropy_term):
             return entropy_term
-        if _has_redundant_score(site):  # the model's sites carry the density, not detached
-            density = detached(fn.mixture).log_prob(value) - fn.mixture.log_prob(value)
-        elif is_identically_zero(entropy_term):
-            return entropy_term
-        else:
-            density = detached(fn).log_prob(value)
+        density = detached(fn).log_prob(site["value"])
         return scale_and_mask(density, site["scale"], site["mask"])
 
     def _baseline(self, name: str, index: int, costs: list[dict[str, Tensor]]) -> Tensor | float:
@@ -179,15 +175,11 @@ class _Blended(Messenger):
         self.blendings, self.new = blendings, new
 
     def _pyro_sample(self, msg) -> None:
-        name, fn = msg["name"], msg["fn"]
-        if isinstance(fn, _LatentSite):
-            fn.replace_mixture(self._blended(name, fn.mixture))
-        else:
-            msg["fn"] = self._blended(name, fn)
+        msg["fn"] = self._blended(msg["name"], msg["fn"])
 
     def _blended(self, name: str, fn: Any) -> Any:
         """Copies, for other sites may have the same mixture."""
-        if isinstance(fn, (Independent, MaskedDistribution)):
+        if isinstance(fn, (Independent, MaskedDistribution, TransformedDistribution)):
             base = self._blended(name, fn.base_dist)
             if base is not fn.base_dist:
                 fn = copy.copy(fn)
@@ -202,13 +194,11 @@ class _Blended(Messenger):
         return fn._blended(self.blendings[name])
 
 
-def _has_redundant_score(site) -> bool:
-    fn = site["fn"]
-    return isinstance(fn, _LatentSite) and fn.has_redundant_score(site["value"])
-
-
 def _costs(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-    """The cost f of each site of the guide that has a score function, as ``Trace_ELBO`` has it."""
+    """The cost f of each site of the guide that has a score function.
+
+    As ``Trace_ELBO`` has it, but with the densities of auxiliary sites.
+    """
     names = [
         name
         for name, site in _sample_sites(guide_trace).items()
@@ -216,8 +206,11 @@ def _costs(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
     ]
     if not names:
         return {}
-    log_r = _compute_log_r(model_trace, guide_trace)
-    return {name: log_r.sum_to(guide_trace.nodes[name]["cond_indep_stack"]) for name in names}
+    log_ratio = MultiFrameTensor()
+    for sign, trace in ((1, model_trace), (-1, guide_trace)):
+        for site in _sample_sites(trace).values():
+            log_ratio.add((site["cond_indep_stack"], sign * site["log_prob"].detach()))
+    return {name: log_ratio.sum_to(guide_trace.nodes[name]["cond_indep_stack"]) for name in names}
 
 
 def _like(value: Tensor, cost: Tensor) -> Tensor:

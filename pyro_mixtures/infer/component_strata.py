@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pyro.distributions import MaskedDistribution
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBO
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import is_validation_enabled, torch_item
@@ -23,7 +22,6 @@ from torch.distributions import Distribution, Independent, TransformedDistributi
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators import EstimatedMixture
-from pyro_mixtures.infer.auto_mixture import _LatentSite
 from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
 from pyro_mixtures.infer.sticking_the_landing import detached
 
@@ -58,9 +56,7 @@ class StrataELBO(ELBO):
                 f" the sites {sorted(guide_trace.stochastic_nodes)}; use Trace_ELBO for it"
             )
         particles = -self.max_plate_nesting if self._has_particles_plate else None
-        strata = Strata(
-            model_trace, guide_trace, messenger.site, particles, self.sticking_the_landing
-        )
+        strata = Strata(model_trace, guide_trace, messenger.site, particles)
         strata.check_plates()
         return strata
 
@@ -150,24 +146,15 @@ class Strata:
     guide_trace: Trace
     site: MixtureSite
     particles_dim: int | None
-    sticking_the_landing: bool
 
     @functools.cached_property
     def terms(self) -> tuple[Term, ...]:
         """All that adds up to log p - log q."""
-        terms = [
+        return tuple(
             Term(name, sign, site["log_prob"], _plates(site))
             for sign, trace in ((1, self.model_trace), (-1, self.guide_trace))
             for name, site in _sample_sites(trace).items()
-        ]
-        if self.sticking_the_landing and isinstance(self.site.fn, _LatentSite):
-            # the density is spread over several sites, all of it live
-            mixture, value = self.site.fn.mixture, self.site.value
-            excess = mixture.log_prob(value) - detached(mixture).log_prob(value)
-            node = self.guide_trace.nodes[self.site.name]
-            excess = scale_and_mask(excess, node["scale"], node["mask"])
-            terms.append(Term(self.site.name, 1, excess, frozenset(self.site.plates)))
-        return tuple(terms)
+        )
 
     def check_plates(self) -> None:
         """Raise an error if the plates' elements cannot be marginalized one by one."""
@@ -254,7 +241,7 @@ class _ComponentsMessenger(Messenger):
                 f"Expected reparameterized sites in the guide, but got {type(fn).__name__} at"
                 f" {name!r}, which needs a score function: use BaselinedTrace_ELBO"
             )
-        if self.sticking_the_landing and not isinstance(fn, _LatentSite):
+        if self.sticking_the_landing:
             if msg["value"] is None:
                 msg["value"], msg["done"] = fn(*msg["args"], **msg["kwargs"]), True
             msg["fn"] = detached(fn)
@@ -295,17 +282,15 @@ def _mixture(fn: Any) -> MixtureDistribution | None:
     """The mixture in a distribution, however wrapped."""
     while isinstance(fn, (Independent, MaskedDistribution, TransformedDistribution)):
         fn = fn.base_dist
-    if isinstance(fn, _LatentSite):
-        estimated = fn.mixture
-        mixture = estimated.mixture if isinstance(estimated, EstimatedMixture) else estimated
-        fn = mixture.expand(fn.batch_shape)
+    if isinstance(fn, EstimatedMixture):
+        fn = fn.mixture
     return fn if isinstance(fn, MixtureDistribution) else None
 
 
 def _draws(fn: Any) -> Tensor:
     """A draw of each component, ``(K, *batch_shape, *event_shape)``."""
-    if isinstance(fn, _LatentSite):
-        fn = _mixture(fn)
+    if isinstance(fn, EstimatedMixture):
+        fn = fn.mixture
     if isinstance(fn, MixtureDistribution):
         return weighty_samples(fn)
     z = _draws(fn.base_dist)

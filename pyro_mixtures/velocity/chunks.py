@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +32,12 @@ def chunks(tensors: tuple[Tensor, ...], row_elements: int) -> Iterator[tuple[Ten
 
 
 def map_chunks(
-    function: Callable[..., Tensor], tensors: tuple[Tensor, ...], row_elements: int
-) -> Tensor:
+    function: Callable[..., Any], tensors: tuple[Tensor, ...], row_elements: int
+) -> Any:
     """Apply a row-wise function to slices of tensors, cut along dimension -2.
 
-    Arguments are those of :func:`chunks`; ``function`` maps tensors with R rows to one with R.
+    Arguments are those of :func:`chunks`; ``function`` maps tensors with R rows to one with R, or
+    to a tuple of such.
     Intermediate arrays of several slices are not kept for the backward pass but computed anew.
     """
     slices = list(chunks(tensors, row_elements))
@@ -45,4 +47,7 @@ def map_chunks(
         function = functools.partial(
             checkpoint, function, use_reentrant=False, preserve_rng_state=False
         )
-    return torch.cat([function(*parts) for parts in slices], -2)
+    results = [function(*parts) for parts in slices]
+    if isinstance(results[0], tuple):
+        return tuple(torch.cat(parts, -2) for parts in zip(*results, strict=True))
+    return torch.cat(results, -2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _opaque_linkage(distance, cut)
-    return _complete_linkage(distance, cut)
+    return plainly(_complete_linkage, distance, cut)
 
 
 def single_linkage(distance: Tensor, cut: float) -> Tensor:
@@ -105,6 +106,39 @@ def _complete_linkage(distance: Tensor, cut: float) -> Tensor:
         gone = partner < index  # the group goes on under the lower index of the two
         distance = distance.masked_fill(gone.unsqueeze(-1) | gone.unsqueeze(-2), math.inf)
         labels = torch.minimum(partner, index).take_along_dim(labels, -1)
+
+
+def plainly(function: Callable[..., Tensor], *arguments: Tensor | float) -> Tensor:
+    """Call a function without derivatives that looks at values, which ``vmap`` would hide.
+
+    Args:
+        function: of tensors with any batch shape on the left, which its result has, too.
+        arguments: of the function.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return function(*arguments)
+    return _Plain.apply(function, *arguments)
+
+
+class _Plain(torch.autograd.Function):
+    """``vmap`` hands plain tensors to its rule."""
+
+    @staticmethod
+    def forward(function, *arguments):
+        return function(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info, in_dims, function, *arguments):
+        def batched(x, dim):
+            if dim is not None:
+                return x.movedim(dim, 0)
+            return x.expand(info.batch_size, *x.shape) if isinstance(x, Tensor) else x
+
+        return _Plain.apply(function, *map(batched, arguments, in_dims[1:])), 0
 
 
 _opaque_linkage = torch.library.custom_op(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -132,18 +133,19 @@ def bhattacharyya_normal(locs: Tensor, scale_tril: Tensor) -> Tensor:
         \Sigma = \tfrac12 (L_j L_j^T + L_k L_k^T)
     """
     covariance = scale_tril @ scale_tril.mT  # (*B, K, D, D)
-    count = locs.shape[-2]
-    first, second = torch.triu_indices(count, count, 1, device=locs.device)
-    pairs = (scale_tril[..., first, :, :], scale_tril[..., second, :, :])
-    factor = cholesky(
-        (covariance[..., first, :, :] + covariance[..., second, :, :]) / 2,
-        lambda: torch.cat(pairs, -1) / math.sqrt(2),
-    )
-    offset = (locs[..., first, :] - locs[..., second, :]).unsqueeze(-1)  # (*B, P, D, 1)
-    separation = torch.linalg.solve_triangular(factor, offset, upper=False).square().sum((-2, -1))
     volume = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (*B, K)
-    spread = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    spread = spread - (volume[..., first] + volume[..., second]) / 2
-    distance = locs.new_zeros(*volume.shape, volume.shape[-1])
-    distance[..., first, second] = distance[..., second, first] = separation / 8 + spread
+    count = locs.shape[-2]
+    distance = locs.new_zeros(*volume.shape, count)
+    pairs = torch.triu_indices(count, count, 1, device=locs.device).unsqueeze(-1)
+    for first, second in chunks(tuple(pairs), covariance[..., 0, :, :].numel()):
+        j, k = first.squeeze(-1), second.squeeze(-1)
+        factors = scale_tril[..., j, :, :], scale_tril[..., k, :, :]
+        root = functools.partial(torch.cat, [factor / math.sqrt(2) for factor in factors], -1)
+        factor = cholesky((covariance[..., j, :, :] + covariance[..., k, :, :]) / 2, root)
+        offset = (locs[..., j, :] - locs[..., k, :]).unsqueeze(-1)  # (*B, P, D, 1)
+        offset = torch.linalg.solve_triangular(factor, offset, upper=False)
+        spread = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        spread = spread - (volume[..., j] + volume[..., k]) / 2
+        apart = offset.square().sum((-2, -1)) / 8 + spread
+        distance[..., j, k] = distance[..., k, j] = apart
     return distance

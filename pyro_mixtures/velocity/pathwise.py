@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from pyro_mixtures.velocity.score_use import is_used
 
 VectorJacobianProduct = Callable[..., tuple[Tensor, ...]]
 
@@ -44,6 +47,25 @@ def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tens
     return _Pathwise.apply(z, vjp, *parameters)
 
 
+def scored_pathwise(
+    z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""``pathwise`` of samples that may have a score term beside them.
+
+    Args:
+        z: as for :func:`pathwise`.
+        vjp: as for :func:`pathwise`, with a keyword ``used``: whether a term
+            :func:`~pyro_mixtures.velocity.score_use.marked` with the receipt is part of the loss
+            whose gradient ``grad`` is. ``torch.compile`` knows that only when the graph runs:
+            there it is a tensor.
+        parameters: as for :func:`pathwise`.
+
+    Returns:
+        A tensor equal to ``z``, and the receipt, a zero of shape ``()``.
+    """
+    return _ScoredPathwise.apply(z, vjp, *parameters)
+
+
 def needs_gradient(*tensors: Tensor) -> bool:
     """Whether any tensor may need a gradient; transforms and the compiler do not tell."""
     return torch.is_grad_enabled() and (
@@ -62,15 +84,11 @@ class _Pathwise(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         z, ctx.vjp, *parameters = inputs
         ctx.save_for_backward(z, *parameters)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, grad):
-        z, *parameters = ctx.saved_tensors
-        gradient = (
-            _PathwiseGradient.apply if torch.is_grad_enabled() else _PathwiseGradient.forward
-        )
-        gradients = gradient(z, grad, ctx.vjp, *parameters)
-        return None, None, *gradients, *(None,) * (len(parameters) - len(gradients))
+        return _gradients(ctx, grad, ctx.vjp)
 
     @staticmethod
     def vmap(info, in_dims, z, vjp, *parameters):
@@ -79,8 +97,42 @@ class _Pathwise(torch.autograd.Function):
         return _Pathwise.apply(tensors[0], vjp, *tensors[1:]), 0
 
 
+class _ScoredPathwise(torch.autograd.Function):
+    @staticmethod
+    def forward(z, vjp, *parameters):
+        return z.clone(), z.new_zeros(())
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        # the receipt has no gradient where no score term is used
+        _Pathwise.setup_context(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx, grad, receipt):
+        if grad is None:  # a score term without its sample
+            return _gradients(ctx, None, ctx.vjp)
+        return _gradients(ctx, grad, functools.partial(ctx.vjp, used=is_used(receipt)))
+
+    @staticmethod
+    def vmap(info, in_dims, z, vjp, *parameters):
+        z_dim, _, *parameter_dims = in_dims
+        tensors = _batch_first(info.batch_size, (z, *parameters), (z_dim, *parameter_dims))
+        return _ScoredPathwise.apply(tensors[0], vjp, *tensors[1:]), (0, None)
+
+
 # what torch would otherwise find out at each call, for more than the cost of the call itself
-_Pathwise.forward.__signature__ = inspect.signature(_Pathwise.forward)  # type: ignore[attr-defined]
+for _function in (_Pathwise, _ScoredPathwise):
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+
+
+def _gradients(ctx, grad: Tensor | None, vjp: VectorJacobianProduct) -> tuple[Tensor | None, ...]:
+    """Of all arguments of a Function's ``forward``."""
+    z, *parameters = ctx.saved_tensors
+    if grad is None:
+        return (None,) * (2 + len(parameters))
+    gradient = _PathwiseGradient.apply if torch.is_grad_enabled() else _PathwiseGradient.forward
+    gradients = gradient(z, grad, vjp, *parameters)
+    return None, None, *gradients, *(None,) * (len(parameters) - len(gradients))
 
 
 class _PathwiseGradient(torch.autograd.Function):

@@ -158,7 +158,7 @@ def assert_means(found, exact):
         assert ((entry.mean - exact[name]).abs() <= 5 * entry.mean_error).all(), name
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_score_terms_count(weight_gradient):
     """Those of the distribution itself, which samples alone would be biased without."""
     family = partial(MixtureOfDiagNormals, weight_gradient=weight_gradient)

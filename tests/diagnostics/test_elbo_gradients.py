@@ -76,7 +76,7 @@ def test_more_particles_less_variance():
         (AutoMultivariateNormal, Trace_ELBO(max_plate_nesting=2)),
         (partial(AutoDiagonalNormalMixture, num_components=2), Trace_ELBO()),
         (
-            partial(AutoDiagonalNormalMixture, num_components=2, weight_gradient="score"),
+            partial(AutoDiagonalNormalMixture, num_components=2, weight_gradient="hybrid"),
             Trace_ELBO(),
         ),
     ],

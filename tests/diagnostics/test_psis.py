@@ -140,7 +140,7 @@ def test_the_estimator_of_the_gradient_makes_no_difference(estimator, vectorize)
     assert_evidence(found, NORMAL_EVIDENCE)
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @each_way
 def test_mixtures_in_guides_by_hand(weight_gradient, vectorize):
     """Two modes, both held by the guide."""

@@ -94,7 +94,8 @@ def test_choices(family):
     with pytest.raises(ValueError, match="transport to be one of displacement, .* got 'teleport'"):
         family.build(parameters, transport="teleport")
     with pytest.raises(
-        ValueError, match="weight_gradient to be one of pathwise, clustered, score, .* got 'exact'"
+        ValueError,
+        match="weight_gradient to be one of clustered, pathwise, hybrid.* got 'exact'",
     ):
         family.build(parameters, weight_gradient="exact")
 

@@ -5,7 +5,14 @@ import torch
 from torch.func import grad, vmap
 
 from pyro_mixtures.distributions import MixtureOfNormals, MixtureOfNormalsSharedCovariance
-from tests.registry import each_family, each_transport, gradients
+from tests.registry import (
+    each_family,
+    each_transport,
+    gradients,
+    leaves,
+    relative_error,
+    sample_at,
+)
 
 
 @each_transport
@@ -50,13 +57,26 @@ def test_many_components_far_from_their_center():
 
 
 @each_family
-def test_vmap_is_refused(family):
-    """With words; groups depend on values."""
+@pytest.mark.parametrize("uses_score", [False, True])
+@pytest.mark.parametrize("weight_gradient", ["clustered", "hybrid"])
+def test_vmap(family, weight_gradient, uses_score):
+    """The groups, which depend on values, and whether the score is used are each mixture's own."""
+    options = {"weight_gradient": weight_gradient, "validate_args": False}
+
+    def surrogate(mixture, z):
+        value = z.sum(-1).cos()
+        score = mixture.score_parts(z).score_function
+        return (value + uses_score * value.detach() * score if uses_score else value).sum()
 
     def total(parameters):
-        mixture = family.build(parameters, weight_gradient="clustered", validate_args=False)
-        return mixture.rsample((2,)).sum()
+        mixture = family.build(parameters, **options)
+        z = mixture.rsample((5,))
+        return surrogate(mixture, z), z
 
     batched = family.parameters((3,), K=4, **family.groups)
-    with pytest.raises(NotImplementedError, match="'clustered' .* use 'pathwise' or 'score'"):
-        vmap(grad(total), randomness="different")(batched)
+    actual, samples = vmap(grad(total, has_aux=True), randomness="different")(batched)
+    for b, points in enumerate(samples.detach()):
+        parameters = leaves({name: value[b] for name, value in batched.items()})
+        mixture = family.build(parameters, **options)
+        expected = gradients(surrogate(mixture, sample_at(mixture, points)), parameters)
+        assert relative_error({k: v[b] for k, v in actual.items()}, expected) < 1e-10

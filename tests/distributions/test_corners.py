@@ -14,7 +14,7 @@ from tests.registry import (
 
 TOLERANCE = 1e-10
 each_weight_gradient = pytest.mark.parametrize(
-    "weight_gradient", ["pathwise", "clustered", "score"]
+    "weight_gradient", ["pathwise", "clustered", "hybrid"]
 )
 each_dimension = pytest.mark.parametrize("D", [1, 3])
 

@@ -110,10 +110,10 @@ def test_result(family):
     samples = torch.randn(100, 2, dtype=torch.float32, requires_grad=True)
     transport = list(family.distribution.transports)[-1]
     fit = family.distribution.from_samples(
-        samples * 2, 3, transport=transport, weight_gradient="score", **options_of(family)
+        samples * 2, 3, transport=transport, weight_gradient="hybrid", **options_of(family)
     )
     assert fit.transport == transport
-    assert fit.weight_gradient == "score"
+    assert fit.weight_gradient == "hybrid"
     for name in family.parameters():
         value = getattr(fit, name)
         assert value.dtype == torch.float32

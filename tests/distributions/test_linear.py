@@ -212,7 +212,7 @@ def images(mixture):
 
 
 @each_family
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_options_are_kept(family, weight_gradient):
     parameters = family.parameters(D=2)
     for transport in family.distribution.transports:

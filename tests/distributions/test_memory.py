@@ -51,7 +51,7 @@ def overlapping(family, K, D):
 
 
 @each_transport
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_largest_array(family, transport, weight_gradient):
     """None of ``S K K D`` elements; with matrix products alone not even one of ``S K D``."""
     S, K, D = 50, 20, 30

@@ -79,10 +79,10 @@ def test_batch_shapes_broadcast(shapes, logits_shape, batch_shape):
 @pytest.mark.parametrize(("before", "after"), [((), (4,)), ((1,), (4,)), ((3, 1), (2, 3, 4))])
 def test_expand(before, after):
     parameters = real_line((before, before, before), before)
-    mixture = build(parameters, weight_gradient="score").expand(after)
+    mixture = build(parameters, weight_gradient="hybrid").expand(after)
     assert type(mixture) is Mixture
     assert mixture.batch_shape == after
-    assert mixture.weight_gradient == "score"
+    assert mixture.weight_gradient == "hybrid"
     assert mixture.component_logits.shape == (*after, 3)
     assert mixture.rsample((5,)).shape == (5, *after)
     value = mixture.sample()

@@ -104,7 +104,7 @@ def posterior(log_joint, z):
     return mean.item(), torch.trapezoid(weights * (z - mean).square(), z).sqrt().item()
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "hybrid"])
 def test_gamma_guide(weight_gradient):
     """For the rate of counts, with a prior of two modes: mean and spread of the posterior."""
     counts = torch.tensor([4.0])

@@ -33,7 +33,7 @@ def test_budget_changes_no_result(monkeypatch, family):
 
 @some_components("normal", "gamma_scalar", "multivariate_student_t", "dirichlet", "mixed_real")
 def test_budget_changes_no_result_without_transport(monkeypatch, family):
-    assert_budget_changes_nothing(monkeypatch, family, weight_gradient="score")
+    assert_budget_changes_nothing(monkeypatch, family, weight_gradient="hybrid")
 
 
 def test_memory_of_many_samples(monkeypatch):

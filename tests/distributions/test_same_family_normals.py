@@ -103,7 +103,7 @@ def both(make, **options):
 
 @each_normal
 @pytest.mark.parametrize("transport", ["displacement", "telescoping"])
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_normals_are_those_of_their_own_class(make, transport, weight_gradient):
     """Density, groups, score term and, at the same points, gradients."""
     make = functools.partial(make, spread=2.5)  # several groups

@@ -76,7 +76,7 @@ def test_expand_other_shapes(family, batch_shape, expanded):
 
 
 @each_components
-@pytest.mark.parametrize("weight_gradient", ["clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["clustered", "hybrid"])
 def test_expand_keeps_the_options(family, weight_gradient):
     parameters = family.parameters((2,), D=family.dimension, spread=4.0)
     try:
@@ -145,12 +145,12 @@ def test_in_a_plate(family):
 def test_copies(family, duplicate):
     parameters = family.parameters((2,), D=family.dimension)
     mixture = family.mixture(
-        {name: value.detach() for name, value in parameters.items()}, weight_gradient="score"
+        {name: value.detach() for name, value in parameters.items()}, weight_gradient="hybrid"
     )
     for original in (mixture, mixture.expand((3, 2))):
         value = original.sample((4,))
         original.rsample((2,))
         twin = duplicate(original)
-        assert (twin.transport, twin.weight_gradient) == (original.transport, "score")
+        assert (twin.transport, twin.weight_gradient) == (original.transport, "hybrid")
         assert torch.equal(twin.log_prob(value), original.log_prob(value))
         assert twin.sample((4,)).shape == value.shape

@@ -32,7 +32,7 @@ def expected_cost(reference, direction):
 
 
 @each_transport
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize(
     ("D", "batch_shape", "sample_shape"),
     [(5, (2,), ()), (5, (3, 1), (4,)), (20, (), (2, 3))],

@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Normal
 from pyro_mixtures.distributions import MixtureDistribution, MixtureSameFamily
 from pyro_mixtures.estimators import EstimatedMixture, clustered, hybrid, pathwise, score
 from tests.estimators.registry import each, estimated, score_of
-from tests.registry import FAMILIES, gradients
+from tests.registry import FAMILIES, beside_its_score, gradients
 
 FAMILY = FAMILIES["diag_normals"]
 
@@ -95,9 +95,10 @@ def test_mixtures_that_work_with_another(estimator):
     """``MixtureSameFamily`` of Normals hands its samples over to a class of Normals."""
     logits = torch.zeros(3, requires_grad=True)
     law = MixtureSameFamily(
-        Categorical(logits=logits), Normal(torch.tensor([0.0, 0.5, 20.0]), 1.0), None, "score"
+        Categorical(logits=logits), Normal(torch.tensor([0.0, 0.5, 20.0]), 1.0), None, "hybrid"
     )
-    z = estimator(law).rsample((50,))
+    q = estimator(law)
+    z = beside_its_score(q, q.rsample((50,)))
     (grad,) = torch.autograd.grad(z.sum(), logits, materialize_grads=True)
     assert bool(grad.abs().max() > 0) == (estimator is not hybrid)
     if estimator is clustered:  # within the first two only

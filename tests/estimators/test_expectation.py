@@ -124,7 +124,9 @@ def test_a_component_without_weight_may_have_any_cost():
         assert gradient.isfinite().all()
 
 
-MIXTURE = MixtureOfDiagNormals(torch.zeros(3, 2, 2), torch.ones(2, 2), torch.zeros(2))
+MIXTURE = MixtureOfDiagNormals(
+    torch.zeros(3, 2, 2), torch.ones(2, 2), torch.zeros(2, requires_grad=True)
+)
 
 
 @pytest.mark.parametrize(

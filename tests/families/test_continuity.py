@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_mixtures.families.registry import coordinates, factors
 from pyro_mixtures.velocity.telescoping import exchange
 from tests.families.registry import each_components_and_dim, each_transport_and_dim
-from tests.registry import gradients, leaves
+from tests.registry import beside_its_score, gradients, leaves
 
 DIFFERENCES = torch.tensor([-1, 9, -45, 0, 45, -9, 1], dtype=torch.float64) / 60
 TOLERANCE = 1e-8
@@ -76,7 +76,8 @@ def divergences(family, parameters, D, mixture_of, count=6):
     z, step = stencils(family, parameters, D, count)
     points = z.flatten(0, 2)
     each = leaves({name: x.expand(len(points), *x.shape) for name, x in parameters.items()})
-    moved = mixture_of(each).reparameterize(points)
+    mixture = mixture_of(each)
+    moved = beside_its_score(mixture, mixture.reparameterize(points))
     density = family.reference(each).log_prob(points).exp().detach()
     total = dict.fromkeys(parameters, 0)
     for i, coordinate in enumerate(moved.reshape(len(points), -1)[:, :D].unbind(-1)):
@@ -100,7 +101,7 @@ def worst(residuals, family, each, centers) -> float:
 def test_all_parameters(family, transport, D):
     """``div(q v) + dq/dtheta = 0``."""
     parameters = family.parameters(K=3, D=D, scales=SCALES, seed=D)
-    mixture_of = functools.partial(family.mixture, transport=transport)
+    mixture_of = functools.partial(family.mixture, transport=transport, weight_gradient="pathwise")
     total, centers, each = divergences(family, parameters, D, mixture_of)
     change = gradients(family.reference(each).log_prob(centers).exp(), each)
     residuals = [total[name] + change[name] for name in parameters]
@@ -111,7 +112,7 @@ def test_all_parameters(family, transport, D):
 def test_components_alone(family, D):
     """Without a transport of the weights, which shares work with the components' velocities."""
     parameters = family.parameters(K=3, D=D, scales=SCALES, seed=30 + D)
-    mixture_of = functools.partial(family.mixture, weight_gradient="score")
+    mixture_of = functools.partial(family.mixture, weight_gradient="hybrid")
     total, centers, each = divergences(family, parameters, D, mixture_of)
     change = gradients(family.reference(each).log_prob(centers).exp(), each)
     residuals = [total[name] + change[name] for name in parameters if name != "logits"]

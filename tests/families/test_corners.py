@@ -130,7 +130,7 @@ def test_half_precision(components):
     ],
 )
 @pytest.mark.parametrize("sample_shape", [(0,), (3, 0)])
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "hybrid"])
 def test_no_samples(components, sample_shape, weight_gradient):
     weights = Categorical(logits=torch.zeros(2, requires_grad=True))
     q = MixtureSameFamily(weights, components, weight_gradient=weight_gradient)
@@ -197,9 +197,9 @@ def test_names_of_components_in_repr():
 def test_several_vectors_of_dependent_coordinates(base):
     """Whitening them is not implemented, and without it the variance may be infinite."""
     weights = Categorical(logits=torch.zeros(2, requires_grad=True))
-    with pytest.raises(NotImplementedError, match="weight_gradient='score'"):
+    with pytest.raises(NotImplementedError, match="weight_gradient='hybrid'"):
         MixtureSameFamily(weights, Independent(base, 1))
-    q = MixtureSameFamily(weights, Independent(base, 1), weight_gradient="score")
+    q = MixtureSameFamily(weights, Independent(base, 1), weight_gradient="hybrid")
     assert q.rsample((5,)).shape == (5, 4, 3)
 
 

@@ -114,19 +114,23 @@ def test_score_needs_no_transport(components, words):
     def mixture(**options):
         return MixtureSameFamily(Categorical(logits=logits), components(parameter), **options)
 
-    assert_refused(NotImplementedError, mixture, [*words, "weight_gradient='score'"])
-    q = mixture(weight_gradient="score")
+    assert_refused(NotImplementedError, mixture, [*words, "weight_gradient='hybrid'"])
+    q = mixture(weight_gradient="hybrid")
     z = q.rsample((100_000,))
     cost = z.tanh() + (z / 2).tanh().square()
     cost = cost.sum(-1) if q.event_shape else cost
     # the score of the logits, the path of the parameter
-    surrogate = cost.mean() + (cost.detach() * q.score_parts(z.detach()).score_function).mean()
+    surrogate = cost.mean() + (cost.detach() * q.score_parts(z).score_function).mean()
     actual = torch.autograd.grad(surrogate, [logits, parameter], retain_graph=True)
     # the plain score function estimates both
     plain = (cost.detach() * q.log_prob(z.detach())).mean()
     score = torch.autograd.grad(plain, [logits, parameter])
     torch.testing.assert_close(actual, score, rtol=0.0, atol=0.015)
     assert min(float(gradient.abs().max()) for gradient in score) > 0.05
+    # a loss without the term asks for what there is not
+    z = mixture(weight_gradient="hybrid").rsample((3,))
+    with pytest.raises(NotImplementedError, match=f"(?s)does not use the score term.*{words[0]}"):
+        torch.autograd.grad(z.sum(), logits)
 
 
 END = 13.0

@@ -160,7 +160,7 @@ def expected_cost(family, problem, parameters: Parameters, D: int) -> Tensor:
 @each_problem
 @pytest.mark.parametrize(
     ("weight_gradient", "batch_shape", "sample_shape"),
-    [("pathwise", (2,), ()), ("pathwise", (3, 1), (4,)), ("score", (), (2, 3))],
+    [("pathwise", (2,), ()), ("pathwise", (3, 1), (4,)), ("hybrid", (), (2, 3))],
 )
 def test_mean_gradient(family, problem, weight_gradient, batch_shape, sample_shape):
     D = 5

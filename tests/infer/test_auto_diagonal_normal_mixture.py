@@ -40,7 +40,7 @@ def several_sites():
 SHAPES = {"rate": (), "weights": (3,), "level": (4,), "vector": (4, 2)}
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_svi_over_several_sites(weight_gradient, vectorize):
     guide = AutoDiagonalNormalMixture(several_sites, 3, weight_gradient=weight_gradient)

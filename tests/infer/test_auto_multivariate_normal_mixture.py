@@ -43,7 +43,7 @@ def fit(guide_class, steps=2000, **options):
     return guide, sum(losses[-100:]) / 100
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_shapes_and_steps(weight_gradient):
     guide, loss = fit(AutoMultivariateNormalMixture, 3, weight_gradient=weight_gradient)
     assert torch.tensor(loss).isfinite()

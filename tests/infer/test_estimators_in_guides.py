@@ -127,7 +127,7 @@ def landed(weight_gradient, sticking_the_landing, **options):
     [{}, {"num_particles": 3}, {"num_particles": 3, "vectorize_particles": True}],
     ids=["one", "loop", "vectorized"],
 )
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_at_the_optimum_the_whole_gradient_vanishes(weight_gradient, options):
     """Those of the weights included, in each single draw, if the density is detached."""
     stuck, loss = landed(weight_gradient, True, **options)
@@ -199,7 +199,7 @@ def test_in_a_guide_the_particles_are_stratified():
 
 
 @pytest.mark.parametrize("estimator", [None, "stratified"])
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_subsamples_scale_the_model_alone(weight_gradient, estimator):
     """The packed mixture is one, whatever plate the site is in that carries its density."""
 

@@ -108,7 +108,7 @@ def two_sites_log_joint(latent):
 
 @each_guide
 @each_landing
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize("kwargs", PARTICLES)
 def test_auto_guides(guide_class, weight_gradient, kwargs, landing):
     """Loss and gradient of each draw are those of the formula, whatever the weights' gradient."""
@@ -194,7 +194,7 @@ def test_masks_and_scales():
 
     def masked_guide():
         with pyro.plate("data", 3), pyro.poutine.scale(scale=2.0):
-            q = diag_normals(parameters, weight_gradient="score")
+            q = diag_normals(parameters, weight_gradient="hybrid")
             pyro.sample("z", q.to_event(0).mask(mask))
 
     pyro.set_rng_seed(0)
@@ -220,7 +220,7 @@ def test_to_event_of_one_mixture():
             pyro.factor("f", z.flatten(z.dim() - 1 - count).prod(-1).sin())
 
         def guide(given=given, count=count):
-            pyro.sample("z", diag_normals(given, weight_gradient="score").to_event(count))
+            pyro.sample("z", diag_normals(given, weight_gradient="hybrid").to_event(count))
 
         pyro.set_rng_seed(0)
         elbo = MarginalizedMixture_ELBO(max_plate_nesting=0)

@@ -260,7 +260,7 @@ def test_variance_is_lower_than_with_sampled_components():
         MarginalizedMixture_ELBO(max_plate_nesting=0, sticking_the_landing=True)
     )
     two = {"num_particles": 2, "vectorize_particles": True, "max_plate_nesting": 0}
-    for weight_gradient in ("clustered", "score"):
+    for weight_gradient in ("clustered", "hybrid"):
         their_logits, their_locs = variance(BaselinedTrace_ELBO(**two), weight_gradient)
         assert logits < 0.2 * their_logits
         assert landed_logits < 0.2 * their_logits

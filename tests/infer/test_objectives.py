@@ -88,7 +88,7 @@ def z_scores(guide, elbo, exact, repeats):
     return (draws.mean(0) - exact) / (draws.std(0) / math.sqrt(repeats)), draws
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize("objective", [Trace_ELBO, BaselinedTrace_ELBO])
 def test_elbo_gradient_is_unbiased(objective, weight_gradient):
     guide = make_guide(weight_gradient)
@@ -118,7 +118,7 @@ def test_renyi_gradient_is_unbiased_for_two_particles():
     assert scores.abs().max() < 4.7  # 9 * 3e-6
 
 
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_renyi_gradient_is_consistent(weight_gradient):
     guide = make_guide(weight_gradient)
     exact = exact_gradients(guide, minus_renyi(0.5))
@@ -145,7 +145,7 @@ def test_pathwise_guides_work_with_other_objectives():
     ids=["average", "loop", "vectorized"],
 )
 def test_baseline_is_unbiased_and_lowers_the_variance(kwargs):
-    guide = make_guide("score")
+    guide = make_guide("hybrid")
     exact = exact_gradients(guide, minus_elbo)
     elbo = BaselinedTrace_ELBO(max_plate_nesting=0, **kwargs)
     scores, draws = z_scores(guide, elbo, exact, 400)

@@ -180,7 +180,7 @@ def test_gradient_is_that_of_the_loss_for_fixed_random_numbers(local):
 
 
 @pytest.mark.parametrize("guide_class", [AutoDiagonalNormalMixture, AutoMultivariateNormalMixture])
-@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "score"])
+@pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 def test_auto_guides(guide_class, weight_gradient):
     pyro.set_rng_seed(0)
     guide = guide_class(model, 2, init_scale=0.5, weight_gradient=weight_gradient)

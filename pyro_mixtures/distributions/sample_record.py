@@ -1,0 +1,50 @@
+"""What a distribution knows about a sample of its own, kept with the sample itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+ATTRIBUTE = "_pyro_mixtures_record"
+
+
+class SampleRecord:
+    """Who drew a sample, and what is known of it; copies of the sample are values like any other.
+
+    Args:
+        owner: the distribution that drew it.
+        version: how often the sample had been changed in place by then; None where torch does not
+            count.
+        known: by the owner.
+    """
+
+    def __init__(self, owner: Distribution, version: int | None, known: Any) -> None:
+        self.owner, self.version, self.known = owner, version, known
+
+    def __reduce__(self):
+        return type(None), ()  # a sample's graph can neither be copied nor pickled
+
+
+def remember(owner: Distribution, sample: Tensor, known: Any) -> None:
+    """Keep with a sample what its distribution knows about it."""
+    if not torch.compiler.is_compiling() and sample.is_inference():
+        return  # changes in place would not be noticed
+    setattr(sample, ATTRIBUTE, SampleRecord(owner, _version(sample), known))
+
+
+def recall(owner: Distribution, value: Tensor) -> Any | None:
+    """What a distribution knows of a value: nothing unless it drew this very tensor.
+
+    Nothing either if the tensor was changed in place since.
+    """
+    record = getattr(value, ATTRIBUTE, None)
+    if record is None or record.owner is not owner or record.version != _version(value):
+        return None
+    return record.known
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

@@ -1,0 +1,80 @@
+"""Pyro's TransformedDistribution, with the score term of a mixture at its base."""
+
+from __future__ import annotations
+
+import pyro.distributions
+import torch
+from pyro.distributions.util import sum_rightmost
+from torch import Tensor
+
+from pyro_mixtures.distributions.sample_record import recall, remember
+from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
+
+
+class TransformedDistribution(pyro.distributions.TransformedDistribution):
+    r"""A distribution of points that transforms have moved: a flow, with a mixture at its base.
+
+    .. math:: y = T(z), \qquad \log p(y) = \log q(z) - \log |\det \partial T / \partial z|
+
+    The signature and all methods are those of ``pyro.distributions.TransformedDistribution``. That
+    one, too, is right around a mixture of this package; but as it has no place for the mixture's
+    score term, the weights of far components get a noisy gradient there. Here it is kept.
+
+    Args:
+        base_distribution: any.
+        transforms: a transform or a list of them.
+        validate_args: check the values of ``log_prob``'s argument.
+
+    Example:
+        >>> from torch.distributions.transforms import ExpTransform
+        >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
+        >>> logits = torch.zeros(2, requires_grad=True)
+        >>> base = MixtureOfDiagNormals(torch.tensor([[0.0], [9.0]]), torch.ones(2, 1), logits)
+        >>> q = TransformedDistribution(base, [ExpTransform()])
+        >>> q.score_parts(q.rsample((5,))).score_function.shape
+        torch.Size([5])
+    """
+
+    def rsample(self, sample_shape=torch.Size()):
+        value = self.base_dist.rsample(sample_shape)
+        points = []
+        for transform in self.transforms:
+            points.append(value)
+            value = transform(value)
+        if points:
+            if any(value is point for point in points):  # the identity may return what it is given
+                value = value.view_as(value)
+            remember(self, value, tuple(points))
+        return value
+
+    def score_term(self, value: Tensor) -> ScoreTerm:
+        """That of the base, at the point that the sample came from."""
+        points = recall(self, value)
+        if points is None:
+            return ScoreTerm(self.log_prob(value))
+        base, z = self.base_dist, points[0]
+        term = base.score_term(z) if hasattr(base, "score_term") else ScoreTerm(base.log_prob(z))
+        batch_dim = value.dim() - self.event_dim
+        term = term.summed(term.log_prob.dim() - batch_dim)
+        log_prob = term.log_prob
+        for transform, x, y in zip(self.transforms, points, (*points[1:], value), strict=True):
+            log_volume = transform.log_abs_det_jacobian(x, y)
+            log_prob = log_prob - sum_rightmost(log_volume, log_volume.dim() - batch_dim)
+        return term._replace(log_prob=log_prob)
+
+    def score_parts(self, x, *args, **kwargs):
+        if not self.has_rsample:
+            return super().score_parts(x)
+        return self.score_term(x).parts(x)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the base, where it tells one."""
+        return getattr(self.base_dist, "device", torch.device("cpu"))
+
+    def to_event(self, reinterpreted_batch_ndims=None):
+        event = super().to_event(reinterpreted_batch_ndims)
+        return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
+
+    def mask(self, mask):
+        return super().mask(mask_tensor(mask, self.batch_shape, self.device))
