@@ -13,8 +13,14 @@ from torch.distributions import Categorical, Distribution, Independent, Transfor
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.sample_record import recall, remember
 from pyro_mixtures.distributions.weights import draw_index, surely_all, within_group
-from pyro_mixtures.families.registry import common_coordinates, factors, moved, tails
-from pyro_mixtures.families.support import check_exchange, check_supports
+from pyro_mixtures.families.registry import (
+    common_coordinates,
+    factors,
+    log_density,
+    moved,
+    tails,
+)
+from pyro_mixtures.families.support import check_exchange, check_supports, inside_support
 from pyro_mixtures.velocity.chunks import map_chunks
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise
@@ -77,7 +83,8 @@ class ComponentMixture(MixtureDistribution):
         with torch.no_grad():
             weights = self.log_weights.exp().reshape(self.batch_shape.numel(), self.num_components)
             index = draw_index(weights, torch.Size(sample_shape).numel())  # (B, S)
-            return self._pick(index.T).reshape(self._extended_shape(sample_shape))
+            value = self._pick(index.T).reshape(self._extended_shape(sample_shape))
+            return inside_support(value, *self._components)
 
     def _pick(self, index: Tensor) -> Tensor:
         """Samples of the components ``(S, B)``, as many of each as the most frequent asks."""
@@ -112,7 +119,8 @@ class ComponentMixture(MixtureDistribution):
             return value
         batch = self.batch_shape + self.event_shape
         count = value.shape[: value.dim() - len(batch)].numel()
-        rows = value.reshape(count, batch.numel())
+        inside = inside_support(value, *self._components)
+        rows = inside.reshape(count, batch.numel())
         has_score = self._has_score
 
         def points(rows: Tensor) -> tuple[Tensor, ...]:
@@ -133,7 +141,7 @@ class ComponentMixture(MixtureDistribution):
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, *B, K)``."""
-        return self._each(_log_prob, self._validated(value))
+        return self._each(log_density, self._validated(value))
 
     def cdf(self, value):
         r"""Of univariate components: :math:`\sum_j \pi_j F_j(z)`, ``(*X,)``."""
@@ -168,7 +176,7 @@ class ComponentMixture(MixtureDistribution):
             if exchanges:
                 points, own, marginals = self._points_and_factors(z, shared)
                 own, marginals = own.to(z.dtype), marginals.to(z.dtype)
-            log_components = own.log_pdf.sum(-1) if own else self._each(_log_prob, z)
+            log_components = own.log_pdf.sum(-1) if own else self._each(log_density, z)
             joint = log_components + log_weights
             log_prob = joint.logsumexp(-1, keepdim=True)  # (S, *B, 1)
             responsibilities = (joint - log_prob).exp()  # (S, *B, K)
@@ -268,15 +276,6 @@ def _refused(point: Tensor, log_weights: Tensor, error: NotImplementedError) -> 
 
 def _pass_on(z: Tensor, grad: Tensor, moved: Tensor) -> tuple[Tensor]:
     return (grad,)
-
-
-def _log_prob(component: Distribution, value: Tensor) -> Tensor:
-    """As ``component.log_prob``, which of independent coordinates takes no empty value."""
-    if isinstance(component, Independent):
-        log_prob = _log_prob(component.base_dist, value)
-        count = component.reinterpreted_batch_ndims
-        return log_prob.flatten(-count).sum(-1) if count else log_prob
-    return component.log_prob(value)
 
 
 def _cdf(component: Distribution, value: Tensor) -> Tensor:

@@ -49,6 +49,11 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
     periodic or not: nothing flows through the ends. So a mean near an end moves its mass around
     the whole circle, at a high variance; turn the circle so that the ends lie between the means.
 
+    Samples that rounding would put on the ends of the support are the numbers next to these, and
+    have the densities there. With shape parameters far below one, of ``Beta`` or ``Kumaraswamy``,
+    these are many, for numbers next to 1 are coarse: then densities, and with them the score
+    function's gradient, are off, and ``float64`` or a flipped coordinate helps.
+
     Args:
         mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.
         component_distribution: a distribution of batch shape ``(*B, K)`` and event shape ``E``.

@@ -12,18 +12,25 @@ from torch.distributions import (
     ComposeTransform,
     Independent,
     IndependentTransform,
+    PowerTransform,
+    SigmoidTransform,
+    TanhTransform,
     Transform,
     TransformedDistribution,
 )
+from torch.nn.functional import logsigmoid
 
+from pyro_mixtures.families.interior import within_constraint
 from pyro_mixtures.families.registry import (
     Tails,
     coordinates,
     factor,
     factors,
+    log_density,
     moved,
     register_coordinates,
     register_factors,
+    register_log_density,
     register_tails,
     register_velocity,
     tails,
@@ -57,6 +64,13 @@ def _(distribution, value, shared):
     return own, own if marginal is own else Factors(*(x.flatten(first) for x in marginal))
 
 
+@register_log_density(Independent)
+def _(distribution, value):
+    return _sum_last(
+        log_density(distribution.base_dist, value), distribution.reinterpreted_batch_ndims
+    )
+
+
 @register_tails(Independent)
 def _(distribution, value):
     return tails(distribution.base_dist, value)
@@ -64,12 +78,29 @@ def _(distribution, value):
 
 @register_velocity(TransformedDistribution)
 def _(distribution, value):
-    for transform in reversed(distribution.transforms):
-        value = _before(transform, value)
+    steps = parts(distribution.transforms)
+    for step in reversed(steps):
+        value = _before(step, value)
+    value = within_constraint(value, distribution.base_dist.support)
     value = moved(distribution.base_dist, value.detach())
-    for transform in distribution.transforms:
-        value = transform(value)
+    for step in steps:
+        value = _after(step, value)
     return value
+
+
+@register_log_density(TransformedDistribution)
+def _(distribution, value):
+    """As torch's, but finite wherever the density is."""
+    base, event_dim = distribution.base_dist, len(distribution.event_shape)
+    log_slopes: Tensor | float = 0.0
+    for step in reversed(parts(distribution.transforms)):
+        before = _before(step, value)
+        event_dim += step.domain.event_dim - step.codomain.event_dim
+        log_slope = _log_slope(step, before, value)
+        log_slopes = log_slopes + _sum_last(log_slope, event_dim - step.domain.event_dim)
+        value = before
+    value = within_constraint(value, base.support)
+    return _sum_last(log_density(base, value), event_dim - len(base.event_shape)) - log_slopes
 
 
 @register_tails(TransformedDistribution)
@@ -140,13 +171,33 @@ def elementwise(transform: Transform) -> bool:
 
 def _before(transform: Transform, value: Tensor) -> Tensor:
     """Inverse of a transform; samples rounded to an end of its range come from next to it."""
-    low, high = (getattr(transform.codomain, f"{side}_bound", None) for side in ("lower", "upper"))
-    bounds = torch.finfo(value.dtype)
-    if isinstance(low, (int, float)):
-        value = value.clamp_min(low + max(abs(low) * bounds.eps, bounds.tiny))
-    if isinstance(high, (int, float)):
-        value = value.clamp_max(high - max(abs(high) * bounds.eps, bounds.tiny))
-    return transform.inv(value)
+    value = transform.inv(within_constraint(value, transform.codomain))
+    return within_constraint(value, transform.domain)
+
+
+def _after(transform: Transform, value: Tensor) -> Tensor:
+    """A transform whose slopes are finite and have their digits wherever its values are."""
+    if isinstance(transform, PowerTransform):
+        return (transform.exponent * value.log()).exp()
+    if isinstance(transform, SigmoidTransform):
+        return logsigmoid(value).exp()
+    if isinstance(transform, TanhTransform):
+        return 2 * logsigmoid(2 * value).exp() - 1
+    return transform(value)
+
+
+def _log_slope(transform: Transform, before: Tensor, value: Tensor) -> Tensor:
+    """The logarithm of the slope, which may be more than a number holds."""
+    if isinstance(transform, PowerTransform):
+        exponent = torch.as_tensor(transform.exponent)
+        log_value = within_constraint(value, transform.codomain).log()
+        return exponent.abs().log() + (1 - 1 / exponent) * log_value
+    return transform.log_abs_det_jacobian(before, value)
+
+
+def _sum_last(value: Tensor, count: int) -> Tensor:
+    """Over the last dimensions, which may be empty."""
+    return value.flatten(-count).sum(-1) if count else value
 
 
 def _pulled_back(transforms: Sequence[Transform], value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +206,7 @@ def _pulled_back(transforms: Sequence[Transform], value: Tensor) -> tuple[Tensor
     for transform in reversed(transforms):
         before = _before(transform, value)
         sign = sign * transform.sign
-        log_slope = log_slope + transform.log_abs_det_jacobian(before, value)
+        log_slope = log_slope + _log_slope(transform, before, value)
         value = before
     return value, sign, log_slope
 

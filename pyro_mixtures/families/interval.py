@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta, Kumaraswamy, Uniform, VonMises
 
+from pyro_mixtures.families.interior import within_constraint
 from pyro_mixtures.families.registry import (
     Affine,
     Tails,
     carried,
+    register_log_density,
     register_moving_tails,
     register_tails,
     register_velocity,
@@ -40,6 +42,13 @@ def _(distribution, value):
     a, b = distribution.concentration1, distribution.concentration0
     log_sf = _kumaraswamy_log_sf(a.detach(), b.detach(), value)
     return (_log_rest(log_sf / b) / a).exp()
+
+
+@register_log_density(Kumaraswamy)
+def _(distribution, value):
+    a, b = distribution.concentration1, distribution.concentration0
+    log_value = within_constraint(value, distribution.support).log()
+    return (a * b).log() + (a - 1) * log_value + (b - 1) * _log_rest(a * log_value)
 
 
 @register_moving_tails(VonMises)

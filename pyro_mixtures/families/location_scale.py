@@ -13,11 +13,12 @@ from pyro_mixtures.families.registry import (
     Affine,
     Tails,
     carried,
+    register_log_density,
     register_moving_tails,
     register_tails,
     register_velocity,
 )
-from pyro_mixtures.velocity.symmetric import student_t_tails
+from pyro_mixtures.velocity.symmetric import student_t_log_pdf, student_t_tails
 from pyro_mixtures.velocity.telescoping import normal_cdf
 
 SMOOTH = (Logistic, Gumbel, Cauchy)
@@ -41,6 +42,12 @@ def _(distribution, value):
     log_cdf, log_sf, velocities = student_t_tails(df, standard)
     point = torch.addcmul(loc, scale, standard + carried(velocities, df))
     return point, Tails(log_cdf.exp(), log_sf.exp())
+
+
+@register_log_density(StudentT)
+def _(distribution, value):
+    standard = _standardized(distribution, value).unsqueeze(-1)
+    return student_t_log_pdf(distribution.df, standard) - distribution.scale.log()
 
 
 @register_tails(Normal)

@@ -11,7 +11,6 @@ from torch.distributions import (
     LowRankMultivariateNormal,
     MultivariateNormal,
     StickBreakingTransform,
-    StudentT,
 )
 from torch.nn.functional import logsigmoid, pad
 
@@ -19,12 +18,13 @@ from pyro_mixtures.families.registry import (
     carried,
     register_coordinates,
     register_factors,
+    register_log_density,
     register_velocity,
 )
 from pyro_mixtures.velocity.full_covariance import triangular_inverse
 from pyro_mixtures.velocity.incomplete import beta_tails
 from pyro_mixtures.velocity.precision import double
-from pyro_mixtures.velocity.symmetric import student_t_tails
+from pyro_mixtures.velocity.symmetric import student_t_log_pdf, student_t_tails
 from pyro_mixtures.velocity.telescoping import Factors, normal_factors
 
 
@@ -61,6 +61,14 @@ def _(distribution, value):
     by_df = tuple((1 / fixed + by_b / 2).unsqueeze(-1) / 2 for by_b in tails.velocities[1:])
     noise = noise * (1 + carried(by_df, df.unsqueeze(-1)))
     return distribution.loc + _apply(distribution.scale_tril.tril(), noise)
+
+
+@register_log_density(MultivariateStudentT)
+def _(distribution, value):
+    offset = (value - distribution.loc).unsqueeze(-1)
+    noise = torch.linalg.solve_triangular(distribution.scale_tril, offset, upper=False)
+    log_volume = distribution.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return student_t_log_pdf(distribution.df, noise.squeeze(-1)) - log_volume
 
 
 @register_coordinates(MultivariateNormal)
@@ -157,7 +165,7 @@ def _whitened(distribution, value: Tensor, shared) -> tuple[Tensor, Tensor, Tens
 
 
 def _student_t_factors(df: Tensor, standard: Tensor, scale: Tensor) -> Factors:
-    log_pdf = StudentT(df, validate_args=False).log_prob(standard) - scale.log()
+    log_pdf = student_t_log_pdf(df, standard.unsqueeze(-1)) - scale.log()
     log_cdf, log_sf, _ = student_t_tails(df, standard)
     return Factors(log_pdf, log_cdf.exp(), log_sf.exp())
 

@@ -110,6 +110,15 @@ def moved(distribution: Distribution, value: Tensor) -> Tensor:
 
 
 @Rules
+def log_density(distribution: Distribution, value: Tensor) -> Tensor:
+    """``distribution.log_prob(value)``, where that has digits and finite derivatives.
+
+    A rule of the family is for what is not so next to the ends of the support or far out.
+    """
+    return distribution.log_prob(value)
+
+
+@Rules
 def tails(distribution: Distribution, value: Tensor) -> Tails:
     """Both tails of a univariate distribution at given points.
 
@@ -193,7 +202,7 @@ def common_coordinates(*components: Distribution) -> Transform | None:
 def factor(distribution: Distribution, value: Tensor, both: Tails) -> Factors:
     """The univariate factor of these tails."""
     cdf, sf, log_pdf = both
-    return Factors(distribution.log_prob(value) if log_pdf is None else log_pdf, cdf, sf)
+    return Factors(log_density(distribution, value) if log_pdf is None else log_pdf, cdf, sf)
 
 
 def carried(velocities: tuple[Tensor, ...], *parameters: Tensor) -> Tensor | float:
@@ -238,6 +247,19 @@ def register_tails(family: type[Distribution]) -> Decorator:
         ``pyro_mixtures.families.registry.tails``.
     """
     return tails.register(family)
+
+
+def register_log_density(family: type[Distribution]) -> Decorator:
+    """Give a family the rule of its log density, but not classes that have one of their own."""
+
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+        def chosen(distribution: Distribution, value: Tensor) -> Tensor:
+            own = type(distribution).log_prob is not family.log_prob
+            return (log_density.default if own else rule)(distribution, value)
+
+        return log_density.register(family)(chosen)
+
+    return decorate
 
 
 def register_moving_tails(family: type[Distribution]) -> Decorator:

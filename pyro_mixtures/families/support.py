@@ -1,8 +1,9 @@
-"""Checks that distributions can be the components of one mixture."""
+"""The supports of a mixture's components: checks that they are one, and points inside of it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
@@ -13,14 +14,14 @@ from torch.distributions import (
     Distribution,
     Independent,
     StackTransform,
+    Transform,
     TransformedDistribution,
     VonMises,
 )
 
 from pyro_mixtures.families.composite import elementwise, parts
+from pyro_mixtures.families.interior import Ends, bounds, within
 from pyro_mixtures.families.registry import common_coordinates, factors, tails, velocity
-
-Ends = tuple[Tensor | float, Tensor | float]
 
 
 def check_rules(distribution: Distribution) -> None:
@@ -95,7 +96,6 @@ def check_supports(*components: Distribution) -> None:
 
     No path for the weight leads where the mixture has no density.
     """
-    shape = components[0].batch_shape + components[0].event_shape
     intervals = [_interval(component) for component in components]
     known = [interval for interval in intervals if interval is not None]
     kinds = {type(component.support) for component in components}
@@ -104,14 +104,11 @@ def check_supports(*components: Distribution) -> None:
             "Expected components of the same support, but got"
             f" {', '.join(str(component.support) for component in components)}"
         )
-    for name, ends in zip(("lower", "upper"), zip(*known, strict=True), strict=False):
-        if all(isinstance(end, float) and end == ends[0] for end in ends):
+    for name, each in zip(("lower", "upper"), zip(*known, strict=True), strict=False):
+        stacked = _stacked(each, *components)
+        if not isinstance(stacked, Tensor):
             continue
-        like = next((end for end in ends if isinstance(end, Tensor)), torch.zeros(()))
-        each = [torch.as_tensor(end).to(like).expand(shape) for end in ends]
-        dim = len(components[0].batch_shape) - 1 if len(each) == 1 else 0
-        stacked = each[0] if len(each) == 1 else torch.stack(each)
-        first = stacked.narrow(dim, 0, 1).expand_as(stacked)
+        first = stacked[:1].expand_as(stacked)
         differ = ~stacked.isclose(first)
         if differ.any():
             raise ValueError(
@@ -120,6 +117,48 @@ def check_supports(*components: Distribution) -> None:
                 " weight leads where the mixture has no density. Transform them to one support;"
                 " torch's MixtureSameFamily takes them, without rsample"
             )
+
+
+def inside_support(value: Tensor, *components: Distribution) -> Tensor:
+    """Samples moved off the ends of their support and off infinity, where rounding put them.
+
+    The numbers next to the ends take their place, whose density is not zero, infinite or NaN.
+
+    Args:
+        value: samples of the mixture, ``(*X, *B, *E)``.
+        components: several of batch shape ``B``, or one of batch shape ``(*B, K)``.
+    """
+    lows, highs = zip(*(_ends(each, value.dtype) for each in components), strict=True)
+    low, high = _stacked(lows, *components), _stacked(highs, *components)
+    return within(
+        value,
+        low.amin(0) if isinstance(low, Tensor) else low,
+        high.amax(0) if isinstance(high, Tensor) else high,
+    )
+
+
+def _ends(distribution: Distribution, dtype: torch.dtype) -> Ends:
+    """Of the support in each coordinate, infinite where it has none: on a circle, for one."""
+    if isinstance(distribution, Independent):
+        return _ends(distribution.base_dist, dtype)
+    if not _has_support_of_transforms(distribution):
+        return bounds(distribution.support)
+    image = _ends(distribution.base_dist, dtype)
+    for part in parts(distribution.transforms):
+        image = _image(part, image, dtype) if elementwise(part) else bounds(part.codomain)
+    return image
+
+
+def _stacked(ends: Sequence[Tensor | float], *components: Distribution) -> Tensor | float:
+    """Ends of all components, ``(K, *B, *E)``, or the number that they all are."""
+    if all(isinstance(end, float) and end == ends[0] for end in ends):
+        return ends[0]
+    like = next((end for end in ends if isinstance(end, Tensor)), torch.zeros(()))
+    shape = components[0].batch_shape + components[0].event_shape
+    each = [torch.as_tensor(end).to(like).expand(shape) for end in ends]
+    if len(each) > 1:
+        return torch.stack(each)
+    return each[0].movedim(len(components[0].batch_shape) - 1, 0)
 
 
 def _interval(distribution: Distribution) -> Ends | None:
@@ -133,13 +172,18 @@ def _interval(distribution: Distribution) -> Ends | None:
         for part in parts(distribution.transforms):
             if ends is None or not elementwise(part):
                 return ends  # from here on all components share the map
-            images = [part(torch.as_tensor(end)) for end in ends]
-            ends = torch.minimum(*images), torch.maximum(*images)
+            ends = _image(part, ends)
         return ends
     support = distribution.support
-    if support is None or support.event_dim > 0:
-        return None
-    return getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)
+    return None if support is None or support.event_dim > 0 else bounds(support)
+
+
+def _image(transform: Transform, interval: Ends, dtype: torch.dtype | None = None) -> Ends:
+    """Ends of an interval after an elementwise map."""
+    if all(isinstance(end, float) for end in interval) and interval == bounds(transform.domain):
+        return bounds(transform.codomain)  # torch's sigmoid of infinity is short of one
+    images = [transform(torch.as_tensor(end, dtype=dtype)) for end in interval]
+    return torch.minimum(*images), torch.maximum(*images)
 
 
 def _has_support_of_transforms(

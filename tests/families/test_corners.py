@@ -54,14 +54,15 @@ def test_a_derived_class_is_not_its_base():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_samples_rounded_to_the_end_of_a_transform(dtype):
-    """Squashed by tanh, seven standard deviations out, samples are exactly one."""
+    """Squashed by tanh, seven standard deviations out, samples are next to one."""
     loc = torch.tensor([0.0, 30.0], dtype=dtype, requires_grad=True)
     logits = torch.zeros(2, dtype=dtype, requires_grad=True)
     components = TransformedDistribution(Normal(loc, 1.0), [TanhTransform()])
     q = MixtureSameFamily(Categorical(logits=logits), components, validate_args=False)
     torch.manual_seed(0)
     z = q.rsample((1000,))
-    assert (z == 1).any()
+    one = torch.ones((), dtype=dtype)
+    assert z.max() == torch.nextafter(one, -one)
     z.sum().backward()
     assert loc.grad.isfinite().all()
     assert logits.grad.isfinite().all()
