@@ -114,11 +114,11 @@ class GaussianScaleMixture(NormalMixture):
     @staticmethod
     def _draw(index: Tensor, coord_scale: Tensor, scales: Tensor, locs: Tensor | None = None):
         scale = scales.gather(-1, index).unsqueeze(-1)  # (*B, S, 1)
-        z = torch.randn_like(scale.expand(*index.shape, coord_scale.shape[-1]))
-        z.mul_(scale).mul_(coord_scale.unsqueeze(-2))
+        scale = scale * coord_scale.unsqueeze(-2)  # (*B, S, D)
+        noise = torch.randn_like(scale)
         if locs is None:
-            return z
-        return z.add_(locs.gather(-2, index.unsqueeze(-1).expand_as(z)))
+            return noise * scale
+        return torch.addcmul(locs.gather(-2, index.unsqueeze(-1).expand_as(scale)), noise, scale)
 
     _log_components = staticmethod(spherical_log_prob)
     _component_distance = staticmethod(spherical_distance)

@@ -97,7 +97,7 @@ class MixtureOfDiagNormals(NormalMixture):
     def _draw(index: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
         index = index.unsqueeze(-1).expand(*index.shape, locs.shape[-1])  # (*B, S, D)
         loc = locs.gather(-2, index)
-        return torch.randn_like(loc).mul_(scales.gather(-2, index)).add_(loc)
+        return torch.addcmul(loc, torch.randn_like(loc), scales.gather(-2, index))
 
     _log_components = staticmethod(diag_normal_log_prob)
     _component_vjp = staticmethod(location_scale_vjp)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Transform
 
 from pyro_mixtures.distributions.component_mixture import ComponentMixture
+from pyro_mixtures.distributions.drawing import draw
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.normal_components import normal_mixture
 from pyro_mixtures.distributions.sample_record import recall, remember
@@ -157,7 +158,7 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
             value = value.reshape(batch, self.num_components, value.shape[-1])
             rows = index.T.unsqueeze(-1).expand(batch, count, value.shape[-1])
             chosen[name] = value.gather(1, rows)
-        return type(base)(**chosen, validate_args=False).sample().movedim(1, 0)
+        return draw(type(base), chosen).movedim(1, 0)
 
     def _padded(self, value: Tensor) -> Tensor:
         return self._pad(value)

@@ -142,7 +142,7 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
     @staticmethod
     def _draw(index: Tensor, locs: Tensor, scale: Tensor) -> Tensor:
         loc = locs.gather(-2, index.unsqueeze(-1).expand(*index.shape, locs.shape[-1]))
-        return torch.randn_like(loc).mul_(scale.unsqueeze(-2)).add_(loc)
+        return torch.addcmul(loc, torch.randn_like(loc), scale.unsqueeze(-2))
 
     @staticmethod
     def _factor_vjp(standard: Tensor, grad: Tensor) -> Tensor:

@@ -1,0 +1,47 @@
+"""Drawing under ``torch.func.vmap``: torch's own samplers work in place or look at values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+def draw(family: type[Distribution], parameters: dict[str, Tensor]) -> Tensor:
+    """One sample of a family for each element of its parameters, without gradient.
+
+    Under ``vmap`` parameters get the dimension that it hides, and its ``randomness`` is kept.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return family(**parameters, validate_args=False).sample()
+    return _Draw.apply(family, tuple(parameters), *parameters.values())
+
+
+class _Draw(torch.autograd.Function):
+    @staticmethod
+    def forward(family, names, *values):
+        return family(**dict(zip(names, values, strict=True)), validate_args=False).sample()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError("samples are drawn without gradient")
+
+    @staticmethod
+    def vmap(info, in_dims, family, names, *values):
+        rows = [
+            value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            for value, dim in zip(values, in_dims[2:], strict=True)
+        ]
+        if info.randomness == "different":
+            return _Draw.apply(family, names, *rows), 0
+        *others, last = zip(*rows, strict=True)
+        device = rows[0].device
+        samples = []
+        for each in others:  # all from one state of the random number generator
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                samples.append(_Draw.apply(family, names, *each))
+        return torch.stack([*samples, _Draw.apply(family, names, *last)]), 0
