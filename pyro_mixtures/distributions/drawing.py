@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 
-def draw(family: type[Distribution], parameters: dict[str, Tensor]) -> Tensor:
+def draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:
     """One sample of a family for each element of its parameters, without gradient.
 
     Under ``vmap`` parameters get the dimension that it hides, and its ``randomness`` is kept.

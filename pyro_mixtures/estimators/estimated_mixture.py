@@ -85,7 +85,8 @@ def check_normals(mixture: Any, estimator: str, *, diagonal: bool = False) -> No
         raise NotImplementedError(
             f"Expected a mixture class made for Normal components (MixtureOfDiagNormals, ...) for"
             f" the estimator {estimator!r}, but got {type(mixture).__name__}; use 'pathwise',"
-            " 'clustered', 'hybrid', 'score', 'stratified' or 'marginalized'"
+            " 'clustered', 'hybrid', 'score', 'stratified' or, of components with rsample,"
+            " 'marginalized'"
         )
     locs, scales = mixture._normals
     if diagonal and scales.dim() > locs.dim():

@@ -17,11 +17,17 @@ from torch.distributions import (
     Transform,
     TransformedDistribution,
     VonMises,
+    constraints,
 )
 
 from pyro_mixtures.families.composite import elementwise, parts
 from pyro_mixtures.families.interior import Ends, bounds, within
 from pyro_mixtures.families.registry import common_coordinates, factors, tails, velocity
+
+ADVICE = (
+    "No path for weight leads where the mixture has no density: take families of one support, or"
+    " map each onto it by TransformedDistribution (a Normal beside a Gamma by ExpTransform)"
+)
 
 
 def check_rules(distribution: Distribution) -> None:
@@ -30,8 +36,9 @@ def check_rules(distribution: Distribution) -> None:
     if distribution.support is not None and distribution.support.is_discrete:
         raise NotImplementedError(
             f"Expected continuous components, but {name} is discrete: its samples have no"
-            " gradient. Sum over its values (Pyro's TraceEnum_ELBO), take the score function of"
-            " torch's MixtureSameFamily, or relax it (RelaxedOneHotCategorical)"
+            " gradient. Take pyro.distributions.MixtureSameFamily of one family, which has the"
+            " score function of its samples under Trace_ELBO, or, of finitely many values, a"
+            " Categorical of their mixed probabilities, over which TraceEnum_ELBO sums"
         )
     rule = velocity.of(type(distribution))
     if rule is velocity.default:
@@ -43,7 +50,8 @@ def check_rules(distribution: Distribution) -> None:
             if isinstance(transform, (CatTransform, StackTransform)) or not transform.bijective:
                 raise NotImplementedError(
                     f"Expected components with invertible transforms, but {name} has"
-                    f" {transform}: give a class of its own a rule by register_velocity"
+                    f" {transform}: give it a class of its own, with log_prob and rules by"
+                    " register_velocity and register_tails"
                 )
         check_rules(distribution.base_dist)
 
@@ -55,6 +63,8 @@ def check_exchange(distribution: Distribution, *others: Distribution) -> None:
         distribution: of batch shape ``(*B, K)``, or of ``B`` and followed by others.
         others: of the same batch and event shapes.
     """
+    if others:
+        check_supports(distribution, *others)  # whose error no choice of the exchange avoids
     for component in (distribution, *others):
         _check_factors(component)
     shared = common_coordinates(distribution, *others)
@@ -99,11 +109,11 @@ def check_supports(*components: Distribution) -> None:
     intervals = [_interval(component) for component in components]
     known = [interval for interval in intervals if interval is not None]
     kinds = {type(component.support) for component in components}
+    named = type(components[0]).__name__
+    if len(components) > 1:
+        named = ", ".join(f"{type(each).__name__} on {each.support}" for each in components)
     if known and len(known) < len(components) or not known and len(kinds) > 1:
-        raise ValueError(
-            "Expected components of the same support, but got"
-            f" {', '.join(str(component.support) for component in components)}"
-        )
+        raise ValueError(f"Expected components of the same support, but got {named}. {ADVICE}")
     for name, each in zip(("lower", "upper"), zip(*known, strict=True), strict=False):
         stacked = _stacked(each, *components)
         if not isinstance(stacked, Tensor):
@@ -111,11 +121,10 @@ def check_supports(*components: Distribution) -> None:
         first = stacked[:1].expand_as(stacked)
         differ = ~stacked.isclose(first)
         if differ.any():
+            values = f"{first[differ][0].item():.6g} and {stacked[differ][0].item():.6g}"
             raise ValueError(
-                f"Expected components of the same support, but got {name} ends"
-                f" {first[differ][0].item():.6g} and {stacked[differ][0].item():.6g}: no path for"
-                " weight leads where the mixture has no density. Transform them to one support;"
-                " torch's MixtureSameFamily takes them, without rsample"
+                f"Expected components of the same support, but got {name} ends {values} ({named})."
+                f" {ADVICE}"
             )
 
 
@@ -170,12 +179,21 @@ def _interval(distribution: Distribution) -> Ends | None:
     if _has_support_of_transforms(distribution):
         ends = _interval(distribution.base_dist)
         for part in parts(distribution.transforms):
-            if ends is None or not elementwise(part):
-                return ends  # from here on all components share the map
+            if ends is None:
+                return None
+            if not elementwise(part):
+                whole = all(isinstance(end, float) and math.isinf(end) for end in ends)
+                # else from here on all components share the map
+                return _of_constraint(distribution.support) if whole else ends
             ends = _image(part, ends)
         return ends
-    support = distribution.support
-    return None if support is None or support.event_dim > 0 else bounds(support)
+    return _of_constraint(distribution.support)
+
+
+def _of_constraint(constraint: constraints.Constraint | None) -> Ends | None:
+    if isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint  # of vectors of numbers
+    return None if constraint is None or constraint.event_dim > 0 else bounds(constraint)
 
 
 def _image(transform: Transform, interval: Ends, dtype: torch.dtype | None = None) -> Ends:

@@ -61,8 +61,8 @@ CASES = {
     **{name: (each.parameters, each.build) for name, each in ELLIPTICAL.items()},
     **{name: (each.parameters, each.build) for name, each in RELAXED.items()},
 }
-# torch has no rule for the same Gamma numbers; of transformed ones vmap has as many drawn as may be
-# needed, a loop as many as are
+# torch has no rule for the same Gamma numbers; of transformed ones vmap has as many drawn as may
+# be needed, a loop as many as are
 SAME = [name for name in CASES if name not in ("avf_student_t", "affine_tanh_logistic")]
 # uniform numbers in place, of parameters that are the same for all
 DIFFERENT = [name for name in CASES if name != "affine_tanh_logistic"]

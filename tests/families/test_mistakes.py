@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import (
     AffineTransform,
+    Dirichlet,
     Exponential,
     Gamma,
     Independent,
@@ -35,7 +36,7 @@ from tests.families.refusing import (
 MISTAKES = {
     "intervals": (
         lambda: same(Uniform(torch.tensor([0.25, 0.5]), 2 * TWO)),
-        ["same support", "lower ends 0.25 and 0.5", "torch's MixtureSameFamily"],
+        ["same support", "lower ends 0.25 and 0.5 (Uniform)", "TransformedDistribution"],
     ),
     "scales of Pareto": (
         lambda: same(Pareto(torch.tensor([1.0, 1.5]), ONE)),
@@ -116,7 +117,11 @@ MISTAKES = {
     ),
     "mixed supports": (
         lambda: mixed(Normal(0.0, 1.0), Gamma(1.0, 1.0)),
-        ["same support", "lower ends -inf and 0", "torch's MixtureSameFamily"],
+        ["same support", "-inf and 0", "Normal on Real()", "Gamma on", "TransformedDistribution"],
+    ),
+    "vectors of different supports": (
+        lambda: mixed(Dirichlet(torch.ones(3)), MultivariateNormal(torch.zeros(3), EYE)),
+        ["same support", "Dirichlet on Simplex()", "MultivariateNormal", "map each onto it"],
     ),
     "mixed ends": (
         lambda: mixed(Gamma(1.0, 1.0), Pareto(2.0, 1.0)),
