@@ -8,12 +8,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_mixtures.velocity.precision import at_least_single
+
 
 def draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:
     """One sample of a family for each element of its parameters, without gradient.
 
-    Under ``vmap`` parameters get the dimension that it hides, and its ``randomness`` is kept.
+    It is drawn in float32 at least, for torch has no Gamma numbers of less. Under ``vmap``
+    parameters get the dimension that it hides, and its ``randomness`` is kept.
     """
+    dtype = next(iter(parameters.values())).dtype
+    parameters = dict(zip(parameters, at_least_single(*parameters.values()), strict=True))
+    return _draw(family, parameters).to(dtype)
+
+
+def _draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:
     if torch._C._functorch.peek_interpreter_stack() is None:
         return family(**parameters, validate_args=False).sample()
     return _Draw.apply(family, tuple(parameters), *parameters.values())

@@ -176,7 +176,8 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
 
     def _displacement(self, z: Tensor, log_prob: Tensor, within: Tensor) -> Tensor:
         base, first = self._base, len(self.batch_shape) + 1
-        locs, scales = (x.unsqueeze(-1).flatten(first) for x in (base.loc, base.scale))
+        given = (base.loc.to(z.dtype), base.scale.to(z.dtype))
+        locs, scales = (x.unsqueeze(-1).flatten(first) for x in given)
         unit = type(base)(locs.new_zeros(()), locs.new_ones(()), validate_args=False)
         flat = z.unsqueeze(-1).flatten(first)  # (S, *B, D)
         return location_scale_displacement(flat, log_prob, within, locs, scales, unit.log_prob)

@@ -2,16 +2,18 @@
 
 import pytest
 import torch
-from pyro.distributions import MultivariateStudentT
+from pyro.distributions import Logistic, MultivariateStudentT
 from torch.distributions import (
     Beta,
     Categorical,
+    Cauchy,
     Distribution,
     Exponential,
     Gamma,
     Gumbel,
     HalfNormal,
     Independent,
+    InverseGamma,
     Laplace,
     MultivariateNormal,
     Normal,
@@ -119,6 +121,32 @@ def test_half_precision(components):
         results.append(torch.autograd.grad(z.float().square().sum(), (parameter, logits)))
     for low, exact in zip(*results, strict=True):
         torch.testing.assert_close(low.float(), exact, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("components", "transport"),
+    [
+        *((family, "telescoping") for family in (Gamma, Beta, InverseGamma, Laplace, VonMises)),
+        (lambda a, b: StudentT(a, a, b), "telescoping"),
+        *((family, "displacement") for family in (Normal, Gumbel, Cauchy, Logistic)),
+    ],
+)
+def test_drawn_in_half_precision(components, transport, dtype):
+    parameter = torch.tensor([1.0, 2.0], dtype=dtype, requires_grad=True)
+    logits = torch.zeros(2, dtype=dtype, requires_grad=True)
+    weights = Categorical(logits=logits, validate_args=False)
+    q = MixtureSameFamily(
+        weights, components(parameter, parameter), transport=transport, validate_args=False
+    )
+    z = q.rsample((200,))
+    assert z.dtype == dtype
+    assert z.isfinite().all()
+    z.float().tanh().mean().backward()
+    for given in (parameter, logits):
+        assert given.grad.dtype == dtype
+        assert given.grad.isfinite().all()
+        assert given.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
