@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.infer.elbo import ELBO
-from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -23,6 +22,7 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
+from pyro_mixtures.infer.importance_traces import importance_traces
 from pyro_mixtures.infer.sticking_the_landing import detached
 
 
@@ -47,8 +47,8 @@ class StrataELBO(ELBO):
     def _get_trace(self, model, guide, args, kwargs) -> Strata:
         """The traces of the guide and of the model, run with all components."""
         messenger = _ComponentsMessenger(-1 - self.max_plate_nesting, self.sticking_the_landing)
-        model_trace, guide_trace = get_importance_trace(
-            "flat", self.max_plate_nesting, model, messenger(guide), args, kwargs
+        model_trace, guide_trace = importance_traces(
+            self.max_plate_nesting, model, messenger(guide), args, kwargs
         )
         if messenger.site is None:
             raise ValueError(
