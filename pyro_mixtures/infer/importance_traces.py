@@ -13,6 +13,8 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 
+from pyro_mixtures.infer.missing_sites import check_complete
+
 
 def importance_traces(
     max_plate_nesting: int, model: Callable, guide: Callable, args: Any, kwargs: Any
@@ -24,7 +26,8 @@ def importance_traces(
     guide whose site has the components' dimension would not match it.
 
     Raises:
-        ValueError: for a site that has other shapes in the guide than in the model.
+        ValueError: for a site that has other shapes in the guide than in the model, that the guide
+            lacks, or that it should not have.
     """
     unwrapped = poutine.unwrap(guide)
     if isinstance(unwrapped, GuideMessenger):
@@ -34,6 +37,7 @@ def importance_traces(
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+    check_complete(model_trace, guide_trace)
     if is_validation_enabled():
         check_model_guide_match(model_trace, guide_trace, 0)  # the events
         _check_batch_shapes(model_trace, guide_trace, max_plate_nesting)

@@ -44,8 +44,8 @@ class MarginalizedMixture_ELBO(StrataELBO):
         kwargs: as for ``Trace_ELBO``.
 
     Raises:
-        ValueError: for a guide without a mixture, or a site that depends on the mixture's sample
-            but lost the dimension of the components.
+        ValueError: for a guide without a mixture or without a latent site of the model, or a site
+            that depends on the mixture's sample but lost the dimension of the components.
         NotImplementedError: for two mixtures, several of them in one event, sites that depend on
             the samples of mixtures in a plate from outside of it, and sites or components without
             ``rsample``.
