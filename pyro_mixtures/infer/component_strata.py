@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
+from pyro_mixtures.infer.common_scale import common_scale
 from pyro_mixtures.infer.importance_traces import importance_traces
 from pyro_mixtures.infer.sticking_the_landing import detached
 
@@ -108,7 +108,6 @@ class MixtureSite:
         value: draws of the components, ``(K, *batch, *event)``, K at ``dim`` of the batch.
         log_weights: of the components, ``(K, *batch)`` or broadcastable with that.
         plates: the names of the plates that hold mixtures, with their dimensions.
-        scale: of the subsampling of these plates.
         dim: of the components, negative.
     """
 
@@ -117,7 +116,6 @@ class MixtureSite:
     value: Tensor
     log_weights: Tensor
     plates: dict[str, int | None]
-    scale: float
     dim: int
 
     def has_components(self, log_prob: Tensor) -> bool:
@@ -155,6 +153,17 @@ class Strata:
             for sign, trace in ((1, self.model_trace), (-1, self.guide_trace))
             for name, site in _sample_sites(trace).items()
         )
+
+    def common_scale(self, terms: Iterable[Term]) -> float | Tensor:
+        """The scale of terms that share a logarithm, a number or one for each of the mixtures."""
+        sides = {1: "the model", -1: "the guide"}
+        nodes = {f"{term.name!r} of {sides[term.sign]}": self._node(term) for term in terms}
+        own = self.guide_trace.nodes[self.site.name]["scale"]
+        return common_scale(own, self.site.plates.values(), nodes)
+
+    def _node(self, term: Term) -> Any:
+        of_model = term.sign > 0 and term.name in self.model_trace
+        return (self.model_trace if of_model else self.guide_trace).nodes[term.name]
 
     def check_plates(self) -> None:
         """Raise an error if the plates' elements cannot be marginalized one by one."""
@@ -273,7 +282,6 @@ class _ComponentsMessenger(Messenger):
             value=value.contiguous(),
             log_weights=log_weights,
             plates={frame.name: frame.dim for frame in frames},
-            scale=math.prod((frame.full_size or frame.size) / frame.size for frame in frames),
             dim=self.dim,
         )
 

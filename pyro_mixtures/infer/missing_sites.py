@@ -22,7 +22,7 @@ def check_complete(model_trace: Trace, guide_trace: Trace) -> None:
     """
     latent, guided = _latent_sites(model_trace), _latent_sites(guide_trace)
     missing = sorted(
-        name for name, site in latent.items() if name not in guided and not _is_masked(site)
+        name for name, site in latent.items() if name not in guided and not is_masked(site)
     )
     if missing:
         raise ValueError(
@@ -40,17 +40,17 @@ def check_complete(model_trace: Trace, guide_trace: Trace) -> None:
         )
 
 
+def is_masked(site: Any) -> bool:
+    """Whether the density of a site counts nothing, whatever its value."""
+    masks = [site["mask"]]
+    if isinstance(site["fn"], MaskedDistribution):
+        masks.append(site["fn"]._mask)
+    return any(mask is not None and not bool(torch.as_tensor(mask).any()) for mask in masks)
+
+
 def _latent_sites(trace: Trace) -> dict[str, Any]:
     return {
         name: site
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
     }
-
-
-def _is_masked(site: Any) -> bool:
-    """Whether the density of a site counts nothing, whatever its value."""
-    masks = [site["mask"]]
-    if isinstance(site["fn"], MaskedDistribution):
-        masks.append(site["fn"]._mask)
-    return any(mask is not None and not bool(torch.as_tensor(mask).any()) for mask in masks)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from torch import Tensor
 
-from pyro_mixtures.infer.component_strata import Strata, StrataELBO
+from pyro_mixtures.infer.component_strata import Strata, StrataELBO, Term
 
 
 class SIWAE_ELBO(StrataELBO):
@@ -22,7 +22,8 @@ class SIWAE_ELBO(StrataELBO):
     mode that they leave to others.
 
     If the mixture's site is in plates, the logarithm is taken for each of their elements, with
-    the sum over all that lies in the plates inside of it; the scale of subsampling is outside.
+    the sum over all that lies in the plates inside of it. The sites there share one scale
+    (``poutine.scale``, subsampling), which is outside of it; masks are inside.
     The guides, models and mixtures are those of ``MarginalizedMixture_ELBO``; latent sites
     outside of the mixtures' plates need T = 1.
 
@@ -37,7 +38,9 @@ class SIWAE_ELBO(StrataELBO):
         kwargs: as for ``Trace_ELBO``.
 
     Raises:
-        ValueError: for ``vectorize_particles=False``, and as for ``MarginalizedMixture_ELBO``.
+        ValueError: for ``vectorize_particles=False``, for sites of different scales within a
+            logarithm (with other data in each step, or a weight of the divergence alone, it is no
+            bound), and as for ``MarginalizedMixture_ELBO``.
         NotImplementedError: for latent sites outside of the mixtures' plates if T > 1, and as for
             ``MarginalizedMixture_ELBO``.
 
@@ -91,16 +94,20 @@ class SIWAE_ELBO(StrataELBO):
         site = strata.site
         averaged = [dim for dim in (site.dim, strata.particles_dim) if dim is not None]
         kept = {*averaged, *site.plates.values()}
-        log_ratio: Tensor = site.log_weights
-        outside = log_ratio.new_zeros(())
+        inside: list[Term] = []
+        outside: list[Term] = []
         for term in strata.terms:
-            if site.plates.keys() <= term.plates:
-                part = _sum_but(term.log_prob, kept) / site.scale
-                log_ratio = log_ratio + term.sign * part  # (K, [T], *plates)
-            else:
-                outside = outside + term.sign * term.log_prob.sum() / self.num_particles
+            differs = self.num_particles > 1 or site.has_components(term.log_prob)
+            shares = differs and site.plates.keys() <= term.plates
+            (inside if shares else outside).append(term)
+        scale = strata.common_scale(inside)
+        log_ratio: Tensor = site.log_weights
+        for term in inside:
+            part = _sum_but(term.log_prob / scale, kept)
+            log_ratio = log_ratio + term.sign * part  # (K, [T], *plates)
         log_mean = log_ratio.logsumexp(averaged) - math.log(self.num_particles)
-        return site.scale * log_mean.sum() + outside
+        rest = sum(term.sign * term.log_prob.sum() for term in outside) / self.num_particles
+        return (scale * log_mean).sum() + rest
 
 
 def _sum_but(log_prob: Tensor, kept: Collection[int | None]) -> Tensor:
