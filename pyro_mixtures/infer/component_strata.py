@@ -67,11 +67,15 @@ class StrataELBO(ELBO):
     def _get_traces(self, model, guide, args, kwargs):
         if self.max_plate_nesting == float("inf"):
             self._guess_max_plate_nesting(model, guide, args, kwargs)
-        for strata in super()._get_traces(model, guide, args, kwargs):
-            if is_validation_enabled() and self._checked != (id(model), id(guide)):
-                strata.check_dependence()
+        traces = super()._get_traces(model, guide, args, kwargs)
+        if is_validation_enabled() and self._checked != (id(model), id(guide)):
+            with torch.enable_grad():  # an evaluation has no gradients to tell by
+                first = next(traces)
+                first.check_dependence()
+            if first.site.value.requires_grad:
                 self._checked = id(model), id(guide)
-            yield strata
+            yield first
+        yield from traces
 
     def loss(self, model, guide, *args, **kwargs) -> float:
         """An estimate of the loss, without gradients."""
@@ -271,6 +275,14 @@ class _ComponentsMessenger(Messenger):
             raise ValueError(
                 f"Expected max_plate_nesting >= {len(fn.batch_shape)}, the number of batch"
                 f" dimensions at site {name!r}, but got {-1 - self.dim}"
+            )
+        plates = {frame.dim for frame in msg["cond_indep_stack"]}
+        dims = range(-len(fn.batch_shape), 0)
+        if any(fn.batch_shape[dim] > 1 and dim not in plates for dim in dims):
+            raise ValueError(
+                f"Expected mixtures in a pyro.plate for each of their batch dimensions, but got"
+                f" the batch shape {tuple(fn.batch_shape)} at site {name!r} with plates in the"
+                f" dimensions {sorted(dim for dim in plates if dim is not None)}"
             )
         count = mixture.num_components
         value = _draws(fn).reshape(count, *padding, *fn.shape())

@@ -4,9 +4,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import SVI
 
 from pyro_mixtures.distributions import MixtureSameFamily
-from pyro_mixtures.infer import MarginalizedMixture_ELBO
+from pyro_mixtures.infer import SIWAE_ELBO, MarginalizedMixture_ELBO
 from tests.strata import diag_normals, model, parameters_of_two
 
 
@@ -78,6 +79,44 @@ def test_site_that_loses_the_components_is_refused():
 
     with pytest.raises(ValueError, match=r"'y'.*sum\(-1\), not sum\(\)"):
         refused(lambda: pyro.sample("z", diag_normals(parameters_of_two())), summing)
+
+
+@pytest.mark.parametrize("objective", [MarginalizedMixture_ELBO, SIWAE_ELBO])
+def test_dependence_is_checked_though_the_first_call_has_no_gradients(objective):
+    def summing():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        pyro.sample("y", dist.Normal(z.sum(), 1.0), obs=torch.tensor(0.0))
+
+    parameters = parameters_of_two()
+
+    def guide():
+        pyro.sample("z", diag_normals(parameters))
+
+    svi = SVI(summing, guide, pyro.optim.Adam({}), objective(max_plate_nesting=0))
+    with pytest.raises(ValueError, match=r"'y'.*sum\(-1\), not sum\(\)"):
+        svi.evaluate_loss()
+    with torch.inference_mode():  # which has none at all
+        svi.evaluate_loss()
+    with pytest.raises(ValueError, match=r"'y'.*sum\(-1\), not sum\(\)"):
+        svi.step()
+
+
+@pytest.mark.parametrize("objective", [MarginalizedMixture_ELBO, SIWAE_ELBO])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_mixtures_outside_of_plates_are_refused(objective, particles):
+    """Else a site that joins them would count once for each."""
+
+    def joining():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([3, 2]).to_event(1))
+        total = z.sum((-2, -1)).unsqueeze(-1)
+        pyro.sample("y", dist.Normal(total, 1.0), obs=torch.tensor(0.0))
+
+    def guide():
+        pyro.sample("z", diag_normals(parameters_of_two(batch_shape=(3,))))
+
+    elbo = objective(particles, vectorize_particles=True, max_plate_nesting=1)
+    with pytest.raises(ValueError, match=r"pyro.plate for each.*3,?\) at site 'z'"):
+        elbo.loss(joining, guide)
 
 
 def test_score_function_sites_are_refused():
