@@ -170,8 +170,18 @@ class Strata:
         return (self.model_trace if of_model else self.guide_trace).nodes[term.name]
 
     def check_plates(self) -> None:
-        """Raise an error if the plates' elements cannot be marginalized one by one."""
+        """Raise an error if components and plates' elements cannot be summed over one by one."""
+        count = self.site.value.shape[0]
         for term in self.terms:
+            shape = term.log_prob.shape
+            here = shape[self.site.dim] if len(shape) >= -self.site.dim else 1
+            if here not in (1, count) or shape[: self.site.dim].numel() > 1:
+                raise ValueError(
+                    f"Expected a log density at site {term.name!r} that has the {count} components"
+                    f" at {self.site.name!r} in the dimension {self.site.dim} and nothing to the"
+                    f" left of it, but got the shape {tuple(shape)}: batch dimensions lie in"
+                    " plates, as for vectorize_particles=True"
+                )
             missing = self.site.plates.keys() - term.plates
             if missing and self.site.has_components(term.log_prob):
                 raise NotImplementedError(

@@ -119,6 +119,22 @@ def test_mixtures_outside_of_plates_are_refused(objective, particles):
         elbo.loss(joining, guide)
 
 
+@pytest.mark.parametrize("objective", [MarginalizedMixture_ELBO, SIWAE_ELBO])
+@pytest.mark.parametrize("size", [2, 3])
+def test_data_outside_of_plates_are_refused(objective, size):
+    """Also as many as there are components, with which they would be paired."""
+
+    def unplated():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        pyro.sample("y", dist.Normal(z.sum(-1, keepdim=True), 1.0), obs=torch.zeros(size))
+
+    def guide():
+        pyro.sample("z", diag_normals(parameters_of_two()))
+
+    with pytest.raises(ValueError, match=rf"'y'.*2 components.*-1.*shape \(2, {size}\)"):
+        objective(max_plate_nesting=0).loss(unplated, guide)
+
+
 def test_score_function_sites_are_refused():
     def discrete():
         pyro.sample("u", dist.Poisson(2.0), infer={"is_auxiliary": True})
