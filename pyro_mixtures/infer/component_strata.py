@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions import MaskedDistribution, Unit
 from pyro.infer.elbo import ELBO
 from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine import Trace
@@ -23,6 +23,7 @@ from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
 from pyro_mixtures.infer.common_scale import common_scale
 from pyro_mixtures.infer.importance_traces import importance_traces
+from pyro_mixtures.infer.missing_sites import is_masked
 from pyro_mixtures.infer.sticking_the_landing import detached
 
 
@@ -73,6 +74,7 @@ class StrataELBO(ELBO):
                 first = next(traces)
                 first.check_dependence()
             if first.site.value.requires_grad:
+                first.check_data()
                 self._checked = id(model), id(guide)
             yield first
         yield from traces
@@ -211,6 +213,20 @@ class Strata:
                         f"Expected site {term.name!r} to depend on no sample, outside of" + advice
                     )
 
+    def check_data(self) -> None:
+        """Raise an error if data, that depend on no component, have the components' dimension."""
+        for name, node in _sample_sites(self.model_trace).items():
+            data = node["value"]
+            if not node["is_observed"] or data.requires_grad or is_masked(node):
+                continue
+            shape = data.shape[: data.dim() - node["fn"].event_dim]
+            if data.numel() and len(shape) >= -self.site.dim and shape[self.site.dim] > 1:
+                raise ValueError(
+                    f"Expected data in at most {-1 - self.site.dim} batch dimensions (particles"
+                    f" included) at site {name!r}, but got the batch shape {tuple(shape)}: batch"
+                    " dimensions lie in a pyro.plate each, counted by max_plate_nesting"
+                )
+
     def check_dependence(self) -> None:
         """Raise an error if a site depends on the components without having their dimension."""
         value = self.site.value
@@ -246,9 +262,14 @@ class _ComponentsMessenger(Messenger):
         self.site: MixtureSite | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or type(msg["fn"]).__name__ == "_Subsample":
-            return
         fn, name = msg["fn"], msg["name"]
+        if isinstance(fn, Unit) and not vars(fn).get("has_rsample", True):
+            raise NotImplementedError(
+                f"Expected factors with has_rsample=True in the guide, but got {name!r}, which"
+                " needs a score function: use BaselinedTrace_ELBO"
+            )
+        if msg["is_observed"] or type(fn).__name__ == "_Subsample":
+            return
         mixture = _mixture(fn)
         if mixture is not None:
             if self.site is not None:

@@ -1,5 +1,7 @@
 """What ``MarginalizedMixture_ELBO`` refuses."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -133,6 +135,53 @@ def test_data_outside_of_plates_are_refused(objective, size):
 
     with pytest.raises(ValueError, match=rf"'y'.*2 components.*-1.*shape \(2, {size}\)"):
         objective(max_plate_nesting=0).loss(unplated, guide)
+
+
+@pytest.mark.parametrize("objective", [MarginalizedMixture_ELBO, SIWAE_ELBO])
+def test_data_in_the_place_of_the_components_are_refused(objective):
+    def model_of(observe):
+        def program():
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            observe(z)
+
+        return program
+
+    def paired(z):
+        pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=torch.zeros(2))
+
+    def apart(z):
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.zeros(2))
+
+    def of_latent(z):  # what the latent determines has its dimension by right
+        pyro.factor("f", z.sum(-1))
+        pyro.deterministic("positive", z > 0, event_dim=1)
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=z.sum(-1))
+        pyro.sample("event", dist.Normal(z, 1.0).to_event(1), obs=torch.zeros(2))
+
+    parameters = parameters_of_two()
+
+    def guide():
+        pyro.sample("z", diag_normals(parameters))
+
+    elbo = objective(max_plate_nesting=0)
+    for observe in (paired, apart):
+        with pytest.raises(ValueError, match=r"at most 0 batch.*'y'.*\(2,\).*pyro.plate"):
+            elbo.loss(model_of(observe), guide)
+    assert math.isfinite(elbo.loss(model_of(of_latent), guide))
+
+
+@pytest.mark.parametrize("objective", [MarginalizedMixture_ELBO, SIWAE_ELBO])
+def test_factors_that_need_a_score_function_are_refused(objective):
+    def guide_of(has_rsample):
+        def guide():
+            z = pyro.sample("z", diag_normals(parameters_of_two()))
+            pyro.factor("f", -z.square().sum(-1), has_rsample=has_rsample)
+
+        return guide
+
+    assert math.isfinite(objective().loss(model, guide_of(True)))
+    with pytest.raises(NotImplementedError, match="has_rsample=True.*'f'"):
+        objective().loss(model, guide_of(False))
 
 
 def test_score_function_sites_are_refused():
