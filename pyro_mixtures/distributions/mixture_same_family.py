@@ -8,7 +8,7 @@ from typing import Any
 import pyro.distributions
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Transform
+from torch.distributions import Categorical, Distribution, Independent, Transform, constraints
 
 from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.drawing import draw
@@ -19,7 +19,7 @@ from pyro_mixtures.distributions.validation import check_choice, expanded
 from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
 from pyro_mixtures.families.registry import Affine, factor, moving_tails, tails, velocity
-from pyro_mixtures.families.support import check_rules
+from pyro_mixtures.families.support import check_rules, first_component
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
 from pyro_mixtures.velocity.precision import double
 from pyro_mixtures.velocity.telescoping import Factors
@@ -139,6 +139,11 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         new.weight_gradient, new.transport = self.weight_gradient, self.transport
         new._normals = self._normals and self._normals.expand(batch_shape)
         return new
+
+    @constraints.dependent_property
+    def support(self):
+        """That of one component: torch's, which holds those of all, has no ``biject_to``."""
+        return first_component(self.component_distribution.support, len(self.event_shape))
 
     @property
     def _components(self) -> tuple[Distribution, ...]:

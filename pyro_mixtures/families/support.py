@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -19,6 +20,7 @@ from torch.distributions import (
     VonMises,
     constraints,
 )
+from torch.distributions.constraints import Constraint
 
 from pyro_mixtures.families.composite import elementwise, parts
 from pyro_mixtures.families.interior import Ends, bounds, within
@@ -168,6 +170,26 @@ def _stacked(ends: Sequence[Tensor | float], *components: Distribution) -> Tenso
     if len(each) > 1:
         return torch.stack(each)
     return each[0].movedim(len(components[0].batch_shape) - 1, 0)
+
+
+def first_component(support: Constraint, event_dims: int) -> Constraint:
+    """The support of the first of several components, which all share it.
+
+    Args:
+        support: of components of batch shape ``(*B, K)``, whose tensors, if it has any, may have
+            that shape followed by the event's.
+        event_dims: dimensions of an event.
+
+    Returns:
+        The support without the dimension K.
+    """
+    first = copy.copy(support)
+    for name, value in vars(support).items():
+        if isinstance(value, Constraint):
+            setattr(first, name, first_component(value, event_dims))
+        elif isinstance(value, Tensor) and value.dim() > event_dims:
+            setattr(first, name, value.select(-1 - event_dims, 0))
+    return first
 
 
 def _interval(distribution: Distribution) -> Ends | None:
