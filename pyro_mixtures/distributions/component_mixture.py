@@ -118,7 +118,7 @@ class ComponentMixture(MixtureDistribution):
         if not torch.is_grad_enabled():
             return value
         batch = self.batch_shape + self.event_shape
-        count = value.shape[: value.dim() - len(batch)].numel()
+        count = torch.Size(value.shape[: value.dim() - len(batch)]).numel()
         inside = inside_support(value, *self._components)
         rows = inside.reshape(count, batch.numel())
         has_score = self._has_score

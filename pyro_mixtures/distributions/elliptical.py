@@ -9,6 +9,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions.score_parts import ScoreParts
+from pyro.ops.provenance import get_provenance, track_provenance
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
@@ -99,6 +100,7 @@ class EllipticalDistribution(ParametricDistribution):
         white = self._known(x)
         if white is None or not self.has_rsample or not is_expectation():
             return super().score_parts(x)
+        white = track_provenance(white, get_provenance(x))
         density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
         return ScoreParts(density, 0, density)  # type: ignore[arg-type]
 

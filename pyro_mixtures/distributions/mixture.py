@@ -97,7 +97,8 @@ class Mixture(ComponentMixture):
         self.components = tuple(expanded(component, batch_shape) for component in components)
         self.component_logits = self.mixture_distribution.logits
         self.weight_gradient = weight_gradient
-        super().__init__(batch_shape, components[0].event_shape, validate_args=validate_args)
+        event_shape = torch.Size(components[0].event_shape)
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
         if self._validate_args:
             self._check()
 

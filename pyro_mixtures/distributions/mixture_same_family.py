@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro.distributions
 import torch
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Transform, constraints
 
@@ -113,6 +114,9 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         torch.distributions.MixtureSameFamily.__init__(
             self, mixture_distribution, component_distribution, validate_args
         )
+        # of parameters that tell their origin torch takes plain tuples
+        self._batch_shape = torch.Size(self._batch_shape)
+        self._event_shape = torch.Size(self._event_shape)
         self.component_logits = self.mixture_distribution.logits
         self.weight_gradient = weight_gradient
         self._normals = normal_mixture(
@@ -134,7 +138,8 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
 
     def expand(self, batch_shape, _instance=None):
         new = self._get_checked_instance(type(self), _instance)
-        torch.distributions.MixtureSameFamily.expand(self, batch_shape, new)
+        torch.distributions.MixtureSameFamily.expand(self, torch.Size(batch_shape), new)
+        new._event_shape = self.event_shape
         new.component_logits = new.mixture_distribution.logits
         new.weight_gradient, new.transport = self.weight_gradient, self.transport
         new._normals = self._normals and self._normals.expand(batch_shape)
@@ -163,7 +168,9 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
             value = value.reshape(batch, self.num_components, value.shape[-1])
             rows = index.T.unsqueeze(-1).expand(batch, count, value.shape[-1])
             chosen[name] = value.gather(1, rows)
-        return draw(type(base), chosen).movedim(1, 0)
+        # some of torch's classes cannot be drawn from parameters that tell their origin
+        plain = {name: detach_provenance(value) for name, value in chosen.items()}
+        return track_provenance(draw(type(base), plain).movedim(1, 0), get_provenance(chosen))
 
     def _padded(self, value: Tensor) -> Tensor:
         return self._pad(value)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
+from pyro.ops.provenance import detach_provenance
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.blending import Blending, Draws
@@ -181,7 +182,8 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         log_prob = joint.logsumexp(-1, keepdim=True)
         drawn: _Drawn | None = self._known(value)
         if drawn is not None:
-            drawn.densities.values = joint.detach(), log_prob.detach()
+            joint_values, values = detach_provenance(joint), detach_provenance(log_prob)
+            drawn.densities.values = joint_values.detach(), values.detach()
         return joint, log_prob, shape
 
     @classmethod

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
@@ -120,19 +121,23 @@ class RelaxedDistribution(ParametricDistribution):
 
     def _remember(self, sample: Tensor, known: Any) -> None:
         """Keep the coordinates with the sample itself: other laws need them, too."""
+        sample = detach_provenance(sample)
         record = (known, self.event_shape, _version(sample))
         sample._relaxed_coordinates = record  # type: ignore[attr-defined]
 
     def _known(self, value: Tensor) -> Tensor | None:
         """The coordinates of a sample, if it is as it was drawn."""
-        record = getattr(value, "_relaxed_coordinates", None)
+        sample = detach_provenance(value)
+        record = getattr(sample, "_relaxed_coordinates", None)
         if record is None:
             return None
         x, event_shape, version = record
-        now = _version(value)
+        now = _version(sample)
         unchanged = version == now or version is None or now is None
-        unchanged = unchanged and value.requires_grad == x.requires_grad
-        return x if unchanged and event_shape == self.event_shape else None
+        unchanged = unchanged and sample.requires_grad == x.requires_grad
+        if not unchanged or event_shape != self.event_shape:
+            return None
+        return track_provenance(x, get_provenance(value))
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

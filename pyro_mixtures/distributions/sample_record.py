@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pyro.ops.provenance import ProvenanceTensor
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -30,6 +31,7 @@ class SampleRecord:
 
 def remember(owner: Distribution, sample: Tensor, known: Any) -> None:
     """Keep with a sample what its distribution knows about it."""
+    sample = _itself(sample)
     if not torch.compiler.is_compiling() and sample.is_inference():
         return  # changes in place would not be noticed
     setattr(sample, ATTRIBUTE, SampleRecord(owner, _version(sample), known))
@@ -40,10 +42,16 @@ def recall(owner: Distribution, value: Tensor) -> Any | None:
 
     Nothing either if the tensor was changed in place since.
     """
+    value = _itself(value)
     record = getattr(value, ATTRIBUTE, None)
     if record is None or record.owner is not owner or record.version != _version(value):
         return None
     return record.known
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    """The tensor in one that tells its origin, which is a wrapper of it."""
+    return tensor._t if isinstance(tensor, ProvenanceTensor) else tensor
 
 
 def _version(tensor: Tensor) -> int | None:

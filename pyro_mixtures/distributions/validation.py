@@ -65,7 +65,7 @@ def check_shapes(
 
 def broadcast_shapes(first: Size, second: Size) -> Size:
     """``torch.broadcast_shapes``, which costs more than a small tensor operation, where needed."""
-    return first if first == second else torch.broadcast_shapes(first, second)
+    return torch.Size(first) if first == second else torch.broadcast_shapes(first, second)
 
 
 def expanded(distribution: Distribution, batch_shape: Size) -> Distribution:

@@ -150,4 +150,4 @@ def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
 
 def _mean_square(x: Tensor) -> Tensor:
     """Of the lengths of vectors; 0 of none."""
-    return x.square().sum() / max(1, x.shape[:-1].numel())
+    return x.square().sum() / max(1, math.prod(x.shape[:-1]))

@@ -9,11 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_mixtures.velocity.overrides import overridable
 from pyro_mixtures.velocity.score_use import is_used
 
 VectorJacobianProduct = Callable[..., tuple[Tensor, ...]]
 
 
+@overridable
 def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tensor:
     r"""Return ``z`` unchanged, with gradients that flow to ``parameters`` by ``vjp``.
 
@@ -47,6 +49,7 @@ def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tens
     return _Pathwise.apply(z, vjp, *parameters)
 
 
+@overridable
 def scored_pathwise(
     z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor
 ) -> tuple[Tensor, Tensor]:

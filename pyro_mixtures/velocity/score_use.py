@@ -16,6 +16,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from pyro_mixtures.velocity.overrides import overridable
+
 
 class UnusedScoreWarning(UserWarning):
     """The objective leaves the score term between groups of a mixture's components aside."""
@@ -38,6 +40,7 @@ def is_used(receipt: Tensor | None) -> bool | Tensor:
     return receipt is not None
 
 
+@overridable
 def chosen(with_score: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
     """One of two equal samples, by whether the score term is used, and the receipt that tells.
 
@@ -57,6 +60,7 @@ def chosen(with_score: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
     return _Chosen.apply(with_score, alone)
 
 
+@overridable
 def marked(score: Tensor, receipt: Tensor) -> Tensor:
     """``score``, which in the backward pass tells the owner of the receipt that it was used.
 
@@ -70,6 +74,7 @@ def marked(score: Tensor, receipt: Tensor) -> Tensor:
     return _Marked.apply(score, receipt)
 
 
+@overridable
 def gated(score: Tensor, receipt: Tensor) -> tuple[Tensor, Tensor]:
     """``score`` whose gradient passes only if the receipt that is returned was used.
 
