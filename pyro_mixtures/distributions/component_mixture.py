@@ -179,19 +179,21 @@ class ComponentMixture(MixtureDistribution):
             log_components = own.log_pdf.sum(-1) if own else self._each(log_density, z)
             joint = log_components + log_weights
             log_prob = joint.logsumexp(-1, keepdim=True)  # (S, *B, 1)
-            responsibilities = (joint - log_prob).exp()  # (S, *B, K)
+            # torch.jit.trace does not record that there is no gradient here: detach() it does
+            responsibilities = (joint - log_prob).exp().detach()  # (S, *B, K)
         point = self._average(z, points, responsibilities)
         # no current of a component without weight overflows
-        log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
+        log_prob = log_prob.detach().masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
 
         def shifted(*groups: Tensor) -> Tensor:
             with torch.no_grad():
-                within = within_group(log_weights, *groups)  # (*B, K or 1, K)
+                within = within_group(log_weights.detach(), *groups)  # (*B, K or 1, K)
                 if own and marginals:
                     currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
                 else:
                     currents = self._displacement(z, log_prob, within)
-            shift = _weight_changes(log_weights, within) @ currents  # (S, *B, 1, D)
+            changes = _weight_changes(log_weights, within)
+            shift = changes @ currents.detach()  # (S, *B, 1, D)
             return point + self._mapped(shared, z, shift)
 
         if error is not None:
@@ -235,7 +237,7 @@ class ComponentMixture(MixtureDistribution):
         if shared is None:
             return shift.reshape(z.shape)
         with torch.no_grad():
-            place = shared.inv(self._padded(z))
+            place = shared.inv(self._padded(z)).detach()
         # the parameters of the map get their gradients from the components' velocities
         change = shared(place + shift.reshape(place.shape)) - shared(place)
         return change.reshape(z.shape)

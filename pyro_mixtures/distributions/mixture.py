@@ -80,7 +80,7 @@ class Mixture(ComponentMixture):
             )
         for component in components:
             check_rules(component)
-        if len({component.event_shape for component in components}) > 1:
+        if any(component.event_shape != components[0].event_shape for component in components):
             raise ValueError(
                 "Expected components of one event shape, but got"
                 f" {', '.join(str(tuple(each.event_shape)) for each in components)}"

@@ -11,6 +11,7 @@ from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution
+from pyro_mixtures.distributions.sample_record import current_trace, version
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import double_dtype
@@ -122,7 +123,7 @@ class RelaxedDistribution(ParametricDistribution):
     def _remember(self, sample: Tensor, known: Any) -> None:
         """Keep the coordinates with the sample itself: other laws need them, too."""
         sample = detach_provenance(sample)
-        record = (known, self.event_shape, _version(sample))
+        record = (known, self.event_shape, version(sample), current_trace())
         sample._relaxed_coordinates = record  # type: ignore[attr-defined]
 
     def _known(self, value: Tensor) -> Tensor | None:
@@ -131,11 +132,11 @@ class RelaxedDistribution(ParametricDistribution):
         record = getattr(sample, "_relaxed_coordinates", None)
         if record is None:
             return None
-        x, event_shape, version = record
-        now = _version(sample)
-        unchanged = version == now or version is None or now is None
+        x, event_shape, then, trace = record
+        now = version(sample)
+        unchanged = then == now or then is None or now is None
         unchanged = unchanged and sample.requires_grad == x.requires_grad
-        if not unchanged or event_shape != self.event_shape:
+        if not unchanged or event_shape != self.event_shape or trace is not current_trace():
             return None
         return track_provenance(x, get_provenance(value))
 
@@ -182,10 +183,3 @@ def _gradient_itself(_hard: Tensor, grad: Tensor, _soft: Tensor) -> tuple[Tensor
 
 def _as_tensor(number: Any) -> Any:
     return torch.tensor(float(number)) if isinstance(number, Real) else number
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often it was changed in place; None where torch does not count."""
-    if torch.compiler.is_compiling() or tensor.is_inference():
-        return None
-    return tensor._version

@@ -19,11 +19,12 @@ class SampleRecord:
         owner: the distribution that drew it.
         version: how often the sample had been changed in place by then; None where torch does not
             count.
+        trace: that ``torch.jit.trace`` was recording, or None.
         known: by the owner.
     """
 
-    def __init__(self, owner: Distribution, version: int | None, known: Any) -> None:
-        self.owner, self.version, self.known = owner, version, known
+    def __init__(self, owner: Distribution, version: int | None, trace: Any, known: Any) -> None:
+        self.owner, self.version, self.trace, self.known = owner, version, trace, known
 
     def __reduce__(self):
         return type(None), ()  # a sample's graph can neither be copied nor pickled
@@ -34,19 +35,20 @@ def remember(owner: Distribution, sample: Tensor, known: Any) -> None:
     sample = _itself(sample)
     if not torch.compiler.is_compiling() and sample.is_inference():
         return  # changes in place would not be noticed
-    setattr(sample, ATTRIBUTE, SampleRecord(owner, _version(sample), known))
+    setattr(sample, ATTRIBUTE, SampleRecord(owner, version(sample), current_trace(), known))
 
 
 def recall(owner: Distribution, value: Tensor) -> Any | None:
     """What a distribution knows of a value: nothing unless it drew this very tensor.
 
-    Nothing either if the tensor was changed in place since.
+    Nothing either if the tensor was changed in place since, or in a trace of other samples.
     """
     value = _itself(value)
     record = getattr(value, ATTRIBUTE, None)
-    if record is None or record.owner is not owner or record.version != _version(value):
+    if record is None or record.owner is not owner:
         return None
-    return record.known
+    unchanged = record.version == version(value) and record.trace is current_trace()
+    return record.known if unchanged else None
 
 
 def _itself(tensor: Tensor) -> Tensor:
@@ -54,5 +56,14 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor._t if isinstance(tensor, ProvenanceTensor) else tensor
 
 
-def _version(tensor: Tensor) -> int | None:
+def current_trace() -> Any | None:
+    """What ``torch.jit.trace`` records now.
+
+    Of a sample drawn at another time the traced function knows nothing: it may get another one.
+    """
+    return None if torch.compiler.is_compiling() else torch._C._get_tracing_state()
+
+
+def version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where torch does not count."""
     return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_mixtures.velocity.precision import records_graph
+
 
 def draw_index(weights: Tensor, count: int) -> Tensor:
     """Component indices by inversion, ``(*B, K) -> (*B, count)``; never one of weight zero."""
@@ -27,8 +29,8 @@ def within_group(log_weights: Tensor, same_group: Tensor | None = None) -> Tenso
 
 
 def surely_all(mask: Tensor) -> bool:
-    """Whether all are true; ``torch.compile`` and ``torch.func.vmap`` cannot know."""
-    if torch.compiler.is_compiling():
+    """Whether all are true; recorded graphs and ``torch.func.vmap`` cannot know."""
+    if records_graph():
         return False
     try:
         return bool(mask.all())

@@ -208,7 +208,7 @@ def factor(distribution: Distribution, value: Tensor, both: Tails) -> Factors:
 def carried(velocities: tuple[Tensor, ...], *parameters: Tensor) -> Tensor | float:
     """Zero, with these derivatives by the parameters; there are none if nothing asks for them."""
     pairs = zip(velocities, parameters, strict=False)
-    return sum((v * (theta - theta.detach()) for v, theta in pairs), start=0.0)
+    return sum((v.detach() * (theta - theta.detach()) for v, theta in pairs), start=0.0)
 
 
 def register_velocity(family: type[Distribution]) -> Decorator:

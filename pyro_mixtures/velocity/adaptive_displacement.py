@@ -17,7 +17,7 @@ from pyro_mixtures.velocity.displacement import (
     standardization,
     sum_over_nodes,
 )
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.velocity.precision import double, records_graph
 
 CAUTION = 2.0
 """Price of a departure: a squared length of 1 has to lower the variance by a factor exp(2).
@@ -79,7 +79,7 @@ def variance_gradient(
         and appendix D.7, for velocity fields that learn in this way.
     """
     tensors = (z, grad, log_prob, within, locs, scales, control_var, contributions, weights)
-    if torch.compiler.is_compiling():
+    if records_graph():
         return _opaque_gradient(*tensors, precision=precision)
     return _variance_gradient(*tensors, precision=precision)
 

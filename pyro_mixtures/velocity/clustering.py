@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.velocity.precision import records_graph
 
 
 def bhattacharyya_diag_normal(locs: Tensor, scales: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
         >>> complete_linkage((points - points[:, None]).abs(), cut=2.0)
         tensor([0, 0, 2, 2])
     """
-    if torch.compiler.is_compiling():
+    if records_graph():
         return _opaque_linkage(distance, cut)
     return plainly(_complete_linkage, distance, cut)
 

@@ -1,4 +1,4 @@
-"""Transports that look at values, for ``torch.compile``, which cannot."""
+"""Transports that look at values, where a graph is recorded to run with others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_mixtures.velocity.precision import records_graph
+
 _SCHEMA = (
     "(Tensor z, Tensor grad, Tensor log_prob, Tensor within, Tensor first, Tensor? second=None,"
     " Tensor? third=None, *, ScalarType precision) -> Tensor"
@@ -15,7 +17,7 @@ _SCHEMA = (
 
 
 def opaque(transport: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Let ``torch.compile`` take a transport as one operator and look no further.
+    """Let ``torch.compile`` and ``torch.jit.trace`` take a transport as one operator.
 
     A transport looks at values to choose its nodes and its precision. As an operator it neither
     breaks a compiled graph nor loses that choice. Called directly it is the function itself. It
@@ -35,7 +37,7 @@ def opaque(transport: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(transport)
     def chosen(*args, **options):
-        if torch.compiler.is_compiling():
+        if records_graph():
             return operator(*args, **options)
         return transport(*args, **options)
 

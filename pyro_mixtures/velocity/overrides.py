@@ -1,4 +1,4 @@
-"""Functions that tensors of other classes, such as those that tell their origin, are asked about."""
+"""Functions that ask tensors of other classes, such as those that tell their origin."""
 
 from __future__ import annotations
 

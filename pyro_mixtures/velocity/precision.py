@@ -35,6 +35,15 @@ def double(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(double_dtype(tensor)) for tensor in tensors]
 
 
+def records_graph() -> bool:
+    """Whether ``torch.compile`` or ``torch.jit.trace`` records what is to run with other values.
+
+    What is chosen by values then would stay chosen.
+    """
+    is_tracing = torch.jit.is_tracing  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or is_tracing()
+
+
 def in_enough_precision(
     products: Callable[..., tuple[Tensor, Tensor]],
     differences: Callable[..., Tensor],
@@ -46,8 +55,8 @@ def in_enough_precision(
 
     A single sample is compared with the components directly. For several the squares are expanded,
     so that sums are matrix products; where that would lose digits, in float64, and if even that is
-    not enough, the samples are compared directly as well, in slices. ``torch.compile``, which
-    cannot look at values, takes float64.
+    not enough, the samples are compared directly as well, in slices. Where a graph is recorded,
+    for which nothing can be chosen by values, it is float64.
 
     Args:
         products: maps ``(z, log_weights, *components)`` to log densities by expanded squares,
@@ -64,7 +73,7 @@ def in_enough_precision(
         if z.shape[-1] > LONGEST_SUM:
             return differences(*double(z, *components))
         return differences(z, *components)
-    if torch.compiler.is_compiling():  # which cannot look at the terms
+    if records_graph():
         return products(*double(z, log_weights, *components))[0]
     log_prob, terms = products(z, log_weights, *components)
     if not keeps_digits(terms, log_weights):
@@ -86,12 +95,12 @@ def keeps_digits(terms: Tensor, log_weights: Tensor) -> bool:
         terms: ``(*B, S or 1, K)``.
         log_weights: ``(*B, K)``; components without weight are of no account.
 
-    ``torch.func.vmap`` and ``torch.compile`` do not let us look at values: there float64 has to
-    do.
+    ``torch.func.vmap`` does not let us look at values, and where a graph is recorded they may
+    change: there float64 has to do.
     """
     if terms.numel() == 0:
         return True
-    if torch.compiler.is_compiling():
+    if records_graph():
         return terms.dtype == torch.float64
     alive = (log_weights.detach() > -torch.inf).unsqueeze(-2)
     try:
@@ -101,10 +110,10 @@ def keeps_digits(terms: Tensor, log_weights: Tensor) -> bool:
 
 
 def largest(x: Tensor) -> float | None:
-    """The largest element, or -1 of none; None where ``vmap`` or the compiler hides values."""
+    """The largest element, or -1 of none; None where ``vmap`` hides it or a graph is recorded."""
     if x.numel() == 0:
         return -1.0
-    if torch.compiler.is_compiling():
+    if records_graph():
         return None
     try:
         return float(x.amax())

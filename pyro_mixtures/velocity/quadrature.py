@@ -92,7 +92,8 @@ def sliced(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[T
     @functools.wraps(function)
     @torch.no_grad()
     def apply(moving: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-        tensors = torch.broadcast_tensors(*tensors)
+        # torch.jit.trace records detach(), not no_grad()
+        tensors = torch.broadcast_tensors(*(tensor.detach() for tensor in tensors))
         if tensors[0].numel() <= SLICE or tensors[0].device.type != "cpu":
             return function(moving, *tensors)
         slices = zip(*(tensor.reshape(-1).split(SLICE) for tensor in tensors), strict=True)
