@@ -31,7 +31,7 @@ def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tens
         parameters: tensors of shape ``(*B, ...)``, each with the full batch shape ``B``.
 
     Returns:
-        A tensor equal to ``z``.
+        A tensor equal to ``z``; ``z`` itself where no parameter needs a gradient.
 
     Raises:
         NotImplementedError: when the gradient itself is differentiated.
@@ -46,6 +46,8 @@ def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tens
         >>> loc.grad
         tensor([5.])
     """
+    if not needs_gradient(*parameters):
+        return z
     return _Pathwise.apply(z, vjp, *parameters)
 
 
