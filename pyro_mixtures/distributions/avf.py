@@ -206,7 +206,7 @@ class AVFMultivariateNormal(AVFElliptical, EllipticalNormal):  # type: ignore[ov
         super().__init__(given, validate_args, planes)
 
 
-class AVFMultivariateStudentT(AVFElliptical, EllipticalStudentT):
+class AVFMultivariateStudentT(AVFElliptical, EllipticalStudentT):  # type: ignore[misc]
     r"""Multivariate Student t distribution with an adaptive velocity field.
 
     .. math:: z = \mu + L n / \sqrt\tau, \qquad n \sim N(0, 1), \quad

@@ -144,7 +144,7 @@ class EllipticalNormal(EllipticalDistribution, torch.distributions.MultivariateN
         return -0.5 * (squared_radius + self.event_shape[0] * math.log(2 * math.pi))
 
 
-class EllipticalStudentT(EllipticalDistribution, dist.MultivariateStudentT):
+class EllipticalStudentT(EllipticalDistribution, dist.MultivariateStudentT):  # type: ignore[misc]
     r"""The multivariate Student t distribution as an elliptical law.
 
     .. math:: \varepsilon = n / \sqrt\tau, \qquad n \sim N(0, 1), \quad

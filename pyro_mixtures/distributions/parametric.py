@@ -54,6 +54,16 @@ class ParametricDistribution(TorchDistribution):
     def _parameter_shapes(cls) -> dict[str, str]:
         raise NotImplementedError
 
+    @classmethod
+    def infer_shapes(cls, **arg_shapes):
+        letters = cls._parameter_shapes()
+        batch_shape, sizes = torch.Size(), dict[str, int]()
+        for name, shape in arg_shapes.items():
+            first = len(shape) - len(letters[name])
+            sizes.update(zip(letters[name], shape[first:], strict=True))
+            batch_shape = broadcast_shapes(batch_shape, torch.Size(shape[:first]))
+        return batch_shape, torch.Size([sizes["D"]])
+
     def expand(self: ParametricT, batch_shape, _instance=None) -> ParametricT:
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)

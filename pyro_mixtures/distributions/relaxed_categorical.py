@@ -7,6 +7,7 @@ import math
 import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor
+from torch.distributions import Transform, biject_to, transform_to
 
 from pyro_mixtures.distributions.relaxed import (
     RelaxedDistribution,
@@ -31,6 +32,41 @@ class _LogSimplex(constraints.Constraint):
 
 
 log_simplex = _LogSimplex()
+
+
+class _LogSoftmax(Transform):
+    """From the differences to the last of K logarithms, ``(*X, K - 1) -> (*X, K)``.
+
+    Densities on the logarithms are with respect to these, so that the volume stays as it is.
+    """
+
+    domain = constraints.real_vector
+    codomain = log_simplex
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _LogSoftmax)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 1)).log_softmax(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., :-1] - y[..., -1:]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+    def forward_shape(self, shape):
+        return shape[:-1] + (shape[-1] + 1,)
+
+    def inverse_shape(self, shape):
+        return shape[:-1] + (shape[-1] - 1,)
+
+
+@biject_to.register(log_simplex)
+@transform_to.register(log_simplex)
+def _(constraint: _LogSimplex) -> Transform:
+    return _LogSoftmax()
 
 
 class _RelaxedCategorical(RelaxedDistribution):
@@ -155,7 +191,8 @@ class RelaxedCategorical(_RelaxedCategorical):
     this law or another one of its kind, is right at any temperature; gradients go through
     :math:`\log y`, not through the tensor. Any other value, which may be a slice or a detached
     copy of a sample, is taken at its word: coordinates of zero count as the smallest normal
-    number of their dtype.
+    number of their dtype. Pyro's ``GumbelSoftmaxReparam`` takes its own class alone;
+    ``AutoReparam`` leaves this one as it is.
 
     Parameters broadcast against each other; samples have the dtype and the device of the logits.
     There are no moments in closed form. A category of weight zero (a logit of ``-inf``) has
