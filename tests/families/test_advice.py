@@ -41,12 +41,12 @@ NORMAL = Normal(torch.tensor(0.3, requires_grad=True), 1.0)
         lambda: mixed(
             Dirichlet(torch.ones(4)),
             transformed(MultivariateNormal(torch.zeros(3), EYE), StickBreakingTransform()),
-            weight_gradient="score",
+            weight_gradient="hybrid",
         ),
         lambda: mixed(
             MultivariateNormal(torch.zeros(3), EYE),
             Independent(Normal(torch.zeros(3), 1.0), 1),
-            weight_gradient="score",
+            weight_gradient="hybrid",
         ),
     ],
     ids=["transform", "family", "interval", "simplex", "score"],
