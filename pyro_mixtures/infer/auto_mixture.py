@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer.autoguide import AutoContinuous, init_to_uniform
+from pyro.infer.autoguide import init_to_uniform
 from torch import Tensor, nn
 
 from pyro_mixtures.distributions import NormalMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.estimators import ESTIMATORS, stratified
+from pyro_mixtures.infer.checked_guide import CheckedGuide
 from pyro_mixtures.infer.site_quantiles import site_quantiles
 
 IN_GUIDES: dict[str, Callable[[Any], Any]] = {
@@ -28,7 +29,7 @@ IN_GUIDES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class AutoMixture(AutoContinuous):
+class AutoMixture(CheckedGuide):
     """Base of the guides whose posterior is a mixture over the packed latent vector.
 
     A guide names its ``distribution`` and creates the component parameters of that in

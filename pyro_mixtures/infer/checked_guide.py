@@ -1,0 +1,58 @@
+"""What the guides here refuse where Pyro's would go on with a wrong posterior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.autoguide import AutoContinuous
+from pyro.nn import PyroParam
+from torch import nn
+from torch.distributions import transform_to
+
+
+class CheckedGuide(AutoContinuous):
+    """Base of the guides, which checks the parameters that the store holds under its name.
+
+    Pyro hands a guide what another one of the same name left in the parameter store, of whatever
+    shape. Of equal shapes that is a way to go on with a fit, of others a mistake.
+
+    Raises:
+        ValueError: for parameters in the store whose shapes are not those of the guide.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        shape: torch.Size | None = None
+        if isinstance(value, nn.Parameter):
+            shape = value.shape
+        elif isinstance(value, PyroParam) and isinstance(value.init_value, torch.Tensor):
+            shape = transform_to(value.constraint).inverse_shape(value.init_value.shape)
+        if shape is not None:
+            try:
+                self._check_stored(name, shape)
+            except ValueError:
+                self.prototype_trace = None  # to be set up again by the next call
+                raise
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__.get("_parameters", {})
+        parameter = own.get(f"{name}_unconstrained", own.get(name))
+        if parameter is not None:
+            self._check_stored(name, parameter.shape)
+        return super().__getattr__(name)
+
+    def _check_stored(self, name: str, shape: torch.Size) -> None:
+        """Raise an error if the store, where Pyro would use it, has another shape."""
+        if not self._pyro_context.active or pyro.settings.get("module_local_params"):
+            return
+        full_name = self._pyro_get_fullname(name)
+        stored = dict(pyro.get_param_store().named_parameters()).get(full_name)
+        if stored is not None and stored.shape != shape:
+            raise ValueError(
+                f"Expected the parameter {full_name!r} in Pyro's store to have the shape"
+                f" {tuple(shape)} of this guide's, but got {tuple(stored.shape)}, of another guide"
+                " of the same name: call pyro.clear_param_store() before a new fit, or make and"
+                " fit each guide within `with pyro.get_param_store().scope():`"
+            )

@@ -1,0 +1,99 @@
+"""Guides refuse parameters of another fit that do not fit."""
+
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyro_mixtures.infer import (
+    AutoAVFMultivariateNormal,
+    AutoAVFMultivariateStudentT,
+    AutoDiagonalNormalMixture,
+    AutoMultivariateNormalMixture,
+    AutoOMTMultivariateNormal,
+)
+
+MIXTURES = (AutoDiagonalNormalMixture, AutoMultivariateNormalMixture)
+AVF = (AutoAVFMultivariateNormal, AutoAVFMultivariateStudentT)
+SIZED = [
+    *(partial(guide, num_components=count) for guide in MIXTURES for count in (1, 2)),
+    *(partial(guide, num_rotations=2) for guide in AVF),
+]
+"""By a number in their shapes, which is 1 or 2 here."""
+
+
+@pytest.fixture(autouse=True)
+def _clean_store():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+def model_of(size):
+    def model():
+        pyro.sample("x", dist.Normal(torch.zeros(size), 1.0).to_event(1))
+
+    return model
+
+
+def step(guide):
+    return SVI(guide.model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step()
+
+
+def resized(guide_class):
+    (name,) = guide_class.keywords
+    return partial(guide_class.func, **{name: 3})
+
+
+@pytest.mark.parametrize("guide_class", SIZED)
+def test_another_number_of_components(guide_class):
+    first, second = guide_class(model_of(2)), resized(guide_class)(model_of(2))
+    step(first)
+    message = rf"{type(first).__name__}\.\w+' .* shape \(.*3.*clear_param_store\(\)"
+    for _ in range(2):  # not by chance the first time only
+        with pytest.raises(ValueError, match=message):
+            step(second)
+    step(first)
+    pyro.clear_param_store()
+    step(second)
+    assert any(3 in parameter.shape for parameter in second.parameters())
+
+
+@pytest.mark.parametrize("guide_class", [*SIZED, AutoOMTMultivariateNormal])
+def test_another_latent_dimension(guide_class):
+    step(guide_class(model_of(2)))
+    with pytest.raises(ValueError, match=r"to have the shape \(.*4.*, but got \(.*2"):
+        step(guide_class(model_of(4)))
+
+
+@pytest.mark.parametrize("guide_class", SIZED)
+def test_a_guide_that_has_lost_its_place(guide_class):
+    """Components that broadcast, or of which only some come from the store, would not tell."""
+    first, second = guide_class(model_of(2)), resized(guide_class)(model_of(2))
+    step(first)
+    pyro.clear_param_store()
+    step(second)
+    with pytest.raises(ValueError, match=r"but got \(.*3"):
+        step(first)
+
+
+@pytest.mark.parametrize("guide_class", SIZED)
+def test_what_fits_is_taken_over(guide_class):
+    first, second = guide_class(model_of(2)), guide_class(model_of(2))
+    step(first)
+    second()
+    for mine, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert mine is other
+
+
+@pytest.mark.parametrize("guide_class", SIZED)
+def test_fits_that_are_kept_apart(guide_class):
+    for other in (guide_class(model_of(2)), resized(guide_class)(model_of(3))):
+        with pyro.get_param_store().scope():
+            assert step(other) < float("inf")
+    with pyro.settings.context(module_local_params=True):
+        for other in (guide_class(model_of(2)), resized(guide_class)(model_of(3))):
+            Trace_ELBO()(other.model, other)().backward()
+            assert all(parameter.grad is not None for parameter in other.parameters())
