@@ -13,14 +13,33 @@ from torch.distributions import transform_to
 
 
 class CheckedGuide(AutoContinuous):
-    """Base of the guides, which checks the parameters that the store holds under its name.
+    """Base of the guides, which checks the model's plates and the parameters in Pyro's store.
 
     Pyro hands a guide what another one of the same name left in the parameter store, of whatever
     shape. Of equal shapes that is a way to go on with a fit, of others a mistake.
 
+    The packed latent vector has one entry for each element that a plate holds in one run. If that
+    is a subsample, the entry would be of a position in it, and so of another datum in each step.
+
     Raises:
         ValueError: for parameters in the store whose shapes are not those of the guide.
+        NotImplementedError: for a latent site in a plate that subsamples.
     """
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        for name, frames in self._cond_indep_stacks.items():
+            for frame in frames:
+                if frame.size != (frame.full_size or frame.size):
+                    self.prototype_trace = None  # to be set up again by the next call
+                    raise NotImplementedError(
+                        f"Expected latent site {name!r} to be in plates without subsamples, but"
+                        f" got plate {frame.name!r} with {frame.size} of {frame.full_size}:"
+                        f" {type(self).__name__} would take each datum for that at its place in"
+                        " the subsample. Write a guide with this plate, in which a network makes"
+                        " a mixture for each datum; or leave the site to Pyro's AutoNormal, in an"
+                        " AutoGuideList with create_plates; or do without subsamples"
+                    )
 
     def __setattr__(self, name: str, value: Any) -> None:
         shape: torch.Size | None = None

@@ -1,4 +1,4 @@
-"""Guides refuse parameters of another fit that do not fit."""
+"""Guides refuse parameters of another fit that do not fit, and latent sites in subsamples."""
 
 from functools import partial
 
@@ -6,7 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
 
 from pyro_mixtures.infer import (
     AutoAVFMultivariateNormal,
@@ -23,6 +25,8 @@ SIZED = [
     *(partial(guide, num_rotations=2) for guide in AVF),
 ]
 """By a number in their shapes, which is 1 or 2 here."""
+
+ALL = [*SIZED, AutoOMTMultivariateNormal]
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +65,7 @@ def test_another_number_of_components(guide_class):
     assert any(3 in parameter.shape for parameter in second.parameters())
 
 
-@pytest.mark.parametrize("guide_class", [*SIZED, AutoOMTMultivariateNormal])
+@pytest.mark.parametrize("guide_class", ALL)
 def test_another_latent_dimension(guide_class):
     step(guide_class(model_of(2)))
     with pytest.raises(ValueError, match=r"to have the shape \(.*4.*, but got \(.*2"):
@@ -97,3 +101,56 @@ def test_fits_that_are_kept_apart(guide_class):
         for other in (guide_class(model_of(2)), resized(guide_class)(model_of(3))):
             Trace_ELBO()(other.model, other)().backward()
             assert all(parameter.grad is not None for parameter in other.parameters())
+
+
+DATA = torch.linspace(-2, 2, 6)
+
+
+def local_model(**subsample):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("groups", 2), pyro.plate("data", 6, **subsample) as index:
+        z = pyro.sample("z", dist.Normal(loc, 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=DATA[index].unsqueeze(-1))
+
+
+@pytest.mark.parametrize("subsample", [{"subsample_size": 3}, {"subsample": torch.arange(3)}])
+@pytest.mark.parametrize("guide_class", ALL)
+def test_a_latent_site_in_a_subsample(guide_class, subsample):
+    guide = guide_class(local_model)
+    for _ in range(2):
+        with pytest.raises(NotImplementedError, match="'z'.* 'data' with 3 of 6"):
+            guide(**subsample)
+    assert not dict(guide.named_parameters())
+    assert guide()["z"].shape == (6, 2)
+
+
+@pytest.mark.parametrize("subsample", [{}, {"subsample_size": 6}])
+@pytest.mark.parametrize("guide_class", ALL)
+def test_a_latent_site_in_a_whole_plate(guide_class, subsample):
+    assert guide_class(local_model)(**subsample)["z"].shape == (6, 2)
+
+
+@pytest.mark.parametrize("guide_class", ALL)
+def test_a_subsample_of_observations(guide_class):
+    def model():
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 6, subsample_size=3) as index:
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=DATA[index])
+
+    assert step(guide_class(model)) < float("inf")
+
+
+def test_the_local_site_left_to_another_guide():
+    """As the error says."""
+
+    def model():
+        local_model(subsample_size=3)
+
+    def create_plates():
+        return pyro.plate("data", 6, subsample_size=3)
+
+    guide = AutoGuideList(model, create_plates=create_plates)
+    guide.append(AutoDiagonalNormalMixture(poutine.block(model, hide=["z"]), 2))
+    guide.append(AutoNormal(poutine.block(model, expose=["z"])))
+    assert step(guide) < float("inf")
+    assert guide.median()["z"].shape == (6, 2)
