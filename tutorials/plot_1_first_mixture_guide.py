@@ -70,7 +70,8 @@ print(f"log p(y) = {log_evidence:.3f}, P(upper side) = {upper_side:.2f}")
 #
 # Everything below is ordinary Pyro. ``AutoDiagonalNormalMixture`` takes the place of
 # ``AutoDiagonalNormal``, with the number of components as a further argument. Each component
-# starts from a draw of ``init_loc_fn``, which by default is spread about zero.
+# starts from a draw of ``init_loc_fn``; by default the first starts as Pyro's guide does, and the
+# others spread about zero.
 #
 # ``BaselinedTrace_ELBO`` is a drop-in for ``Trace_ELBO`` that makes the gradient of the
 # mixture's weights less noisy. (For a single Normal the two are the same.)

@@ -20,7 +20,7 @@ class AutoDiagonalNormalMixture(AutoMixture):
     Example:
         >>> import torch, pyro, pyro.distributions as dist
         >>> from pyro.infer import SVI, Trace_ELBO
-        >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+        >>> pyro.clear_param_store(); pyro.set_rng_seed(1)
         >>> def model():
         ...     x = pyro.sample("x", dist.Normal(0.0, 3.0))
         ...     pyro.sample("y", dist.Normal(x.abs(), 0.5), obs=torch.tensor(3.0))

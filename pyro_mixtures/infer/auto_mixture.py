@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer.autoguide import init_to_uniform
 from torch import Tensor, nn
 
 from pyro_mixtures.distributions import NormalMixture
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.estimators import ESTIMATORS, stratified
-from pyro_mixtures.infer.checked_guide import CheckedGuide
+from pyro_mixtures.infer.checked_guide import _CheckedGuide
 from pyro_mixtures.infer.site_quantiles import site_quantiles
+from pyro_mixtures.infer.starting_points import InitLoc, StartingPoints
 
 IN_GUIDES: dict[str, Callable[[Any], Any]] = {
     # the latent site is in no plate but that of particles
@@ -29,7 +29,7 @@ IN_GUIDES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class AutoMixture(CheckedGuide):
+class AutoMixture(_CheckedGuide):
     """Base of the guides whose posterior is a mixture over the packed latent vector.
 
     A guide names its ``distribution`` and creates the component parameters of that in
@@ -39,8 +39,12 @@ class AutoMixture(CheckedGuide):
         model: a Pyro model with continuous latent sites.
         num_components: K, at least 1.
         init_loc_fn: a per-site initialization function of Pyro. Each component starts from a draw
-            of its own, moved by a Normal of scale ``init_scale``: equal components would get equal
-            gradients for ever.
+            of its own, moved by a Normal of scale ``init_scale`` unless it is the only one: equal
+            components would get equal gradients for ever. By default the first component starts
+            where Pyro's guides do, at ``init_to_median``, and is not moved, and the others start
+            from ``init_to_uniform``. Pyro's functions that draw the elements of a site one by one
+            get all components in one run of the model, if that is written as for
+            ``vectorize_particles=True``; others are called in a run for each component.
         init_scale: standard deviation of each component in each unconstrained coordinate.
         transport: as for the distribution.
         weight_gradient: as for the distribution; under any objective the guide is unbiased.
@@ -54,9 +58,10 @@ class AutoMixture(CheckedGuide):
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
             finite, an unknown ``transport``, ``weight_gradient`` or ``estimator``, or (at the
-            first call) a discrete latent site in the model or an ``estimator`` that makes no
-            distribution.
-        NotImplementedError: at the first call, for a class that the ``estimator`` does not serve.
+            first call) a discrete latent site in the model, an ``estimator`` that makes no
+            distribution or parameters of other shapes that another fit left in Pyro's store.
+        NotImplementedError: at the first call, for a class that the ``estimator`` does not serve,
+            or a latent site in a plate that subsamples.
     """
 
     distribution: ClassVar[type[NormalMixture]]
@@ -65,12 +70,13 @@ class AutoMixture(CheckedGuide):
     transport: str
     weight_gradient: str
     estimator: str | Callable[[Any], Any] | None
+    _starts: Any
 
     def __init__(
         self,
         model,
         num_components: int,
-        init_loc_fn=init_to_uniform,
+        init_loc_fn: InitLoc | None = None,
         init_scale: float = 0.1,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
@@ -93,7 +99,9 @@ class AutoMixture(CheckedGuide):
             )
         if not (estimator is None or callable(estimator)):
             check_choice("estimator", estimator, tuple(IN_GUIDES))
-        super().__init__(model, init_loc_fn=init_loc_fn)
+        starts = StartingPoints(init_loc_fn)
+        super().__init__(model, init_loc_fn=starts)
+        self._starts = starts
         self.num_components = int(num_components)
         self.init_scale = float(init_scale)
         self.transport, self.weight_gradient = transport, weight_gradient
@@ -106,13 +114,15 @@ class AutoMixture(CheckedGuide):
         return {name: getattr(self, name) for name in self.distribution.component_parameters}
 
     def _setup_prototype(self, *args, **kwargs):
-        starts = []
-        for _ in range(self.num_components):
-            super()._setup_prototype(*args, **kwargs)
-            starts.append(self._init_loc())
-        locs = torch.stack(starts)  # (K, D)
+        super()._setup_prototype(*args, **kwargs)
+        run = functools.partial(self.model, *args, **kwargs)
+        locs = self._starts.locs(run, self.prototype_trace, self.num_components, self.init_scale)
         self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
-        self._setup_components(locs + self.init_scale * torch.randn_like(locs))
+        self._setup_components(locs)
+
+    def __getstate__(self):
+        self._starts = None  # as Pyro does with the model: the function may not be pickled
+        return super().__getstate__()
 
     def get_posterior(self, *args, **kwargs) -> NormalMixture:
         """The mixture over the packed unconstrained latent vector."""

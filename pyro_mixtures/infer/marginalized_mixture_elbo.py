@@ -58,7 +58,7 @@ class MarginalizedMixture_ELBO(StrataELBO):
         >>> import torch, pyro, pyro.distributions as dist
         >>> from pyro.infer import SVI
         >>> from pyro_mixtures.infer import AutoDiagonalNormalMixture
-        >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+        >>> pyro.clear_param_store(); pyro.set_rng_seed(1)
         >>> def model():
         ...     x = pyro.sample("x", dist.Normal(0.0, 3.0))
         ...     pyro.sample("y", dist.Normal(x.abs(), 0.5), obs=torch.tensor(3.0))

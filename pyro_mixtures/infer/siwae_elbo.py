@@ -53,7 +53,7 @@ class SIWAE_ELBO(StrataELBO):
     Example:
         >>> import torch, pyro, pyro.distributions as dist
         >>> from pyro_mixtures.infer import AutoDiagonalNormalMixture
-        >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+        >>> pyro.clear_param_store(); pyro.set_rng_seed(1)
         >>> def model():
         ...     x = pyro.sample("x", dist.Normal(0.0, 1.0))
         ...     pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(1.0))
