@@ -148,6 +148,32 @@ class AutoMixture(_CheckedGuide):
         name = f"_{self._pyro_name}_latent"
         return pyro.sample(name, estimated, infer={"is_auxiliary": True})
 
+    @property
+    def loc(self) -> Tensor:
+        """Mean of the mixture over the packed unconstrained latent vector, ``(D,)``."""
+        return self.get_posterior().mean
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviations of the mixture in the unconstrained coordinates, ``(D,)``."""
+        return self.get_posterior().stddev
+
+    def _loc_scale(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        posterior = self.get_posterior(*args, **kwargs)
+        return posterior.mean, posterior.stddev
+
+    def get_base_dist(self):
+        """A mixture is no transformed distribution: raises ``NotImplementedError``."""
+        raise NotImplementedError(
+            f"Expected a guide whose posterior is a transformed distribution, but got"
+            f" {type(self).__name__}, whose mixture is not one; use get_posterior(), or for"
+            " NeuTraReparam a guide with one Normal, such as AutoMultivariateNormal"
+        )
+
+    def get_transform(self, *args, **kwargs):
+        """A mixture is no transformed distribution: raises ``NotImplementedError``."""
+        return self.get_base_dist()
+
     @torch.no_grad()
     def median(self, *args, **kwargs):
         """Median of each latent site: that of the mixture in each unconstrained coordinate."""

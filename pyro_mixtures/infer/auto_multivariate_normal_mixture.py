@@ -33,11 +33,11 @@ class AutoMultivariateNormalMixture(AutoMixture):
         True
 
     Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
-    ``locs (K, D)``, ``scale (K, D)``, ``scale_tril (K, D, D)`` with a unit diagonal, whose rows
-    ``scale`` multiplies, and ``component_logits (K,)``.
+    ``locs (K, D)``, ``coord_scale (K, D)``, ``scale_tril (K, D, D)`` with a unit diagonal, whose
+    rows ``coord_scale`` multiplies, and ``component_logits (K,)``.
     """
 
-    scale: Any  # a PyroParam is set, a tensor is got
+    coord_scale: Any  # a PyroParam is set, a tensor is got
     scale_tril: Any
     distribution = MixtureOfNormals
     scale_constraint = constraints.softplus_positive
@@ -45,11 +45,14 @@ class AutoMultivariateNormalMixture(AutoMixture):
 
     def _setup_components(self, locs: Tensor) -> None:
         self.locs = nn.Parameter(locs)
-        self.scale = PyroParam(locs.new_full(locs.shape, self.init_scale), self.scale_constraint)
+        self.coord_scale = PyroParam(
+            locs.new_full(locs.shape, self.init_scale), self.scale_constraint
+        )
         identity = torch.eye(locs.shape[-1], dtype=locs.dtype, device=locs.device)
         self.scale_tril = PyroParam(
             identity.repeat(locs.shape[0], 1, 1), self.scale_tril_constraint
         )
 
     def _component_parameters(self) -> dict[str, Tensor]:
-        return {"locs": self.locs, "scale_tril": self.scale.unsqueeze(-1) * self.scale_tril}
+        scale_tril = self.coord_scale.unsqueeze(-1) * self.scale_tril
+        return {"locs": self.locs, "scale_tril": scale_tril}

@@ -50,7 +50,7 @@ def test_shapes_and_steps(weight_gradient):
     assert {name: tuple(p.shape) for name, p in guide.named_parameters()} == {
         "component_logits": (2,),
         "locs": (2, 2),
-        "scale_unconstrained": (2, 2),
+        "coord_scale_unconstrained": (2, 2),
         "scale_tril_unconstrained": (2, 2, 2),
     }
     assert guide.quantiles([0.1, 0.9])["x"].shape == (2, 2)
