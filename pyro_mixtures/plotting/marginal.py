@@ -18,9 +18,13 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.distributions.strata import component_samples
 from pyro_mixtures.plotting.arrays import Array, as_array
+from pyro_mixtures.velocity.precision import double
 
 SAMPLES = 4000
 """To find levels and limits by."""
+
+ROWS = 1000
+"""Points at once, of which the densities by component stay in the processor's cache."""
 
 
 class Marginal:
@@ -81,12 +85,48 @@ class Marginal:
             result[inside] = self._law.component_log_prob(some).to(result)
         return torch.where(result < torch.inf, result, -torch.inf).cpu().numpy()
 
+    @torch.no_grad()
+    def own_log_prob(self, points: Array) -> Array:
+        """Log density of each component at points of its own, but for a constant of each.
+
+        ``(N, K, d) -> (N, K)``, ``-inf`` where it is not finite. Of all K components at all of
+        these points there would be K times as many.
+        """
+        z = self._event(torch.as_tensor(points).to(self._law.device))
+        if isinstance(self._law, ComponentMixture):
+            support: Any = self._law.support
+            inside = support.check(z)  # (N, K)
+            some = self._event(torch.as_tensor(self.draws[0]).to(z))
+            z = torch.where(inside[(..., *(None for _ in self._law.event_shape))], z, some)
+            result = self._own_log_prob(z).masked_fill(~inside, -torch.inf)
+        else:
+            locs, scales = double(*self._law._normals)
+            offset = z - locs  # (N, K, d)
+            if scales.dim() == locs.dim():
+                offset = offset / scales
+            else:
+                columns = offset.permute(1, 2, 0)  # (K, d, N)
+                columns = torch.linalg.solve_triangular(scales, columns, upper=False)
+                offset = columns.permute(2, 0, 1)
+            result = -offset.square().sum(-1) / 2
+        return torch.where(result < torch.inf, result, -torch.inf).cpu().double().numpy()
+
+    def _own_log_prob(self, z: Tensor) -> Tensor:
+        """Of components with distributions of their own, ``(N, K, *E) -> (N, K)``."""
+        components = self._law._components
+        if components[0].batch_shape:
+            return components[0].log_prob(z)
+        each = [component.log_prob(z[:, index]) for index, component in enumerate(components)]
+        return torch.stack(each, -1)
+
     def log_prob(self, points: Array) -> Array:
         """Log density, ``(N, d) -> (N,)``."""
-        joint = self.component_log_prob(points)
-        with numpy.errstate(divide="ignore"):
-            joint = joint + numpy.log(self.weights)
-        return numpy.logaddexp.reduce(joint, axis=-1)
+        log_weights = torch.as_tensor(self.weights).log()
+        heights = [
+            (torch.as_tensor(self.component_log_prob(part)) + log_weights).logsumexp(-1)
+            for part in numpy.array_split(points, -(-len(points) // ROWS) or 1)
+        ]
+        return torch.cat(heights).double().numpy()
 
     @cached_property
     @torch.no_grad()

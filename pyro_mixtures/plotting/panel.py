@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy
 from contourpy import contour_generator
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 
 from pyro_mixtures.plotting.arrays import Array
 from pyro_mixtures.plotting.marginal import Marginal
@@ -19,6 +20,12 @@ MIXTURE, COMPONENT, REFERENCE = "C0", "C1", "0.7"
 
 SCATTERED = 3000
 """Points of a reference sample, at most."""
+
+SIDE = 60
+"""Points of a component's grid along each coordinate."""
+
+Color = tuple[str, float]
+"""With its strength."""
 
 
 def draw_panel(ax: Axes, marginal: Marginal, points: Array | None, ends: Array) -> None:
@@ -56,43 +63,45 @@ def _draw_contours(ax: Axes, marginal: Marginal, points: Array | None, ends: Arr
     draws = marginal.draws
     x, y = (_ticks(draws[:, index], *ends[index]) for index in (0, 1))
     of_draws = marginal.log_prob(draws)
-    for line in _contours(x, y, marginal.log_prob, of_draws, MASSES):
+    grid = numpy.stack(numpy.meshgrid(x, y), -1)
+    heights = marginal.log_prob(grid.reshape(-1, 2)).reshape(grid.shape[:2])
+    for line in _contours(x, y, heights, of_draws, MASSES):
         ax.plot(*line.T, color=MIXTURE)
     ax.lines[-1].set_label("mixture: 50, 80, 95 %")
-    for line, strength in _component_contours(marginal):
-        ax.plot(*line.T, color=COMPONENT, lw=1.1, alpha=strength)
+    ellipses = list(_component_contours(marginal))
+    lines, colors = zip(*ellipses, strict=True) if ellipses else ((), ())
+    ax.add_collection(LineCollection(lines, colors=colors, linewidths=1.1), autolim=False)
     ax.plot([], [], color=COMPONENT, lw=1.1, label="components: 50 %")
     ax.set(xlim=ends[0], ylim=ends[1])
 
 
-def _component_contours(marginal: Marginal) -> Iterator[tuple[Array, float]]:
-    """A line around half of each component, and its strength by the component's weight."""
+def _component_contours(marginal: Marginal) -> Iterator[tuple[Array, Color]]:
+    """A line around half of each component, in the stronger colour the more it weighs."""
     draws, weights = marginal.component_draws, marginal.weights  # (S, K, 2) and (K,)
-    for index in map(int, weights.nonzero()[0]):
-
-        def log_prob(points: Array, index: int = index) -> Array:
-            return marginal.component_log_prob(points)[:, index]
-
-        of_draws = log_prob(draws[:, index])
-        if not numpy.isfinite(numpy.median(of_draws)):  # rounded to an end of the support
-            continue
-        half = draws[of_draws >= numpy.median(of_draws), index]
-        margin = 0.1 * numpy.ptp(half, axis=0)  # of a grid of its own, for some may be small
-        x, y = numpy.linspace(half.min(0) - margin, half.max(0) + margin, 60).T
-        for line in _contours(x, y, log_prob, of_draws, (0.5,)):
-            yield line, 0.2 + 0.8 * math.sqrt(weights[index] / weights.max())
+    of_draws = marginal.own_log_prob(draws)  # (S, K)
+    medians = numpy.median(of_draws, 0)
+    # where it is not finite, draws were rounded to an end of the support
+    drawn = numpy.flatnonzero((weights > 0) & numpy.isfinite(medians))
+    half = numpy.where((of_draws >= medians)[..., None], draws, numpy.nan)[:, drawn]
+    low, high = numpy.nanmin(half, 0), numpy.nanmax(half, 0)  # (K, 2)
+    margin = 0.1 * (high - low)  # of grids of their own, for some may be small
+    ticks = draws[:1].repeat(SIDE, 0)
+    ticks[:, drawn] = numpy.linspace(low - margin, high + margin, SIDE)  # (SIDE, K, 2)
+    grids = numpy.broadcast_arrays(ticks[None, :, :, 0], ticks[:, None, :, 1])
+    grid = numpy.stack(grids, -1)  # (SIDE, SIDE, K, 2)
+    heights = marginal.own_log_prob(grid.reshape(SIDE**2, *draws.shape[1:]))
+    for index in drawn:
+        own = heights[:, index].reshape(SIDE, SIDE)
+        x, y = ticks[:, index].T
+        (line,) = _contours(x, y, own, of_draws[:, index], (0.5,))
+        strength = 0.2 + 0.8 * math.sqrt(weights[index] / weights.max())
+        yield line, (COMPONENT, strength)
 
 
 def _contours(
-    x: Array,
-    y: Array,
-    log_prob: Callable[[Array], Array],
-    of_draws: Array,
-    masses: Sequence[float],
+    x: Array, y: Array, heights: Array, of_draws: Array, masses: Sequence[float]
 ) -> list[Array]:
     """A line ``(N, 2)`` with gaps around each mass, at the levels that draws tell."""
-    grid = numpy.stack(numpy.meshgrid(x, y), -1)
-    heights = log_prob(grid.reshape(-1, 2)).reshape(grid.shape[:2])
     levels = numpy.quantile(of_draws, [1 - mass for mass in masses])
     generator = contour_generator(x, y, numpy.maximum(heights, levels.min() - 20))
     gap = numpy.full((1, 2), numpy.nan)

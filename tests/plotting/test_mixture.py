@@ -18,6 +18,7 @@ from torch.distributions import (
 
 from pyro_mixtures import Mixture, MixtureOfDiagNormals, MixtureOfNormals, MixtureSameFamily
 from pyro_mixtures.plotting import plot_mixture, plot_pairs
+from pyro_mixtures.plotting.marginal import Marginal
 from tests.families.registry import each_components
 from tests.registry import each_family
 
@@ -116,15 +117,69 @@ def test_half_of_each_component():
     locs = torch.tensor([[0.0, 0.0], [0.0, 7.0], [90.0, 0.0]])
     scales = torch.tensor([[1.0, 2.0], [1e-3, 1e-3], [1.0, 1.0]])
     logits = torch.tensor([0.75, 0.25, 0.0]).log()
-    ax = draw(MixtureOfDiagNormals(locs, scales, logits))
-    lines = [line for line in ax.lines if line.get_color() == "C1" and len(vertices(line))]
-    assert len(lines) == 2  # one without weight is not drawn
-    for line, loc, scale in zip(lines, locs, scales, strict=False):
-        radius = ((vertices(line) - loc) / scale).norm(dim=-1)
-        assert (radius - math.sqrt(2 * math.log(2))).abs().max() < 0.1
-    assert lines[0].get_alpha() == pytest.approx(1)
-    assert lines[1].get_alpha() == pytest.approx(0.2 + 0.8 / math.sqrt(3))
-    assert ax.get_xlim()[1] < 90
+    for wrap in (lambda q: q, full, apart, alike):
+        ax = draw(wrap(MixtureOfDiagNormals(locs, scales, logits)))
+        lines = component_lines(ax)
+        assert len(lines) == 2  # one without weight is not drawn
+        for line, loc, scale in zip(lines, locs, scales, strict=False):
+            radius = ((line - loc) / scale).norm(dim=-1)
+            assert (radius - math.sqrt(2 * math.log(2))).abs().max() < 0.1
+        (drawn,) = ax.collections
+        assert [color[-1] for color in drawn.get_color()] == pytest.approx(
+            [1, 0.2 + 0.8 / math.sqrt(3)]
+        )
+        assert ax.get_xlim()[1] < 90
+
+
+def component_lines(ax: Axes) -> list[torch.Tensor]:
+    (drawn,) = ax.collections
+    points = [torch.as_tensor(numpy.asarray(path.vertices)) for path in drawn.get_paths()]
+    return [line[line.isfinite().all(-1)] for line in points]
+
+
+def full(q):
+    return MixtureOfNormals(q.locs, q.coord_scale.diag_embed(), q.component_logits)
+
+
+def alike(q):
+    """As torch's mixture, with components that are known to be Normal."""
+    components = Independent(Normal(q.locs, q.coord_scale), 1)
+    return MixtureSameFamily(Categorical(logits=q.component_logits), components)
+
+
+def apart(q):
+    """As a mixture of distributions of their own."""
+    parts = zip(q.locs, q.coord_scale, strict=True)
+    components = [Independent(Normal(*part), 1) for part in parts]
+    return Mixture(Categorical(logits=q.component_logits), components)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "full", "gamma"])
+def test_many_components(kind, monkeypatch):
+    """Each is evaluated on a grid of its own, not all of them on the grid of each."""
+    count, evaluations = 60, []
+    components = Independent(Gamma(1 + 9 * torch.rand(count, 2), torch.ones(count, 2)), 1)
+    mixture = MixtureSameFamily(Categorical(torch.ones(count)), components)
+    if kind != "gamma":
+        mixture = MixtureOfDiagNormals(
+            torch.randn(count, 2), torch.ones(count, 2), torch.zeros(count)
+        )
+        mixture = full(mixture) if kind == "full" else mixture
+    for name in ("component_log_prob", "own_log_prob"):
+        count_results(monkeypatch, Marginal, name, evaluations)
+    assert len(component_lines(draw(mixture))) == count
+    assert sum(evaluations) < count * (200**2 + 4 * 4000 + 60**2 + 4000)
+
+
+def count_results(monkeypatch, owner, name, counts):
+    original = getattr(owner, name)
+
+    def counted(self, points):
+        result = original(self, points)
+        counts.append(result.size)
+        return result
+
+    monkeypatch.setattr(owner, name, counted)
 
 
 def test_an_exchange_of_coordinates_of_other_families():
