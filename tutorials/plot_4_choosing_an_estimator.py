@@ -246,6 +246,7 @@ def model():
 
 
 pyro.clear_param_store()
+pyro.set_rng_seed(3)
 guide = AutoDiagonalNormalMixture(model, 5, init_loc_fn=init_to_uniform(radius=1))
 objectives = {
     "Trace_ELBO": Trace_ELBO(),
