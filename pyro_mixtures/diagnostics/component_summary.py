@@ -12,6 +12,7 @@ from pyro_mixtures.distributions.bounds import bhattacharyya_distances
 from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.velocity.chunks import MEMORY_BUDGET
 from pyro_mixtures.velocity.precision import double
 
 
@@ -144,9 +145,14 @@ def _overlaps(mixture: Any, num_samples: int) -> Tensor:
             f" {type(mixture).__name__}"
         )
     locs, scales = double(*mixture._normals)
-    overlaps = (-bhattacharyya_distances(locs, scales, locs, scales)).exp()
-    shape = (*mixture.batch_shape, mixture.num_components, mixture.num_components)
-    return _symmetric(overlaps.expand(shape))
+    count, kept = mixture.num_components, scales.dim() - locs.dim()  # 1 for Cholesky factors
+    own_locs = locs.expand(*locs.shape[:-2], count, -1)
+    own_scales = scales.expand(*scales.shape[: -2 - kept], count, *scales.shape[-1 - kept :])
+    row = mixture.batch_shape.numel() * count * scales.shape[-1] ** (1 + kept)
+    rows = max(1, MEMORY_BUDGET // (row * locs.element_size()))
+    parts = zip(own_locs.split(rows, -2), own_scales.split(rows, -2 - kept), strict=True)
+    distances = torch.cat([bhattacharyya_distances(*own, locs, scales) for own in parts], -2)
+    return _symmetric((-distances).exp().expand(*mixture.batch_shape, count, count))
 
 
 def _sampled_overlaps(mixture: ComponentMixture, num_samples: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Summaries of components: closed forms, all families, the dead and the doubled, errors."""
 
 import math
+import sys
 from dataclasses import fields
 
 import pyro
@@ -17,6 +18,7 @@ from pyro_mixtures import (
     MixtureSameFamily,
 )
 from pyro_mixtures.diagnostics import component_summary
+from pyro_mixtures.distributions.bounds import bhattacharyya_distances
 from pyro_mixtures.estimators import stratified
 from pyro_mixtures.infer import AutoDiagonalNormalMixture
 from tests.families.registry import each_components
@@ -59,6 +61,25 @@ def test_mixtures_of_normals(family, batch_shape, K):
     found = component_summary(family.build(parameters))
     assert_sound(found, batch_shape, K)
     assert not any(getattr(found, field.name).requires_grad for field in fields(found))
+
+
+@each_family
+@pytest.mark.parametrize("batch_shape", [(), (2,)])
+def test_many_components_of_normals_in_slices(family, batch_shape, monkeypatch):
+    """Arrays of all pairs and coordinates stay within the memory budget."""
+    mixture = family.build(family.parameters(batch_shape, K=5, D=3))
+    whole, rows = component_summary(mixture).overlaps, []
+    module = sys.modules[component_summary.__module__]  # the function has its name
+    monkeypatch.setattr(module, "MEMORY_BUDGET", 500)
+
+    def counted(locs, *others):
+        rows.append(locs.shape[-2])
+        return bhattacharyya_distances(locs, *others)
+
+    monkeypatch.setattr(module, "bhattacharyya_distances", counted)
+    torch.testing.assert_close(component_summary(mixture).overlaps, whole)
+    assert sum(rows) == 5
+    assert max(rows) < 5
 
 
 @each_family
