@@ -13,7 +13,6 @@ from pyro.ops.provenance import get_provenance, track_provenance
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
-from pyro_mixtures.distributions.pyro_context import is_expectation
 from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double
@@ -70,6 +69,7 @@ class EllipticalDistribution(ParametricDistribution):
             z = core.loc.unsqueeze(-2) + white @ core.scale_tril.mT  # (*B, S, D)
         vjp = functools.partial(self._vjp, self.field)
         value = samples_first(pathwise(z, vjp, *parameters)).reshape(shape + self.event_shape)
+        value = value.contiguous()  # some transforms of torch ask for it
         if torch.is_grad_enabled():  # samples without gradient have nothing to spare
             self._remember(value, white)
         return value
@@ -93,12 +93,10 @@ class EllipticalDistribution(ParametricDistribution):
         For the sample just drawn the density is that of its :math:`\varepsilon`, over det L: of
         the same value, and of the same gradient in the parameters, for whatever the field, the law
         is carried along with the sample. So no gradient of :math:`\log q` comes in at the sample,
-        and ``control_var`` learns from that of the model alone. An objective that weights its
-        particles by their densities, as ``RenyiELBO``, would be biased by that: it gets the
-        density at the sample.
+        and ``control_var`` learns from that of the model alone.
         """
         white = self._known(x)
-        if white is None or not self.has_rsample or not is_expectation():
+        if white is None or not self.has_rsample:
             return super().score_parts(x)
         white = track_provenance(white, get_provenance(x))
         density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)

@@ -146,6 +146,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         else:
             z = pathwise(z, vjp, *parameters)
         value = samples_first(z).reshape(shape + self.event_shape)
+        value = value.contiguous()  # some transforms of torch ask for it
         self._remember(value, _Drawn(known, receipt))
         return value
 

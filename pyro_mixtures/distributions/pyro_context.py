@@ -8,6 +8,7 @@ objective: they are looked up among the objects whose methods are running.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,16 +18,12 @@ from pyro.infer.trace_elbo import Trace_ELBO
 from pyro.infer.trace_mean_field_elbo import TraceMeanField_ELBO
 from pyro.infer.trace_mmd import Trace_MMD
 from pyro.infer.trace_tail_adaptive_elbo import TraceTailAdaptive_ELBO
-from pyro.infer.traceenum_elbo import TraceEnum_ELBO
 from pyro.infer.tracegraph_elbo import TraceGraph_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
 SAMPLES_ALONE = (TraceMeanField_ELBO, TraceTailAdaptive_ELBO, Trace_MMD)
 """Objectives that know no score terms: they refuse them, or never look at them."""
-
-LINEAR = (Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO)
-"""Objectives that are expectations, but for those subclasses that weight their particles."""
 
 
 def uses_scores() -> bool:
@@ -48,13 +45,6 @@ def check_uses_scores(estimator: str) -> None:
         )
 
 
-def is_expectation() -> bool:
-    """Whether the objective that asks for score parts is the mean of its particles."""
-    objective = _running(ELBO)
-    weighted = isinstance(objective, TraceTailAdaptive_ELBO)
-    return objective is None or isinstance(objective, LINEAR) and not weighted
-
-
 def auxiliary_site(value: Tensor) -> tuple[Trace, str] | None:
     """The trace that asks for score parts at a value and the site's name, if it is auxiliary.
 
@@ -67,6 +57,24 @@ def auxiliary_site(value: Tensor) -> tuple[Trace, str] | None:
         if site["type"] == "sample" and site["value"] is value:
             return (trace, name) if is_auxiliary(site) else None
     return None
+
+
+def check_guide() -> None:
+    """Raise an error if a guide lacks latent sites, where ``Trace_ELBO`` would look for them."""
+    guide_trace, model_trace = _running(Trace), _local("model_trace")
+    if not (isinstance(_running(ELBO), Trace_ELBO) and isinstance(model_trace, Trace)):
+        return
+    missing = sorted(
+        name
+        for name, site in model_trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and name not in guide_trace.nodes
+    )
+    if missing:
+        raise ValueError(
+            f"Expected each latent site of the model in the guide, but got none for {missing}:"
+            " sample them in the guide, too, or, if they are discrete, sum over them by"
+            " TraceEnum_ELBO and infer={'enumerate': 'parallel'}"
+        )
 
 
 def is_auxiliary(site: Any) -> bool:
@@ -104,12 +112,17 @@ def _depends_on(result: Tensor, value: Tensor) -> bool:
 
 def _running(kind: Any) -> Any:
     """The nearest object of a class among those whose methods are running."""
-    if torch.compiler.is_compiling():
-        return None
-    frame = sys._getframe(1)
+    return next((owner for owner in _locals("self") if isinstance(owner, kind)), None)
+
+
+def _local(name: str) -> Any:
+    return next(_locals(name), None)
+
+
+def _locals(name: str) -> Iterator[Any]:
+    """The variables of a name in the functions that are running, from the innermost on."""
+    frame = None if torch.compiler.is_compiling() else sys._getframe(1)
     while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, kind):
-            return owner
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+        if name in frame.f_locals:
+            yield frame.f_locals[name]
+        frame = frame.f_back

@@ -12,6 +12,7 @@ from torch import Size, Tensor
 
 from pyro_mixtures.distributions.pyro_context import (
     auxiliary_site,
+    check_guide,
     later_auxiliary_sites_depend_on,
     uses_scores,
 )
@@ -47,6 +48,7 @@ class ScoreTerm(NamedTuple):
         log_prob, score, receipt = self
         if score is None or receipt is None or not uses_scores():
             return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
+        check_guide()
         auxiliary = auxiliary_site(value)
         if auxiliary is None:
             return ScoreParts(log_prob, marked(score, receipt), log_prob)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pyro.distributions
 import torch
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_mixtures.distributions.sample_record import recall, remember
 from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
@@ -49,15 +53,15 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
 
     def score_term(self, value: Tensor) -> ScoreTerm:
         """That of the base, at the point that the sample came from."""
-        points = recall(self, value)
+        points = recall(self, value) if self.transforms else ()
         if points is None:
             return ScoreTerm(self.log_prob(value))
-        base, z = self.base_dist, points[0]
-        term = base.score_term(z) if hasattr(base, "score_term") else ScoreTerm(base.log_prob(z))
+        points = (*points, value)
+        term = _score_term(self.base_dist, points[0])
         batch_dim = value.dim() - self.event_dim
         term = term.summed(term.log_prob.dim() - batch_dim)
         log_prob = term.log_prob
-        for transform, x, y in zip(self.transforms, points, (*points[1:], value), strict=True):
+        for transform, (x, y) in zip(self.transforms, itertools.pairwise(points), strict=True):
             log_volume = transform.log_abs_det_jacobian(x, y)
             log_prob = log_prob - sum_rightmost(log_volume, log_volume.dim() - batch_dim)
         return term._replace(log_prob=log_prob)
@@ -78,3 +82,11 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
 
     def mask(self, mask):
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
+
+
+def _score_term(base: Any, z: Tensor) -> ScoreTerm:
+    if hasattr(base, "score_term"):
+        return base.score_term(z)
+    if isinstance(base, Independent):  # torch's constructor makes one of its own
+        return _score_term(base.base_dist, z).summed(base.reinterpreted_batch_ndims)
+    return ScoreTerm(base.log_prob(z))

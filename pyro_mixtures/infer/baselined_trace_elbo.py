@@ -20,6 +20,7 @@ from torch.distributions import Independent
 from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
+from pyro_mixtures.infer.missing_sites import check_complete
 from pyro_mixtures.infer.sticking_the_landing import detached
 
 
@@ -50,7 +51,8 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         kwargs: as for ``Trace_ELBO``.
 
     Raises:
-        ValueError: for a decay outside [0, 1).
+        ValueError: for a decay outside [0, 1), and for a guide that lacks a latent site of the
+            model.
 
     Reference:
         Mnih and Rezende, *Variational Inference for Monte Carlo Objectives* (2016), section 2.5,
@@ -98,7 +100,9 @@ class BaselinedTrace_ELBO(Trace_ELBO):
 
     def _get_trace(self, model, guide, args, kwargs):
         blended = _Blended(self._blendings, self._new_blending)(guide) if self.blending else guide
-        return super()._get_trace(model, blended, args, kwargs)
+        model_trace, guide_trace = super()._get_trace(model, blended, args, kwargs)
+        check_complete(model_trace, guide_trace)
+        return model_trace, guide_trace
 
     def _particle_losses(self, model, guide, args, kwargs) -> Iterator[tuple[float, Tensor]]:
         """The loss of each particle and the surrogate whose gradient is the estimate."""

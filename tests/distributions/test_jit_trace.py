@@ -125,16 +125,18 @@ def test_draws_of_a_component_that_was_seldom_drawn_in_the_trace():
 
 def test_groups_of_other_parameters():
     """The score function is there where the groups of the trace were one."""
-    scales = torch.ones(3, 1)
+    scales, logits = torch.ones(3, 1), torch.zeros(3, requires_grad=True)
 
     def score(locs):
-        law = MixtureOfDiagNormals(locs, scales, torch.zeros(3), weight_gradient="clustered")
-        return law.score_parts(locs)[1] * torch.ones(3)
+        law = MixtureOfDiagNormals(locs, scales, logits.exp(), weight_gradient="clustered")
+        return law.score_parts(law.reparameterize(locs)).score_function * torch.ones(3)
 
     near, far = torch.zeros(3, 1), torch.tensor([[0.0], [50.0], [100.0]])
-    function = traced(score, near)
-    torch.testing.assert_close(function(far), score(far))
-    assert (score(far) != 0).all()
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    function = torch.jit.trace(lambda locs, logits: score(locs), (near, logits), check_trace=False)
+    torch.testing.assert_close(function(far, logits), score(far))
+    (expected,) = torch.autograd.grad((weights * score(far)).sum(), logits)
+    assert (expected != 0).all()
 
 
 def test_an_elbo():

@@ -61,7 +61,7 @@ class Guide(torch.nn.Module):
 
 def trainer(folder, kind="pathwise", training=TRAINING, model=model, **kwargs):
     pyro.set_rng_seed(0)
-    learning = kind in ("clustered", "score")
+    learning = kind in ("clustered", "hybrid")
     elbo = BaselinedTrace_ELBO() if learning else Trace_ELBO()
     kwargs = {"progress": False, **kwargs}
     fabric = launch("cpu")

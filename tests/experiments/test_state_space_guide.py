@@ -39,7 +39,7 @@ def test_every_parameter_is_trained(estimator, particles, objective, observation
         assert all(parameter.grad.abs().sum() > 0 for parameter in guide.parameters())
 
 
-@pytest.mark.parametrize("estimator", ["clustered", "hybrid"])
+@pytest.mark.parametrize("estimator", ["clustered", "score"])
 def test_estimators_agree_in_the_mean(estimator):
     """Means over 200 estimates have the same gradient as those of the pathwise estimator."""
     _, observations = simulate(1, seed=2)
@@ -60,7 +60,7 @@ def test_estimators_agree_in_the_mean(estimator):
     assert scores.abs().max() < 5  # some 100 of them
 
 
-@pytest.mark.parametrize("estimator", ["pathwise", "clustered", "hybrid"])
+@pytest.mark.parametrize("estimator", ["pathwise", "clustered", "score"])
 def test_density_of_samples_is_that_of_the_sites(estimator, observations):
     guide = MixtureGuide(2, estimator)
     states, log_density = guide.sample(observations, 5)

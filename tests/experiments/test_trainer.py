@@ -66,7 +66,7 @@ def run(*arguments, processes=1):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("kind", ["pathwise", "score", "point"])
+@pytest.mark.parametrize("kind", ["pathwise", "hybrid", "point"])
 def test_the_elbo_rises_to_the_evidence(tmp_path, kind):
     training = dataclasses.replace(TRAINING, epochs=60, learning_rate=0.05, final_fraction=0.05)
     fitted = trainer(tmp_path, kind, training)
@@ -80,7 +80,7 @@ def test_the_elbo_rises_to_the_evidence(tmp_path, kind):
 
 
 @pytest.mark.parametrize("stop_at", [3, 14, 30])
-@pytest.mark.parametrize("kind", ["pathwise", "score"])
+@pytest.mark.parametrize("kind", ["pathwise", "hybrid"])
 def test_a_fit_that_was_stopped_comes_to_the_same_numbers(tmp_path, kind, stop_at):
     expected = trainer(tmp_path / "whole", kind)
     rows = expected.fit(DATA, VALIDATION)
@@ -143,10 +143,10 @@ def test_the_bar_tells_both_elbos(tmp_path, capsys):
 
 
 def test_two_processes_go_on_where_they_were_killed(tmp_path):
-    expected = run(tmp_path / "whole", "score", processes=2)
-    killed = run(tmp_path / "broken", "score", 4, processes=2)
+    expected = run(tmp_path / "whole", "hybrid", processes=2)
+    killed = run(tmp_path / "broken", "hybrid", 4, processes=2)
     assert killed.returncode != 0
-    resumed = run(tmp_path / "broken", "score", "resume", processes=2)
+    resumed = run(tmp_path / "broken", "hybrid", "resume", processes=2)
     assert resumed.returncode == 0, resumed.stderr
     rows = [
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=False)["rows"]
@@ -165,8 +165,8 @@ def test_a_batch_that_two_processes_cannot_share(tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_configuration(tmp_path):
     trainer(tmp_path).fit(DATA, VALIDATION)
-    with pytest.raises(ValueError, match=r"kind: 'pathwise' there, 'score' now"):
-        trainer(tmp_path, "score", resume=True).fit(DATA, VALIDATION)
+    with pytest.raises(ValueError, match=r"kind: 'pathwise' there, 'hybrid' now"):
+        trainer(tmp_path, "hybrid", resume=True).fit(DATA, VALIDATION)
     other = dataclasses.replace(TRAINING, batch_size=10)
     with pytest.raises(ValueError, match=r"checkpoint.pt.* other settings \(batch_size: 20 there"):
         trainer(tmp_path, training=other, resume=True).fit(DATA, VALIDATION)
