@@ -8,8 +8,7 @@ objective: they are looked up among the objects whose methods are running.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.elbo import ELBO
@@ -26,74 +25,101 @@ SAMPLES_ALONE = (TraceMeanField_ELBO, TraceTailAdaptive_ELBO, Trace_MMD)
 """Objectives that know no score terms: they refuse them, or never look at them."""
 
 
-def uses_scores() -> bool:
-    """Whether the objective that asks for score parts may get some beside a sample's gradient.
+class Asker(NamedTuple):
+    """On whose behalf score parts are asked for; what is not known is None.
 
-    ``RenyiELBO`` knows one or the other.
+    Args:
+        objective: of Pyro.
+        guide_trace: of the site.
+        model_trace: that the objective has run with it.
     """
-    return not isinstance(_running(ELBO), (*SAMPLES_ALONE, RenyiELBO))
 
+    objective: ELBO | None = None
+    guide_trace: Trace | None = None
+    model_trace: Trace | None = None
 
-def check_uses_scores(estimator: str) -> None:
-    """Raise an error if an objective would leave samples without gradient without any."""
-    objective = _running(ELBO)
-    if isinstance(objective, SAMPLES_ALONE):
-        raise NotImplementedError(
-            f"Expected an objective with score terms, such as Trace_ELBO, for samples of the"
-            f" estimator {estimator!r}, which have no gradient, but got"
-            f" {type(objective).__name__}; 'pathwise' and 'clustered' have one"
+    @property
+    def uses_scores(self) -> bool:
+        """Whether it may get score terms beside a sample's gradient.
+
+        ``RenyiELBO`` knows one or the other.
+        """
+        return not isinstance(self.objective, (*SAMPLES_ALONE, RenyiELBO))
+
+    def check_uses_scores(self, estimator: str) -> None:
+        """Raise an error if samples without gradient would get none."""
+        if isinstance(self.objective, SAMPLES_ALONE):
+            raise NotImplementedError(
+                f"Expected an objective with score terms, such as Trace_ELBO, for samples of the"
+                f" estimator {estimator!r}, which have no gradient, but got"
+                f" {type(self.objective).__name__}; 'pathwise' and 'clustered' have one"
+            )
+
+    def check_guide(self) -> None:
+        """Raise an error if the guide lacks latent sites, where ``Trace_ELBO`` looks for them."""
+        guide, model = self.guide_trace, self.model_trace
+        if guide is None or model is None or not isinstance(self.objective, Trace_ELBO):
+            return
+        missing = sorted(
+            name
+            for name, site in model.nodes.items()
+            if site["type"] == "sample" and not site["is_observed"] and name not in guide.nodes
         )
+        if missing:
+            raise ValueError(
+                f"Expected each latent site of the model in the guide, but got none for {missing}:"
+                " sample them in the guide, too, or, if they are discrete, sum over them by"
+                " TraceEnum_ELBO and infer={'enumerate': 'parallel'}"
+            )
 
+    def auxiliary_site(self, value: Tensor) -> str | None:
+        """The name of the site that has a value, if it is auxiliary.
 
-def auxiliary_site(value: Tensor) -> tuple[Trace, str] | None:
-    """The trace that asks for score parts at a value and the site's name, if it is auxiliary.
-
-    And if its density is left out of the cost of score terms, as ``TraceGraph_ELBO`` does not.
-    """
-    trace = _running(Trace)
-    if trace is None or isinstance(_running(ELBO), TraceGraph_ELBO):
+        And if its density is left out of the cost of score terms, as ``TraceGraph_ELBO`` does not.
+        """
+        if self.guide_trace is None or isinstance(self.objective, TraceGraph_ELBO):
+            return None
+        for name, site in self.guide_trace.nodes.items():
+            if site["type"] == "sample" and site["value"] is value:
+                return name if is_auxiliary(site) else None
         return None
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and site["value"] is value:
-            return (trace, name) if is_auxiliary(site) else None
-    return None
+
+    def later_auxiliary_sites_depend_on(self, value: Tensor, name: str) -> bool:
+        """Whether auxiliary sites that follow in the guide have parameters made of a value."""
+        nodes = {} if self.guide_trace is None else self.guide_trace.nodes
+        names = list(nodes)
+        for later in names[names.index(name) + 1 :]:
+            site: Any = nodes[later]
+            if site["type"] == "sample" and not site["is_observed"] and is_auxiliary(site):
+                made = site["value"]
+                if not made.requires_grad:
+                    made = site["fn"].log_prob(made, *site["args"], **site["kwargs"])
+                if _depends_on(made, value):
+                    return True
+        return False
 
 
-def check_guide() -> None:
-    """Raise an error if a guide lacks latent sites, where ``Trace_ELBO`` would look for them."""
-    guide_trace, model_trace = _running(Trace), _local("model_trace")
-    if not (isinstance(_running(ELBO), Trace_ELBO) and isinstance(model_trace, Trace)):
-        return
-    missing = sorted(
-        name
-        for name, site in model_trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and name not in guide_trace.nodes
-    )
-    if missing:
-        raise ValueError(
-            f"Expected each latent site of the model in the guide, but got none for {missing}:"
-            " sample them in the guide, too, or, if they are discrete, sum over them by"
-            " TraceEnum_ELBO and infer={'enumerate': 'parallel'}"
-        )
+def asker() -> Asker:
+    """Look up who asks, among the functions that are running."""
+    found: dict[str, Any] = {}
+    frame = None if torch.compiler.is_compiling() else sys._getframe(1)
+    while frame is not None and "objective" not in found:
+        variables = frame.f_locals
+        owner = variables.get("self")
+        if isinstance(owner, Trace):
+            found.setdefault("guide_trace", owner)
+        elif "guide_trace" in found:  # who asks for it is further out
+            if isinstance(variables.get("model_trace"), Trace):
+                found.setdefault("model_trace", variables["model_trace"])
+            if isinstance(owner, ELBO):
+                found["objective"] = owner
+        frame = frame.f_back
+    return Asker(**found)
 
 
 def is_auxiliary(site: Any) -> bool:
     """Whether a guide's site is none of the model's."""
     return bool(site["infer"].get("is_auxiliary"))
-
-
-def later_auxiliary_sites_depend_on(value: Tensor, trace: Trace, name: str) -> bool:
-    """Whether auxiliary sites that follow in a guide have parameters made of a site's value."""
-    names = list(trace.nodes)
-    for later in names[names.index(name) + 1 :]:
-        site: Any = trace.nodes[later]
-        if site["type"] == "sample" and not site["is_observed"] and is_auxiliary(site):
-            made = site["value"]
-            if not made.requires_grad:
-                made = site["fn"].log_prob(made, *site["args"], **site["kwargs"])
-            if _depends_on(made, value):
-                return True
-    return False
 
 
 def _depends_on(result: Tensor, value: Tensor) -> bool:
@@ -108,21 +134,3 @@ def _depends_on(result: Tensor, value: Tensor) -> bool:
         seen.add(node)
         open_nodes.extend(parent for parent, _ in node.next_functions)
     return False
-
-
-def _running(kind: Any) -> Any:
-    """The nearest object of a class among those whose methods are running."""
-    return next((owner for owner in _locals("self") if isinstance(owner, kind)), None)
-
-
-def _local(name: str) -> Any:
-    return next(_locals(name), None)
-
-
-def _locals(name: str) -> Iterator[Any]:
-    """The variables of a name in the functions that are running, from the innermost on."""
-    frame = None if torch.compiler.is_compiling() else sys._getframe(1)
-    while frame is not None:
-        if name in frame.f_locals:
-            yield frame.f_locals[name]
-        frame = frame.f_back

@@ -10,12 +10,7 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 
-from pyro_mixtures.distributions.pyro_context import (
-    auxiliary_site,
-    check_guide,
-    later_auxiliary_sites_depend_on,
-    uses_scores,
-)
+from pyro_mixtures.distributions.pyro_context import asker
 from pyro_mixtures.velocity.score_use import gated, marked
 
 
@@ -46,14 +41,18 @@ class ScoreTerm(NamedTuple):
         used, since for all others it would be wrong.
         """
         log_prob, score, receipt = self
-        if score is None or receipt is None or not uses_scores():
-            return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
-        check_guide()
-        auxiliary = auxiliary_site(value)
-        if auxiliary is None:
+        alone = ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
+        if score is None or receipt is None:
+            return alone
+        asking = asker()
+        if not asking.uses_scores:
+            return alone
+        asking.check_guide()
+        name = asking.auxiliary_site(value)
+        if name is None:
             return ScoreParts(log_prob, marked(score, receipt), log_prob)
-        if later_auxiliary_sites_depend_on(value, *auxiliary):  # of densities left out as well
-            return ScoreParts(log_prob, 0, log_prob)  # type: ignore[arg-type]
+        if asking.later_auxiliary_sites_depend_on(value, name):  # whose densities it lacks as well
+            return alone
         score, receipt = gated(score, receipt)
         entropy_term = log_prob + log_prob.detach() * (score - score.detach())
         return ScoreParts(log_prob, marked(score, receipt), entropy_term)

@@ -6,11 +6,7 @@ import torch
 from pyro.distributions.score_parts import ScoreParts
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.pyro_context import (
-    auxiliary_site,
-    check_uses_scores,
-    uses_scores,
-)
+from pyro_mixtures.distributions.pyro_context import asker
 from pyro_mixtures.distributions.score_parts import mask_tensor
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
 from pyro_mixtures.velocity.score_use import gated, marked
@@ -25,9 +21,10 @@ class ScoreMixture(EstimatedMixture):
         return self.sample(sample_shape)
 
     def score_parts(self, x, *args, **kwargs):
-        check_uses_scores("score")
+        asking = asker()
+        asking.check_uses_scores("score")
         log_prob = self.log_prob(x)
-        if auxiliary_site(x) is None or not uses_scores():
+        if asking.auxiliary_site(x) is None or not asking.uses_scores:
             return ScoreParts(log_prob, log_prob, 0)  # type: ignore[arg-type]
         score, receipt = gated(log_prob, log_prob.new_zeros(()))
         entropy_term = log_prob.detach() * score
