@@ -144,9 +144,14 @@ def same_family(
     return build
 
 
+def pathwise(mixture: Callable[..., Distribution], **options: str) -> Callable[..., Distribution]:
+    """A mixture whose weights get their gradient by the transport alone."""
+    return functools.partial(mixture, weight_gradient="pathwise", **options)
+
+
 def family_contender(name: str, family: Callable[..., Distribution], arguments) -> Contender:
     """Components of a family, beside torch's mixture of them."""
-    mixture = same_family(ours.MixtureSameFamily, family)
+    mixture = same_family(pathwise(ours.MixtureSameFamily), family)
     floor = same_family(MixtureSameFamily, family)
     return Contender(name, mixture, arguments, floor=floor)
 
@@ -156,10 +161,11 @@ def pairs(case: Case) -> int:
     return case.mixtures * case.S * case.K**2 * case.D
 
 
-DISPLACEMENT = Contender("displacement", ours.MixtureOfDiagNormals, diagonal)
+DISPLACEMENT = Contender("displacement", pathwise(ours.MixtureOfDiagNormals), diagonal)
+CLUSTERED = Contender("clustered, the default", ours.MixtureOfDiagNormals, diagonal)
 TELESCOPING = Contender(
     "telescoping",
-    functools.partial(ours.MixtureOfDiagNormals, transport="telescoping"),
+    pathwise(ours.MixtureOfDiagNormals, transport="telescoping"),
     diagonal,
 )
 PYRO = Contender("Pyro's", pyro.MixtureOfDiagNormals, diagonal, array=pairs)
@@ -175,6 +181,8 @@ GROUPS = (
             replace(DISPLACEMENT, name="displacement, apart", setting=apart),
             replace(DISPLACEMENT, name="displacement, compiled", compiled=True),
             TELESCOPING,
+            CLUSTERED,
+            replace(CLUSTERED, name="clustered, apart", setting=apart),
             PYRO,
             replace(PYRO, name="Pyro's, compiled", compiled=True, only=(DIAGONAL[3],)),
         ),
@@ -187,7 +195,9 @@ GROUPS = (
         tuple(replace(case, target=None) for case in DIAGONAL),
         (
             Contender(
-                "shared covariance", ours.MixtureOfDiagNormalsSharedCovariance, diagonal_shared
+                "shared covariance",
+                pathwise(ours.MixtureOfDiagNormalsSharedCovariance),
+                diagonal_shared,
             ),
             Contender(
                 "shared covariance, Pyro's",
@@ -195,7 +205,7 @@ GROUPS = (
                 diagonal_shared,
                 array=pairs,
             ),
-            Contender("scale mixture", ours.GaussianScaleMixture, scale_mixture),
+            Contender("scale mixture", pathwise(ours.GaussianScaleMixture), scale_mixture),
         ),
     ),
     Group(
@@ -204,8 +214,10 @@ GROUPS = (
         full,
         FULL,
         (
-            Contender("own covariances", ours.MixtureOfNormals, full),
-            Contender("shared covariance", ours.MixtureOfNormalsSharedCovariance, full_shared),
+            Contender("own covariances", pathwise(ours.MixtureOfNormals), full),
+            Contender(
+                "shared covariance", pathwise(ours.MixtureOfNormalsSharedCovariance), full_shared
+            ),
         ),
     ),
     Group(

@@ -170,7 +170,11 @@ def learned_hub(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, 2 * (1 - step / steps))
     )
-    arguments: dict[str, Any] = {**mixture._given, "component_logits": mixture.component_logits}
+    arguments: dict[str, Any] = {
+        **mixture._given,
+        "component_logits": mixture.component_logits,
+        "weight_gradient": "pathwise",
+    }
     for _ in range(steps):
         optimizer.zero_grad()
         q = AVFMixtureOfDiagNormals(**arguments, control_var=control, validate_args=False)

@@ -11,7 +11,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.pyro_context import asker
-from pyro_mixtures.velocity.score_use import gated, marked
+from pyro_mixtures.velocity.score_use import completed, marked
 
 
 class ScoreTerm(NamedTuple):
@@ -53,9 +53,8 @@ class ScoreTerm(NamedTuple):
             return ScoreParts(log_prob, marked(score, receipt), log_prob)
         if asking.later_auxiliary_sites_depend_on(value, name):  # whose densities it lacks as well
             return alone
-        score, receipt = gated(score, receipt)
-        entropy_term = log_prob + log_prob.detach() * (score - score.detach())
-        return ScoreParts(log_prob, marked(score, receipt), entropy_term)
+        score, completion = completed(score, receipt, log_prob.detach())
+        return ScoreParts(log_prob, score, log_prob + completion)
 
 
 class IndependentParts(Independent):

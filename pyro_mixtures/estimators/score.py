@@ -9,7 +9,7 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.pyro_context import asker
 from pyro_mixtures.distributions.score_parts import mask_tensor
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
-from pyro_mixtures.velocity.score_use import gated, marked
+from pyro_mixtures.velocity.score_use import completed
 
 
 class ScoreMixture(EstimatedMixture):
@@ -26,9 +26,9 @@ class ScoreMixture(EstimatedMixture):
         log_prob = self.log_prob(x)
         if asking.auxiliary_site(x) is None or not asking.uses_scores:
             return ScoreParts(log_prob, log_prob, 0)  # type: ignore[arg-type]
-        score, receipt = gated(log_prob, log_prob.new_zeros(()))
-        entropy_term = log_prob.detach() * score
-        return ScoreParts(log_prob, marked(score, receipt), entropy_term)
+        return ScoreParts(
+            log_prob, *completed(log_prob, log_prob.new_zeros(()), log_prob.detach())
+        )
 
     def mask(self, mask):
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))

@@ -76,23 +76,30 @@ def marked(score: Tensor, receipt: Tensor) -> Tensor:
 
 
 @overridable
-def gated(score: Tensor, receipt: Tensor) -> tuple[Tensor, Tensor]:
-    """``score`` whose gradient passes only if the receipt that is returned was used.
+def completed(score: Tensor, receipt: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    r"""``marked(score, receipt)``, and what adds to the cost that the score term meets.
 
-    For what completes a score term and is nothing without it.
+    Args:
+        score: S.
+        receipt: of the sample.
+        cost: c, of the shape of the score, without gradient.
+
+    Returns:
+        The score, and zeros with the gradient :math:`c \nabla S`, which passes only if the score
+        is used, too: alone it would complete nothing.
 
     Example:
         >>> receipt = torch.zeros((), requires_grad=True)
-        >>> score = torch.zeros(3, requires_grad=True)
-        >>> value, passed_on = gated(score, receipt)
-        >>> (7 * value).sum().backward(retain_graph=True)
-        >>> score.grad, receipt.grad
+        >>> logits = torch.zeros(3, requires_grad=True)
+        >>> score, completion = completed(logits, receipt, torch.tensor([1.0, 2.0, 3.0]))
+        >>> completion.sum().backward(retain_graph=True)
+        >>> logits.grad, receipt.grad
         (None, None)
-        >>> (7 * value + 5 * marked(value, passed_on)).sum().backward()
-        >>> score.grad.tolist(), receipt.grad > 0
-        ([12.0, 12.0, 12.0], tensor(True))
+        >>> (5 * score + completion).sum().backward()
+        >>> logits.grad, receipt.grad > 0
+        (tensor([6., 7., 8.]), tensor(True))
     """
-    return _Gated.apply(score, receipt)
+    return _Completed.apply(score, receipt, cost)
 
 
 class _Chosen(torch.autograd.Function):
@@ -141,26 +148,38 @@ class _Marked(torch.autograd.Function):
         return _Marked.apply(score, receipt), in_dims[0]
 
 
-class _Gated(torch.autograd.Function):
+class _Completed(torch.autograd.Function):
     @staticmethod
-    def forward(score, receipt):
-        return score.clone(), receipt.clone()
+    def forward(score, receipt, cost):
+        return score.clone(), torch.zeros_like(score)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx, grad, receipt):
-        if grad is None or receipt is None:
-            return None, receipt
-        return torch.where(receipt > 0, grad, 0), receipt  # zeros where torch.compile fills in
+    def backward(ctx, grad, completion):
+        (cost,) = ctx.saved_tensors
+        if grad is None:
+            return None, None, None
+        used = grad.new_ones(())
+        if torch.compiler.is_compiling():  # which puts zeros in place of no gradient
+            used = (grad != 0).any().to(grad)
+        if completion is not None:
+            grad = grad + completion * cost * used
+        return grad, used, None
 
     @staticmethod
-    def vmap(info, in_dims, score, receipt):
-        return _Gated.apply(score, receipt), in_dims
+    def vmap(info, in_dims, score, receipt, cost):
+        tensors = (
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip((score, cost), (in_dims[0], in_dims[2]), strict=True)
+        )
+        score, cost = tensors
+        return _Completed.apply(score, receipt, cost), (0, 0)
 
 
 # what torch would otherwise find out at each call, for more than the cost of the call itself
-for _function in (_Chosen, _Marked, _Gated):
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+for _function in (_Chosen, _Marked, _Completed):
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore

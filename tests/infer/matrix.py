@@ -59,7 +59,7 @@ from pyro_mixtures.infer import (
 )
 
 NUM_POINTS = 4000
-IN_A_LOOP = 200
+IN_A_LOOP = 300
 OBSERVED = torch.tensor([4.0, 2.0])  # of two rows; the first where there is one
 
 # two overlapping components and one apart: "clustered" makes two groups of them

@@ -29,10 +29,10 @@ from tests.infer.matrix import (
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
 # Samples that carry the whole gradient do so point by point, as the reference does. With a score
-# term only the integral is the same: over 4000 or, in a loop, 200 quantiles. The biases that this
+# term only the integral is the same: over 4000 or, in a loop, 300 quantiles. The biases that this
 # has found were 0.1 and more.
 EXACT, INTEGRATED = 1e-8, 0.03
-# the draws of each component, or 200 points, miss more of the tails
+# the draws of each component, or 300 points, miss more of the tails
 COARSE = 0.05
 
 
