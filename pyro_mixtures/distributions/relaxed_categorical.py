@@ -191,8 +191,8 @@ class RelaxedCategorical(_RelaxedCategorical):
     this law or another one of its kind, is right at any temperature; gradients go through
     :math:`\log y`, not through the tensor. Any other value, which may be a slice or a detached
     copy of a sample, is taken at its word: coordinates of zero count as the smallest normal
-    number of their dtype. Pyro's ``GumbelSoftmaxReparam`` takes its own class alone;
-    ``AutoReparam`` leaves this one as it is.
+    number of their dtype. Pyro's ``GumbelSoftmaxReparam`` takes its own class alone:
+    :class:`~pyro_mixtures.infer.GumbelSoftmaxReparam` takes both.
 
     Parameters broadcast against each other; samples have the dtype and the device of the logits.
     There are no moments in closed form. A category of weight zero (a logit of ``-inf``) has

@@ -10,6 +10,7 @@ from pyro_mixtures.infer.auto_mixture import AutoMixture
 from pyro_mixtures.infer.auto_multivariate_normal_mixture import AutoMultivariateNormalMixture
 from pyro_mixtures.infer.auto_omt_multivariate_normal import AutoOMTMultivariateNormal
 from pyro_mixtures.infer.baselined_trace_elbo import BaselinedTrace_ELBO
+from pyro_mixtures.infer.gumbel_softmax_reparam import GumbelSoftmaxReparam
 from pyro_mixtures.infer.marginalized_mixture_elbo import MarginalizedMixture_ELBO
 from pyro_mixtures.infer.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.sticking_the_landing import detached
@@ -22,6 +23,7 @@ __all__ = [
     "AutoMultivariateNormalMixture",
     "AutoOMTMultivariateNormal",
     "BaselinedTrace_ELBO",
+    "GumbelSoftmaxReparam",
     "MarginalizedMixture_ELBO",
     "SIWAE_ELBO",
     "avf_optim_args",
