@@ -267,6 +267,11 @@ def beside_its_score(mixture: Any, z: Tensor) -> Tensor:
     return z if isinstance(score, int) else z + 0 * score.sum()
 
 
+def same_group(mixture: Any) -> Tensor:
+    """Which pairs of components share a group, ``(*B, K, K)``."""
+    return mixture._groups.unsqueeze(-1) == mixture._groups.unsqueeze(-2)
+
+
 def relative_error(actual: Parameters, expected: Parameters, size: float = 0.0) -> float:
     """The largest error of any entry, relative to the largest entry of the same parameter.
 

@@ -99,8 +99,8 @@ def measure_row(
     return cells
 
 
-def _count(same_group: torch.Tensor) -> int:
-    return len(same_group.unique(dim=0))
+def _count(groups: torch.Tensor) -> int:
+    return len(groups.unique())
 
 
 def measure(

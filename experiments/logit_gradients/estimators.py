@@ -20,17 +20,17 @@ from pyro_mixtures.distributions import AVFMixtureOfDiagNormals, MixtureOfDiagNo
 from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.distributions.strata import component_samples
-from pyro_mixtures.distributions.weights import within_group
+from pyro_mixtures.distributions.weights import group_sums, within_group
 
 HUB_RATE = 0.1
 """Learning rate of a hub, in its standard deviations, for one dimension."""
 
 
 @torch.no_grad()
-def transported(draws: Draws, transport: str, same_group: Tensor | None = None) -> Tensor:
+def transported(draws: Draws, transport: str, groups: Tensor | None = None) -> Tensor:
     r""":math:`\pi_j (A_j - \sum_{k \in C} (\pi_k / \pi_C) A_k)`, by one group unless told."""
     mixture = draws.mixture
-    within = within_group(mixture.log_weights, same_group)
+    within = within_group(mixture.log_weights, groups)
     contributions = type(mixture).transports[transport](
         draws.z,
         draws.grad,
@@ -47,55 +47,55 @@ def score(draws: Draws) -> Tensor:
     return draws.advantage * (draws.responsibilities - draws.weights)
 
 
-def score_between(draws: Draws, same_group: Tensor) -> Tensor:
+def score_between(draws: Draws, groups: Tensor) -> Tensor:
     r"""The score function between groups, :math:`\pi_j (r_C / \pi_C - 1) (f - b)`."""
-    return draws.advantage * (_group_shares(draws, same_group) - draws.weights)
+    return draws.advantage * (_group_shares(draws, groups) - draws.weights)
 
 
-def score_within(draws: Draws, same_group: Tensor) -> Tensor:
+def score_within(draws: Draws, groups: Tensor) -> Tensor:
     r"""The score function within groups, :math:`(r_j - r_C \pi_j / \pi_C) (f - b)`."""
-    return draws.advantage * (draws.responsibilities - _group_shares(draws, same_group))
+    return draws.advantage * (draws.responsibilities - _group_shares(draws, groups))
 
 
-def _group_shares(draws: Draws, same_group: Tensor) -> Tensor:
-    same = same_group.to(draws.weights)
-    return draws.responsibilities @ same * (draws.weights / (same @ draws.weights))
+def _group_shares(draws: Draws, groups: Tensor) -> Tensor:
+    shares = draws.weights / group_sums(draws.weights, groups)
+    return group_sums(draws.responsibilities, groups) * shares
 
 
 def overlapping(mixture: NormalMixture) -> Tensor:
-    """The groups of the package's ``clustered``, ``(K, K)``."""
-    return estimators.clustered(mixture)._same_group
+    """The groups of the package's ``clustered``, labels ``(K,)``."""
+    return estimators.clustered(mixture)._groups
 
 
 def chained(mixture: NormalMixture) -> Tensor:
-    """The groups of the package's ``blended``, ``(K, K)``."""
-    return estimators.blended(mixture, Blending())._same_group
+    """The groups of the package's ``blended``, labels ``(K,)``."""
+    return estimators.blended(mixture, Blending())._groups
 
 
 def clustered(draws: Draws, transport: str = "displacement") -> Tensor:
     """Transport within groups, the score function between them."""
-    same_group = overlapping(draws.mixture)
-    return transported(draws, transport, same_group) + score_between(draws, same_group)
+    groups = overlapping(draws.mixture)
+    return transported(draws, transport, groups) + score_between(draws, groups)
 
 
 def learn(pilot: Draws, transport: str = "displacement") -> Blending:
     """The shares of transport and score function that were the best for other samples."""
-    same_group = chained(pilot.mixture)
+    groups = chained(pilot.mixture)
     blending = Blending()
     found = blending.draws()
-    found.tell_transport(transported(pilot, transport, same_group))
-    found.tell_score(score_within(pilot, same_group))
+    found.tell_transport(transported(pilot, transport, groups))
+    found.tell_score(score_within(pilot, groups))
     blending.learn()
     return blending
 
 
 def blended(draws: Draws, blending: Blending, transport: str = "displacement") -> Tensor:
     """Transport and score function within groups, by shares that were learned before."""
-    same_group = chained(draws.mixture)
-    share = blending.shares(same_group)
-    within = share * transported(draws, transport, same_group)
-    within += (1 - share) * score_within(draws, same_group)
-    return within + score_between(draws, same_group)
+    groups = chained(draws.mixture)
+    share = blending.shares(groups)
+    within = share * transported(draws, transport, groups)
+    within += (1 - share) * score_within(draws, groups)
+    return within + score_between(draws, groups)
 
 
 def stratified(mixture: NormalMixture, cost: Cost, count: int, samples: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.distributions.parametric import samples_first
+from pyro_mixtures.distributions.weights import group_sums
 from pyro_mixtures.velocity.precision import double
 
 PRIOR_DRAWS = 10
@@ -43,12 +44,12 @@ class Blending:
         self._moments: Tensor | None = None  # (2, K)
         self._found: list[tuple[int, Tensor]] = []
 
-    def shares(self, same_group: Tensor) -> Tensor:
-        """The transport's share a of each component's group, ``(*B, K, K) -> (*B, K)``."""
-        if self._moments is None or self._moments.shape[-1] != same_group.shape[-1]:
-            return torch.ones(same_group.shape[:-1], device=same_group.device)
-        same = same_group.to(self._moments)
-        covariance, variance = (same @ self._moments.mT).unbind(-1)
+    def shares(self, groups: Tensor) -> Tensor:
+        """The transport's share a of each component's group, whose label is given, ``(*B, K)``."""
+        if self._moments is None or self._moments.shape[-1] != groups.shape[-1]:
+            return torch.ones(groups.shape, device=groups.device)
+        moments = self._moments.to(groups.device).expand(*groups.shape[:-1], 2, -1)
+        covariance, variance = group_sums(moments, groups.unsqueeze(-2)).unbind(-2)
         best = torch.where(variance > 0, covariance / variance, 1).clamp(0, 1)
         return 1 + (best - 1) * (self.num_draws / (self.num_draws + PRIOR_DRAWS))
 

@@ -202,7 +202,7 @@ class ComponentMixture(MixtureDistribution):
             return (point,)
         if not has_score:
             return (shifted(),)
-        beside = point if self.weight_gradient == "hybrid" else shifted(self._same_group)
+        beside = point if self.weight_gradient == "hybrid" else shifted(self._groups)
         return beside, shifted()
 
     def _missing_exchange(self) -> NotImplementedError | None:

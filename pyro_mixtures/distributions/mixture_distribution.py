@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_mixtures.distributions.blending import Blending, Draws
 from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
-from pyro_mixtures.distributions.weights import surely_all
+from pyro_mixtures.distributions.weights import group_sums, surely_one_group
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut, single_linkage
 from pyro_mixtures.velocity.pathwise import needs_gradient
 
@@ -129,15 +129,13 @@ class MixtureDistribution(TorchDistribution):
         responsibilities = responsibilities.to(log_weights)
         if self.weight_gradient == "hybrid":
             return _weighted_sum(responsibilities, log_weights)
-        weights = log_weights.detach().exp().unsqueeze(-2)  # (*B, 1, K)
-        same = core._same_group.to(weights)
-        group_weight = (weights @ same).clamp_min(torch.finfo(weights.dtype).tiny)
-        group = responsibilities.unsqueeze(-2) @ same  # r_C, (*X, 1, K)
-        share = (group * (weights / group_weight)).squeeze(-2)  # (*X, K)
+        weights, groups = log_weights.detach().exp(), core._groups  # (*B, K)
+        group_weight = group_sums(weights, groups).clamp_min(torch.finfo(weights.dtype).tiny)
+        share = group_sums(responsibilities, groups) * (weights / group_weight)  # (*X, K)
         if core._blending is None:
             return _weighted_sum(share, log_weights)
         own = responsibilities - share
-        transported = core._blending.shares(core._same_group).to(weights)
+        transported = core._blending.shares(groups).to(weights)
         score = _weighted_sum(share + (1 - transported) * own, log_weights)
         if draws is not None and score.requires_grad:
             score.register_hook(lambda cost: draws.tell_score(cost.unsqueeze(-1) * own))
@@ -152,29 +150,28 @@ class MixtureDistribution(TorchDistribution):
         if self.num_components == 1 or not needs_gradient(self.component_logits):
             return False
         if self.weight_gradient == "clustered":
-            return self._core._blending is not None or not surely_all(self._core._same_group)
+            return self._core._blending is not None or not surely_one_group(self._core._groups)
         return self.weight_gradient == "hybrid"
 
     @property
-    def _same_group(self) -> Tensor:
-        """Which pairs of components overlap and so share a group, ``(*B, K, K)``.
+    def _groups(self) -> Tensor:
+        """Labels of the groups of overlapping components, ``(*B, K)``.
 
         Any grouping is unbiased that does not depend on the sample, so one that was kept while the
         parameters moved on is, too.
         """
-        if "_groups" not in self.__dict__:
+        if "_labels" not in self.__dict__:
             if torch.compiler.is_compiling():  # which knows no inference mode to leave
-                self._groups = self._find_groups()
+                self._labels = self._find_groups()
             else:
                 with torch.inference_mode(False):
-                    self._groups = self._find_groups()
-        return self._groups
+                    self._labels = self._find_groups()
+        return self._labels
 
     def _find_groups(self) -> Tensor:
         linkage = complete_linkage if self._blending is None else single_linkage
         with torch.no_grad():
-            labels = linkage(self._component_distances(), linkage_cut(self.event_shape.numel()))
-        return labels.unsqueeze(-1) == labels.unsqueeze(-2)
+            return linkage(self._component_distances(), linkage_cut(self.event_shape.numel()))
 
 
 def _weighted_sum(shares: Tensor, log_weights: Tensor) -> Tensor:

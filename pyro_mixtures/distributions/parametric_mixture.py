@@ -95,7 +95,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         That protects from heavy tails, so groups may be chains.
         """
         new = copy.copy(self)  # without the last sample
-        new.__dict__.pop("_groups", None)
+        new.__dict__.pop("_labels", None)
         new._blending = blending
         if new._core is not new:
             new._unexpanded = new._core._blended(blending)
@@ -135,9 +135,9 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         if self._has_score:
             groups: tuple[Tensor, ...] = ()
             if self.weight_gradient == "clustered":
-                groups = (core._same_group,)
+                groups = (core._groups,)
                 if core._blending is not None:
-                    groups = (core._same_group, core._blending.shares(core._same_group))
+                    groups = (core._groups, core._blending.shares(core._groups))
                     if not torch.compiler.is_compiling():  # what is told has no place in a graph
                         known.draws = core._blending.draws()
             hybrid_vjp = functools.partial(self._vjp, None, known)
@@ -206,7 +206,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         z: Tensor,
         grad: Tensor,
         *parameters: Tensor,
-        same_group: Tensor | None = None,
+        groups: Tensor | None = None,
         shares: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Gradients of the logits and the components from the gradient at the samples.
@@ -226,17 +226,17 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
             grad_logits = torch.zeros_like(logits)
         else:
             log_weights = logits.log_softmax(-1)
-            within = within_group(log_weights, same_group)
+            within = within_group(log_weights, groups)
             precision = torch.promote_types(parameters[0].dtype, torch.float32)
             contributions = transport(z, grad, log_prob, within, *components, precision=precision)
             total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
             # of a component without weight, far away, it may have overflown
             total = total.masked_fill((log_weights == -math.inf).unsqueeze(-2), 0)
-            average = (total * within).sum(-1)  # (*B, K or 1)
+            average = (within @ total.mT).squeeze(-1)  # (*B, K or 1)
             grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
             if shares is not None:
                 grad_logits = grad_logits * shares.to(grad_logits)
-            if known.draws is not None and same_group is not None:
+            if known.draws is not None and groups is not None:
                 weights = log_weights.exp().unsqueeze(-2).to(contributions)
                 contributions = contributions.masked_fill(weights == 0, 0)
                 averages = contributions @ within.mT.to(contributions)
@@ -267,13 +267,13 @@ def _scored_vjp(
         return vjp(z, grad, *parameters)
     if used is True and not groups:
         return hybrid_vjp(z, grad, *parameters)
-    same_group, shares = (*groups, None, None)[:2]
+    labels, shares = (*groups, None, None)[:2]
     if isinstance(used, Tensor):  # as torch.compile sees it
         if not groups:
             shares = torch.zeros_like(parameters[0])
-        same_group = None if same_group is None else same_group | ~used
+        labels = None if labels is None else torch.where(used, labels, 0)
         shares = None if shares is None else torch.where(used, shares, 1)
-    return vjp(z, grad, *parameters, same_group=same_group, shares=shares)
+    return vjp(z, grad, *parameters, groups=labels, shares=shares)
 
 
 class _Densities:

@@ -12,7 +12,7 @@ from pyro_mixtures.estimators.estimated_mixture import check_mixture
 
 MixtureT = TypeVar("MixtureT", bound=MixtureDistribution)
 
-STATE = ("has_rsample", "_groups", "_blending")
+STATE = ("has_rsample", "_labels", "_blending")
 """What a mixture was told, or found or learned while it was used."""
 
 

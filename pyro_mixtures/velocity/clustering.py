@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.velocity.chunks import CACHED, map_chunks
 from pyro_mixtures.velocity.precision import records_graph
+
+MANY = 100
+"""Components from which on it does not pay to treat all groups at once."""
 
 
 def bhattacharyya_diag_normal(locs: Tensor, scales: Tensor) -> Tensor:
@@ -31,11 +35,12 @@ def bhattacharyya_diag_normal(locs: Tensor, scales: Tensor) -> Tensor:
     def rows(loc: Tensor, scale: Tensor) -> Tensor:
         loc, scale = loc.unsqueeze(-2), scale.unsqueeze(-2)  # (*B, R, 1, D)
         variance = scale.square() + other_scales.square()  # (*B, R, K, D)
-        separation = (loc - other_locs).square() / (4 * variance)
-        spread = (variance / (2 * scale * other_scales)).log() / 2
-        return (separation + spread).sum(-1)
+        separation = ((loc - other_locs).square() / variance).sum(-1)
+        # the factors are at least 1: a product that overflows is of a pair far apart
+        spread = (variance / (2 * scale * other_scales)).prod(-1).log()
+        return separation / 4 + spread / 2
 
-    return map_chunks(rows, (locs, scales), locs.numel())
+    return map_chunks(rows, (locs, scales), locs.numel(), CACHED)
 
 
 def linkage_cut(dim: int) -> float:
@@ -58,8 +63,7 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
         cut: groups are merged while the largest distance within the union is below this.
 
     Returns:
-        Integer labels in ``range(K)``, ``(*B, K)``: two components share a label when they share a
-        group.
+        Labels ``(*B, K)``: for each component the number of the first one in its group.
 
     Example:
         >>> points = torch.tensor([0.0, 1.0, 10.0, 11.5])
@@ -67,7 +71,7 @@ def complete_linkage(distance: Tensor, cut: float) -> Tensor:
         tensor([0, 0, 2, 2])
     """
     if records_graph():
-        return _opaque_linkage(distance, cut)
+        return _opaque_complete_linkage(distance, cut)
     return plainly(_complete_linkage, distance, cut)
 
 
@@ -81,11 +85,27 @@ def single_linkage(distance: Tensor, cut: float) -> Tensor:
         >>> single_linkage((points - points[:, None]).abs(), cut=1.5)
         tensor([0, 0, 0, 3])
     """
+    if records_graph():
+        return _opaque_single_linkage(distance, cut)
+    return plainly(_single_linkage, distance, cut)
+
+
+def _single_linkage(distance: Tensor, cut: float) -> Tensor:
+    """Each component takes the least label of its neighbours, until none changes."""
     size = distance.shape[-1]
-    linked = (distance < cut) | torch.eye(size, dtype=torch.bool, device=distance.device)
-    for _ in range(max(0, size - 1).bit_length()):  # each doubles the length of the chains
-        linked = linked.float() @ linked.float() > 0
-    return linked.byte().argmax(-1)  # the first member
+    index = torch.arange(size, device=distance.device)
+    linked = (distance < cut) | (index == index.unsqueeze(-1))
+    labels = index.expand(distance.shape[:-1])
+    if bool(linked.all()):
+        return torch.zeros_like(labels)
+    while True:
+        least = torch.where(linked, labels.unsqueeze(-2), size).amin(-1)  # (*B, K)
+        # also the one that gave its label away, and what all of them point at: chains are halved
+        new = labels.scatter_reduce(-1, labels, least, "amin").minimum(least)
+        new = new.gather(-1, new)
+        if torch.equal(new, labels):
+            return labels
+        labels = new
 
 
 def _complete_linkage(distance: Tensor, cut: float) -> Tensor:
@@ -94,6 +114,9 @@ def _complete_linkage(distance: Tensor, cut: float) -> Tensor:
     near = distance < cut
     if bool(near.all()):
         return torch.zeros_like(labels)
+    if len(index) >= MANY:
+        each = distance.reshape(-1, len(index), len(index)).unbind()
+        return torch.stack([_nearest_neighbour_chain(one, cut) for one in each]).view(labels.shape)
     # a pair beyond the cut, and so any union that holds it, is never merged
     distance = distance.masked_fill(~near | (index == index.unsqueeze(-1)), math.inf)
     while True:
@@ -107,6 +130,41 @@ def _complete_linkage(distance: Tensor, cut: float) -> Tensor:
         gone = partner < index  # the group goes on under the lower index of the two
         distance = distance.masked_fill(gone.unsqueeze(-1) | gone.unsqueeze(-2), math.inf)
         labels = torch.minimum(partner, index).take_along_dim(labels, -1)
+
+
+def _nearest_neighbour_chain(distance: Tensor, cut: float) -> Tensor:
+    """Complete linkage of one mixture, ``(K, K) -> (K,)``, with K^2 operations.
+
+    A chain goes from a group to its nearest neighbour, and to that one's, until two are each
+    other's: they are merged, and the chain goes on from before them.
+
+    Reference:
+        Murtagh, *A survey of recent advances in hierarchical clustering algorithms*, The Computer
+        Journal 26(4), 1983.
+    """
+    near = (distance < cut).fill_diagonal_(False)
+    members = near.any(-1).nonzero().squeeze(-1)  # of groups that may have several
+    near = near[members][:, members]
+    between = distance[members][:, members].masked_fill_(~near, math.inf).cpu().numpy()
+    groups = numpy.arange(len(between))
+    for start in range(len(between)):
+        chain = [start]
+        while True:
+            last = chain[-1]
+            nearest = int(between[last].argmin())
+            if between[last, nearest] == math.inf:  # merged with all that it may be
+                break
+            if len(chain) == 1 or between[last, nearest] < between[last, chain[-2]]:
+                chain.append(nearest)
+                continue
+            kept, gone = sorted(chain[-2:])
+            between[kept] = between[:, kept] = numpy.maximum(between[kept], between[gone])
+            between[gone] = between[:, gone] = math.inf
+            groups[groups == gone] = kept
+            chain = chain[:-2] or [kept]
+    labels = torch.arange(len(distance), device=distance.device)
+    labels[members] = members[torch.from_numpy(groups).to(members.device)]
+    return labels
 
 
 def plainly(function: Callable[..., Tensor], *arguments: Tensor | float) -> Tensor:
@@ -142,15 +200,22 @@ class _Plain(torch.autograd.Function):
         return _Plain.apply(function, *map(batched, arguments, in_dims[1:])), 0
 
 
-_opaque_linkage = torch.library.custom_op(
-    "pyro_mixtures::complete_linkage",
-    # not to return a view of the index
-    lambda distance, cut: _complete_linkage(distance, cut).contiguous(),
-    mutates_args=(),
-    schema="(Tensor distance, float cut) -> Tensor",
-)
+def _opaque(linkage: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """As one operator of recorded graphs, for it looks at values."""
+    operator = torch.library.custom_op(
+        f"pyro_mixtures::{linkage.__name__.lstrip('_')}",
+        # not to return a view of the index
+        lambda distance, cut: linkage(distance, cut).contiguous(),
+        mutates_args=(),
+        schema="(Tensor distance, float cut) -> Tensor",
+    )
+
+    @operator.register_fake
+    def _(distance: Tensor, cut: float) -> Tensor:
+        return distance.new_empty(distance.shape[:-1], dtype=torch.int64)
+
+    return operator
 
 
-@_opaque_linkage.register_fake
-def _(distance: Tensor, cut: float) -> Tensor:
-    return distance.new_empty(distance.shape[:-1], dtype=torch.int64)
+_opaque_complete_linkage = _opaque(_complete_linkage)
+_opaque_single_linkage = _opaque(_single_linkage)

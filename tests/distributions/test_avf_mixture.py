@@ -15,7 +15,15 @@ from pyro_mixtures.velocity.adaptive_displacement import (
     variance_gradient,
 )
 from pyro_mixtures.velocity.displacement import FARTHEST, departed, displacement, moment_matched
-from tests.registry import FAMILIES, beside_its_score, gradients, leaves, randn, sample_at
+from tests.registry import (
+    FAMILIES,
+    beside_its_score,
+    gradients,
+    leaves,
+    randn,
+    same_group,
+    sample_at,
+)
 from tests.velocity.test_continuity import LABELS, group_weights
 
 FAMILY = FAMILIES["avf_diag_normals"]
@@ -81,8 +89,8 @@ def test_backward_leaves_that_gradient(weight_gradient, batch_shape):
     locs, stddev, control_var, logits = (value.detach() for value in parameters.values())
     weights = logits.softmax(-1).unsqueeze(-2)
     within = weights
-    if weight_gradient == "clustered" and not q._same_group.all():
-        within = logits.unsqueeze(-2).masked_fill(~q._same_group, -torch.inf).softmax(-1)
+    if weight_gradient == "clustered" and not same_group(q).all():
+        within = logits.unsqueeze(-2).masked_fill(~same_group(q), -torch.inf).softmax(-1)
     components = (locs, stddev, control_var)
     log_prob = q.log_prob(z.movedim(-2, 0)).detach()
     log_prob = (log_prob.movedim(0, -1) if batch_shape else log_prob).unsqueeze(-1)
@@ -211,7 +219,7 @@ def test_blended():
         assert all(value.isfinite().all() for value in values.values())
         assert (values["control_var"] != 0).any()
     assert blending.num_draws == 15
-    assert (blending.shares(q._same_group) < 1).any()
+    assert (blending.shares(q._groups) < 1).any()
 
 
 def test_reflection():

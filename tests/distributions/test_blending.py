@@ -11,11 +11,11 @@ import torch
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.distributions.blending import Blending
 from tests.distributions.test_unbiased_grid import TOLERANCE, some, worst_error
-from tests.registry import beside_its_score, each_family
+from tests.registry import beside_its_score, each_family, same_group
 
 # of two overlapping pairs
 LOCS = torch.tensor([[-4.0, 0.0], [-2.5, 0.5], [4.0, 0.0], [2.5, 1.0]], dtype=torch.float64)
-PAIRS = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]).bool()
+PAIRS = torch.tensor([0, 0, 2, 2])
 
 
 def knowing(covariance, variance, num_draws=10**12):
@@ -37,7 +37,7 @@ def parts(q, logits, count):
     z = q.sample((count,))
     f = (2 * z).cos().sum(-1)
     grad = -2 * (2 * z).sin()
-    same = q._same_group.double()
+    same = same_group(q).double()
     weights, own = logits.softmax(-1).detach(), q.responsibilities(z).detach()
     score = f.unsqueeze(-1) * (own - own @ same * weights / (weights @ same))
     each = MixtureOfDiagNormals(
@@ -61,9 +61,9 @@ def test_unbiased_for_shares_that_differ_between_groups(family, D):
         return family.distribution(**options, weight_gradient="clustered")._blended(blending)
 
     parameters = family.parameters(K=4, D=D, **family.groups, seed=2)
-    same = blended(**parameters)._same_group
-    assert same.sum() > 4
-    several = len(blending.shares(same).unique()) > 1
+    groups = blended(**parameters)._groups
+    assert len(groups.unique()) < 4
+    several = len(blending.shares(groups).unique()) > 1
     assert several or "locs" not in parameters  # sizes alone make a chain
     errors = worst_error(
         replace(family, distribution=blended), parameters, some("cosine", "quartic", "product")
@@ -75,14 +75,14 @@ def test_shares_are_those_of_the_groups():
     blending = knowing([0.2, 0.4, 3.0, -1.0], [1.0, 1.0, 1.0, 1.0])
     shares = blending.shares(PAIRS)
     torch.testing.assert_close(shares, torch.tensor([0.3, 0.3, 1.0, 1.0], dtype=torch.float64))
-    batch = blending.shares(torch.stack([PAIRS, torch.eye(4).bool()]))
+    batch = blending.shares(torch.stack([PAIRS, torch.arange(4)]))
     torch.testing.assert_close(batch[0], shares)
     torch.testing.assert_close(batch[1], torch.tensor([0.2, 0.4, 1.0, 0.0]).double())
 
 
 def test_few_draws_move_the_shares_little():
     for count, expected in ((0, 1.0), (10, 0.5), (90, 0.1)):
-        share = knowing([0.0], [1.0], count).shares(torch.ones(1, 1).bool())
+        share = knowing([0.0], [1.0], count).shares(torch.zeros(1, dtype=torch.long))
         assert share.item() == pytest.approx(expected)
 
 
@@ -96,7 +96,7 @@ def test_finds_the_two_parts_and_the_share_of_least_variance():
     q, logits = mixture()
     blending = Blending()
     q = q._blended(blending)
-    assert torch.equal(q._same_group, PAIRS)
+    assert torch.equal(q._groups, PAIRS)
     z, grad, f, transport, score = parts(q, logits, 5000)
     value = sample_of(q, z)
     told = {}
@@ -199,9 +199,9 @@ def test_moments_decay():
 def test_chains_are_groups_where_the_score_function_can_take_over():
     locs = torch.arange(5.0, dtype=torch.float64).unsqueeze(-1) * 1.5
     q = MixtureOfDiagNormals(locs, torch.ones_like(locs), locs[:, 0], weight_gradient="clustered")
-    assert not q._same_group.all()
+    assert not same_group(q).all()
     q = q._blended(Blending())
-    assert q._same_group.all()
+    assert same_group(q).all()
 
 
 def test_a_batch_of_mixtures_shares_the_moments():

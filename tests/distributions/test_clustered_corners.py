@@ -11,6 +11,7 @@ from tests.registry import (
     gradients,
     leaves,
     relative_error,
+    same_group,
     sample_at,
 )
 
@@ -53,7 +54,7 @@ def test_many_components_far_from_their_center():
         locs, torch.eye(2), torch.zeros(30), weight_gradient="clustered"
     )
     side = torch.arange(30) < 15
-    assert torch.equal(mixture._same_group, side.unsqueeze(-1) == side)
+    assert torch.equal(same_group(mixture), side.unsqueeze(-1) == side)
 
 
 @each_family

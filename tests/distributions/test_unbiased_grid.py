@@ -22,6 +22,7 @@ from tests.registry import (
     grid,
     leaves,
     relative_error,
+    same_group,
     sample_at,
 )
 
@@ -81,8 +82,8 @@ def test_pathwise(family, transport, D):
 @pytest.mark.parametrize("weight_gradient", ["clustered", "hybrid"])
 def test_with_score_term(family, transport, weight_gradient, D):
     parameters = family.parameters(K=4, D=D, **family.groups, seed=2)
-    same_group = family.build(parameters)._same_group
-    assert 4 < same_group.sum() < 16  # several groups, one of them with several members
+    # several groups, one of them with several members
+    assert 4 < same_group(family.build(parameters)).sum() < 16
     options = {"transport": transport, "weight_gradient": weight_gradient}
     errors = worst_error(family, parameters, some("cosine", "quartic", "product"), **options)
     assert max(errors.values()) < TOLERANCE, errors

@@ -132,7 +132,7 @@ def test_weights_within_groups(family, transport, D):
         for one in (mixture, of_normals):
             if one is not None:
                 one.weight_gradient = "clustered"
-                one._groups = same.expand(len(each["logits"]), 4, 4)
+                one._labels = labels.expand(len(each["logits"]), 4)
         return mixture
 
     parameters = family.parameters(K=4, D=D, seed=10 + D)

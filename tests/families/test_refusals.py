@@ -43,6 +43,7 @@ from tests.families.refusing import (
     transformed,
     weights,
 )
+from tests.registry import same_group
 
 NO_VELOCITY = {
     "discrete": (lambda: same(Poisson(ONE)), ["Poisson", "discrete", "TraceEnum_ELBO"]),
@@ -125,7 +126,7 @@ def test_clustered_without_finite_moments(components):
     """By location and scale where the family has them."""
     q = same(components, weight_gradient="clustered")
     assert q.rsample((5,)).shape == (5, *components.event_shape)
-    assert q._same_group.tolist() == [[True, False], [False, True]]
+    assert same_group(q).tolist() == [[True, False], [False, True]]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_clustered_without_finite_moments(components):
 def test_clustered_without_any_moments(components):
     """Makes one group, of which the transport carries all."""
     q = same(components, weight_gradient="clustered")
-    assert q._same_group.all()
+    assert same_group(q).all()
     assert q.score_parts(q.rsample((5,))).score_function == 0
 
 

@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from tests.families.registry import COMPONENTS, each_components, some_components
-from tests.registry import Parameters, beside_its_score, gradients, leaves, relative_error
+from tests.registry import (
+    Parameters,
+    beside_its_score,
+    gradients,
+    leaves,
+    relative_error,
+    same_group,
+)
 
 TOLERANCE = 1e-8
 NODES = {1: 2000, 2: 180}
@@ -225,7 +232,7 @@ def grouped_parameters(family, D: int) -> Parameters:
     """Of four components in several groups, one of them with several members."""
     parameters = family.parameters(K=4, D=D, scales=(0.45, 1.5), spread=2.3, seed=2)
     mixture = family.mixture(parameters, weight_gradient="clustered")
-    assert 4 < mixture._same_group.sum() < 16
+    assert 4 < same_group(mixture).sum() < 16
     return parameters
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from pyro_mixtures.velocity import clustering
 from pyro_mixtures.velocity.clustering import (
+    MANY,
     bhattacharyya_diag_normal,
     complete_linkage,
     linkage_cut,
@@ -53,6 +55,17 @@ def groups_as_pairs(labels):
     return labels.unsqueeze(-1) == labels
 
 
+@pytest.mark.parametrize("cut", [0.05, 0.3, 1.0, 3.0, 100.0])
+def test_many_components(monkeypatch, cut):
+    """One pair of groups after another: the groups are those of many pairs at once."""
+    distance = random_distances(2, 3, MANY)
+    labels = complete_linkage(distance, cut)
+    monkeypatch.setattr(clustering, "MANY", MANY + 1)
+    assert torch.equal(labels, complete_linkage(distance, cut))
+    for few in distance[..., :15, :15].flatten(0, 1):
+        assert groups_of(clustering._nearest_neighbour_chain(few, cut)) == brute_force(few, cut)
+
+
 def test_batches_of_any_shape():
     distance = random_distances(2, 3, 7)
     labels = complete_linkage(distance, 1.5)
@@ -83,9 +96,9 @@ def test_single_linkage(size, cut):
         assert groups_of(labels[b]) == {tuple(sorted(group)) for group in groups}
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 9, 17, 33])
+@pytest.mark.parametrize("size", [2, 3, 5, 9, 17, 33, 500])
 def test_single_linkage_follows_chains_of_any_length(size):
-    points = torch.arange(float(size))
+    points = torch.arange(float(size))[torch.randperm(size)]
     assert (single_linkage((points - points.unsqueeze(-1)).abs(), 1.5) == 0).all()
 
 
