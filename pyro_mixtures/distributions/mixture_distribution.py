@@ -7,6 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_mixtures.distributions.blending import Blending, Draws
+from pyro_mixtures.distributions.kept_groups import KeptGroups
 from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
 from pyro_mixtures.distributions.weights import group_sums, surely_one_group
 from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut, single_linkage
@@ -46,11 +47,17 @@ class MixtureDistribution(TorchDistribution):
     component_logits: Tensor
     weight_gradient: str
     _blending: Blending | None = None
+    _kept_groups: KeptGroups | None = None
 
     def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def _component_distances(self) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def _marginals(self) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of each component's coordinates, ``(*B, K, D)``."""
         raise NotImplementedError
 
     @property
@@ -170,8 +177,14 @@ class MixtureDistribution(TorchDistribution):
 
     def _find_groups(self) -> Tensor:
         linkage = complete_linkage if self._blending is None else single_linkage
-        with torch.no_grad():
+
+        def find() -> Tensor:
             return linkage(self._component_distances(), linkage_cut(self.event_shape.numel()))
+
+        with torch.no_grad():
+            if self._kept_groups is None:
+                return find()
+            return self._kept_groups.labels(linkage.__name__, *self._marginals, find)
 
 
 def _weighted_sum(shares: Tensor, log_weights: Tensor) -> Tensor:

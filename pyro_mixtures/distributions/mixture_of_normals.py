@@ -8,6 +8,7 @@ from torch.distributions import constraints
 
 from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.velocity.clustering import linkage_cut
 from pyro_mixtures.velocity.full_covariance import (
     apply_each,
     bhattacharyya_normal,
@@ -109,4 +110,7 @@ class MixtureOfNormals(NormalMixture):
 
     _log_components = staticmethod(normal_log_prob)
     _component_vjp = staticmethod(normal_vjp)
-    _component_distance = staticmethod(bhattacharyya_normal)
+
+    @staticmethod
+    def _component_distance(locs: Tensor, scale_tril: Tensor) -> Tensor:
+        return bhattacharyya_normal(locs, scale_tril, linkage_cut(locs.shape[-1]))

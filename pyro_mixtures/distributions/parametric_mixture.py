@@ -232,7 +232,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
             total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
             # of a component without weight, far away, it may have overflown
             total = total.masked_fill((log_weights == -math.inf).unsqueeze(-2), 0)
-            average = (within @ total.mT).squeeze(-1)  # (*B, K or 1)
+            average = (within.to(total) @ total.mT).squeeze(-1)  # (*B, K or 1)
             grad_logits = log_weights.exp() * (total.squeeze(-2) - average)
             if shares is not None:
                 grad_logits = grad_logits * shares.to(grad_logits)

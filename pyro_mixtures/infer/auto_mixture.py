@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mixtures.distributions import NormalMixture
+from pyro_mixtures.distributions.kept_groups import KeptGroups
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.estimators import ESTIMATORS, stratified
@@ -34,6 +35,10 @@ class AutoMixture(_CheckedGuide):
 
     A guide names its ``distribution`` and creates the component parameters of that in
     ``_setup_components(locs)`` from the starting points ``(K, D)``.
+
+    The groups of 100 components and more, by which ``"clustered"`` weights get their gradient, are
+    kept over some steps (:class:`~pyro_mixtures.distributions.kept_groups.KeptGroups`): these are
+    unbiased as well, and to find groups takes longer than a step.
 
     Args:
         model: a Pyro model with continuous latent sites.
@@ -71,6 +76,7 @@ class AutoMixture(_CheckedGuide):
     weight_gradient: str
     estimator: str | Callable[[Any], Any] | None
     _starts: Any
+    _kept_groups: KeptGroups
 
     def __init__(
         self,
@@ -106,6 +112,7 @@ class AutoMixture(_CheckedGuide):
         self.init_scale = float(init_scale)
         self.transport, self.weight_gradient = transport, weight_gradient
         self.estimator = estimator
+        self._kept_groups = KeptGroups()
 
     def _setup_components(self, locs: Tensor) -> None:
         raise NotImplementedError
@@ -127,12 +134,14 @@ class AutoMixture(_CheckedGuide):
     def get_posterior(self, *args, **kwargs) -> NormalMixture:
         """The mixture over the packed unconstrained latent vector."""
         distribution: Callable[..., NormalMixture] = self.distribution
-        return distribution(
+        posterior = distribution(
             **self._component_parameters(),
             component_logits=self.component_logits,
             transport=self.transport,
             weight_gradient=self.weight_gradient,
         )
+        posterior._kept_groups = self._kept_groups
+        return posterior
 
     def sample_latent(self, *args, **kwargs):
         """Sample a packed unconstrained latent vector."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,19 +20,19 @@ several times as fast where arithmetic is cheap."""
 
 
 def chunks(
-    tensors: tuple[Tensor, ...], row_elements: int, budget: int | None = None
+    tensors: tuple[Tensor, ...], row_elements: int, budget: float = math.inf
 ) -> Iterator[tuple[Tensor, ...]]:
     """Slices of tensors along dimension -2.
 
     Args:
         tensors: of equal size along dimension -2.
         row_elements: elements of the largest intermediate array for each row.
-        budget: bytes of that array, if less than ``MEMORY_BUDGET`` serves better.
+        budget: bytes of that array, where less than ``MEMORY_BUDGET`` serves better.
 
     Yields:
-        Slices of all tensors, so long that the intermediate array stays within the budget.
+        Slices of all tensors, so long that the intermediate array stays within both budgets.
     """
-    rows = max(1, (budget or MEMORY_BUDGET) // max(1, row_elements * tensors[0].element_size()))
+    rows = max(1, min(budget, MEMORY_BUDGET) // max(1, row_elements * tensors[0].element_size()))
     if rows >= tensors[0].shape[-2]:
         yield tensors
     else:
@@ -42,7 +43,7 @@ def map_chunks(
     function: Callable[..., Any],
     tensors: tuple[Tensor, ...],
     row_elements: int,
-    budget: int | None = None,
+    budget: float = math.inf,
 ) -> Any:
     """Apply a row-wise function to slices of tensors, cut along dimension -2.
 

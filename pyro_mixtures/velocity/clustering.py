@@ -30,17 +30,21 @@ def bhattacharyya_diag_normal(locs: Tensor, scales: Tensor) -> Tensor:
     Returns:
         ``(*B, K, K)``.
     """
-    other_locs, other_scales = locs.unsqueeze(-3), scales.unsqueeze(-3)  # (*B, 1, K, D)
+    others = locs.unsqueeze(-3), scales.unsqueeze(-3)  # (*B, 1, K, D)
 
     def rows(loc: Tensor, scale: Tensor) -> Tensor:
-        loc, scale = loc.unsqueeze(-2), scale.unsqueeze(-2)  # (*B, R, 1, D)
-        variance = scale.square() + other_scales.square()  # (*B, R, K, D)
-        separation = ((loc - other_locs).square() / variance).sum(-1)
-        # the factors are at least 1: a product that overflows is of a pair far apart
-        spread = (variance / (2 * scale * other_scales)).prod(-1).log()
-        return separation / 4 + spread / 2
+        return pair_distance(loc.unsqueeze(-2), scale.unsqueeze(-2), *others)  # (*B, R, K)
 
     return map_chunks(rows, (locs, scales), locs.numel(), CACHED)
+
+
+def pair_distance(loc: Tensor, scale: Tensor, other_loc: Tensor, other_scale: Tensor) -> Tensor:
+    """Bhattacharyya distances of diagonal Normals from others, ``(..., D) -> (...)``."""
+    variance = scale.square() + other_scale.square()
+    separation = ((loc - other_loc).square() / variance).sum(-1)
+    # the factors are at least 1: a product that overflows is of a pair far apart
+    spread = (variance / (2 * scale * other_scale)).prod(-1).log()
+    return separation / 4 + spread / 2
 
 
 def linkage_cut(dim: int) -> float:

@@ -195,10 +195,10 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
     within, locs, scales = double(within, locs, scales)  # the groups may be far apart
     center = within[..., :1, :] @ locs
     offset = locs - center
-    mean = within @ offset
-    between = (within @ offset.square()).sub_(mean.square()).clamp_min_(0)
-    stddev = between.add_(within @ scales.square()).sqrt_()
-    mean += center
+    moments = within @ torch.cat([offset, offset.square(), scales.square()], -1)
+    mean, square, variance = moments.split(locs.shape[-1], -1)  # (*B, K, D)
+    stddev = (square - mean.square()).clamp_min_(0).add_(variance).sqrt_()
+    mean = mean + center
     return mean.to(dtype), (locs - mean).to(dtype), stddev.to(dtype)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.chunks import chunks, map_chunks
-from pyro_mixtures.velocity.precision import in_enough_precision
+from pyro_mixtures.velocity.chunks import CACHED, chunks, map_chunks
+from pyro_mixtures.velocity.clustering import MANY
+from pyro_mixtures.velocity.precision import in_enough_precision, records_graph
 
 
 def normal_log_prob(z: Tensor, log_weights: Tensor, locs: Tensor, scale_tril: Tensor) -> Tensor:
@@ -124,20 +125,29 @@ def normal_vjp(
     return grad_locs, torch.linalg.solve_triangular(scale_tril, moment.mT, upper=False).mT.tril()
 
 
-def bhattacharyya_normal(locs: Tensor, scale_tril: Tensor) -> Tensor:
+def bhattacharyya_normal(locs: Tensor, scale_tril: Tensor, cut: float = math.inf) -> Tensor:
     r"""Bhattacharyya distances between all pairs of components, ``(*B, K, K)``.
 
     .. math::
         \tfrac18 (\mu_j - \mu_k)^T \Sigma^{-1} (\mu_j - \mu_k)
         + \tfrac12 \log \frac{\det \Sigma}{\det L_j \det L_k}, \qquad
         \Sigma = \tfrac12 (L_j L_j^T + L_k L_k^T)
+
+    Of many components, pairs that are surely as far as ``cut`` get a lower bound in place of their
+    distance, that is not below the cut.
     """
     covariance = scale_tril @ scale_tril.mT  # (*B, K, D, D)
     volume = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (*B, K)
     count = locs.shape[-2]
-    distance = locs.new_zeros(*volume.shape, count)
-    pairs = torch.triu_indices(count, count, 1, device=locs.device).unsqueeze(-1)
-    for first, second in chunks(tuple(pairs), covariance[..., 0, :, :].numel()):
+    if count < MANY or cut == math.inf or records_graph():
+        distance = locs.new_zeros(*volume.shape, count)
+        pairs = torch.triu_indices(count, count, 1, device=locs.device)
+    else:
+        distance = _farthest_coordinate(locs, torch.linalg.vector_norm(scale_tril, dim=-1))
+        near = (distance < cut).reshape(-1, count, count).any(0)
+        pairs = near.triu(1).nonzero().mT
+    size = covariance[..., 0, :, :].numel()
+    for first, second in chunks(tuple(pairs.unsqueeze(-1)), size, CACHED):
         j, k = first.squeeze(-1), second.squeeze(-1)
         factors = scale_tril[..., j, :, :], scale_tril[..., k, :, :]
         root = functools.partial(torch.cat, [factor / math.sqrt(2) for factor in factors], -1)
@@ -149,3 +159,18 @@ def bhattacharyya_normal(locs: Tensor, scale_tril: Tensor) -> Tensor:
         apart = offset.square().sum((-2, -1)) / 8 + spread
         distance[..., j, k] = distance[..., k, j] = apart
     return distance
+
+
+def _farthest_coordinate(locs: Tensor, stddev: Tensor) -> Tensor:
+    """For all pairs a lower bound of their distance, ``(*B, K, K)``.
+
+    It is the largest distance of a coordinate, without the part of the scales.
+    """
+    variance = stddev.square()
+    other_locs, other_variance = locs.unsqueeze(-3), variance.unsqueeze(-3)  # (*B, 1, K, D)
+
+    def rows(loc: Tensor, variance: Tensor) -> Tensor:
+        square = (loc.unsqueeze(-2) - other_locs).square()  # (*B, R, K, D)
+        return (square / (variance.unsqueeze(-2) + other_variance)).amax(-1) / 4
+
+    return map_chunks(rows, (locs, variance), locs.numel(), CACHED)
