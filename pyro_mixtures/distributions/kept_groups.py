@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.clustering import MANY, linkage_cut, pair_distance
+from pyro_mixtures.velocity.clustering import linkage_cut, pair_distance
 from pyro_mixtures.velocity.precision import records_graph
 
 PATIENCE = 20
 """Groups serve one time for so many components: to find them takes a time of the order K^2."""
 
-NEAR = 0.1
+NEAR = 0.2
 """How far a component may move before the groups are found anew, in sizes of a group."""
 
 
@@ -24,8 +24,8 @@ class KeptGroups:
     A grouping is unbiased if it does not depend on the current sample, and those of earlier
     parameters do not. Its variance is low as long as the groups are of overlapping components:
     they are found anew after K / ``PATIENCE`` uses, and at once if a component has gone farther
-    than ``NEAR`` or the shapes, the dtype or the device are others. Fewer than ``MANY`` components
-    are grouped each time.
+    than ``NEAR`` or the shapes, the dtype or the device are others. Mixtures of few
+    components do not ask: their groups are found each time.
 
     Example:
         >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
@@ -54,8 +54,7 @@ class KeptGroups:
             stddev: of their coordinates, ``(*B, K, D)``.
             find: finds the groups.
         """
-        few = locs.shape[-2] < MANY
-        if few or records_graph() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if records_graph() or torch._C._functorch.peek_interpreter_stack() is not None:
             return find()
         kept = self._found.get(linkage)
         if kept is None or not kept.serves(locs, stddev):

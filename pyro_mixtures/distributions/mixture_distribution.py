@@ -10,7 +10,12 @@ from pyro_mixtures.distributions.blending import Blending, Draws
 from pyro_mixtures.distributions.kept_groups import KeptGroups
 from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
 from pyro_mixtures.distributions.weights import group_sums, surely_one_group
-from pyro_mixtures.velocity.clustering import complete_linkage, linkage_cut, single_linkage
+from pyro_mixtures.velocity.clustering import (
+    MANY,
+    complete_linkage,
+    linkage_cut,
+    single_linkage,
+)
 from pyro_mixtures.velocity.pathwise import needs_gradient
 
 WEIGHT_GRADIENTS = ("clustered", "pathwise", "hybrid")
@@ -182,7 +187,7 @@ class MixtureDistribution(TorchDistribution):
             return linkage(self._component_distances(), linkage_cut(self.event_shape.numel()))
 
         with torch.no_grad():
-            if self._kept_groups is None:
+            if self._kept_groups is None or self.num_components < MANY:
                 return find()
             return self._kept_groups.labels(linkage.__name__, *self._marginals, find)
 

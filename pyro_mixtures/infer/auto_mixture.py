@@ -37,8 +37,8 @@ class AutoMixture(_CheckedGuide):
     ``_setup_components(locs)`` from the starting points ``(K, D)``.
 
     The groups of 100 components and more, by which ``"clustered"`` weights get their gradient, are
-    kept over some steps (:class:`~pyro_mixtures.distributions.kept_groups.KeptGroups`): these are
-    unbiased as well, and to find groups takes longer than a step.
+    kept over up to K / 20 draws, as long as no component moves far: these are unbiased as well,
+    and to find groups takes longer than a step.
 
     Args:
         model: a Pyro model with continuous latent sites.

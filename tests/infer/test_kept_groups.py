@@ -202,7 +202,7 @@ def test_recorded_graphs_find_their_own():
 @pytest.mark.parametrize("blends", [False, True])
 def test_unbiased_when_the_parameters_have_moved(monkeypatch, blends):
     """By integration on a grid: the groups are no longer those that would be found."""
-    monkeypatch.setattr(kept_groups, "MANY", 1)
+    monkeypatch.setattr(mixture_distribution, "MANY", 1)
     monkeypatch.setattr(kept_groups, "PATIENCE", 0.001)
     family, kept, blending = FAMILIES["diag_normals"], KeptGroups(), Blending()
     blending.load_state_dict(
