@@ -64,11 +64,13 @@ class _CheckedGuide(AutoContinuous):
 
     def _check_stored(self, name: str, shape: torch.Size) -> None:
         """Raise an error if the store, where Pyro would use it, has another shape."""
-        if not self._pyro_context.active or pyro.settings.get("module_local_params"):
+        if not self._pyro_context.active:
             return
         full_name = self._pyro_get_fullname(name)
-        stored = dict(pyro.get_param_store().named_parameters()).get(full_name)
-        if stored is not None and stored.shape != shape:
+        stored = pyro.get_param_store().named_parameters().mapping.get(full_name)
+        if stored is None or stored.shape == shape:
+            return
+        if not pyro.settings.get("module_local_params"):
             raise ValueError(
                 f"Expected the parameter {full_name!r} in Pyro's store to have the shape"
                 f" {tuple(shape)} of this guide's, but got {tuple(stored.shape)}, of another guide"
