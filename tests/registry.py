@@ -262,9 +262,9 @@ def sample_at(mixture: ParametricMixture, points: Tensor) -> Tensor:
 
 
 def beside_its_score(mixture: Any, z: Tensor) -> Tensor:
-    """A sample in a loss that uses the mixture's score term, times a cost of zero."""
+    """A sample in a loss that uses the mixture's score term, with a cost next to zero."""
     score = mixture.score_parts(z).score_function
-    return z if isinstance(score, int) else z + 0 * score.sum()
+    return z if isinstance(score, int) else z + torch.finfo(score.dtype).tiny * score.sum()
 
 
 def same_group(mixture: Any) -> Tensor:

@@ -108,6 +108,7 @@ class Mixture(ComponentMixture):
         new.mixture_distribution = self.mixture_distribution.expand(batch_shape)
         new.components = tuple(expanded(each, batch_shape) for each in self.components)
         new.component_logits = new.mixture_distribution.logits
+        new.__dict__.update({k: v for k, v in self.__dict__.items() if k == "has_rsample"})
         new.weight_gradient = self.weight_gradient
         super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from pyro_mixtures.distributions.blending import Blending, Draws
 from pyro_mixtures.distributions.kept_groups import KeptGroups
-from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
+from pyro_mixtures.distributions.score_parts import (
+    IndependentParts,
+    ScoreTerm,
+    mask_tensor,
+    parts_without_gradient,
+)
 from pyro_mixtures.distributions.weights import group_sums, surely_one_group
 from pyro_mixtures.velocity.clustering import (
     MANY,
@@ -98,7 +103,7 @@ class MixtureDistribution(TorchDistribution):
         other value has no gradient to complete, and no score term.
         """
         if not self.has_rsample:  # set so by has_rsample_(False)
-            return super().score_parts(x)
+            return parts_without_gradient(self.log_prob(x), x)
         return self.score_term(x).parts(x)
 
     def score_term(self, value: Tensor) -> ScoreTerm:
@@ -120,7 +125,7 @@ class MixtureDistribution(TorchDistribution):
 
     def to_event(self, reinterpreted_batch_ndims=None):
         event = super().to_event(reinterpreted_batch_ndims)
-        if event is self or self.weight_gradient == "pathwise":
+        if event is self or (self.weight_gradient == "pathwise" and self.has_rsample):
             return event
         return IndependentParts(self, event.reinterpreted_batch_ndims)
 

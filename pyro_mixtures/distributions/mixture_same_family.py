@@ -141,6 +141,7 @@ class MixtureSameFamily(ComponentMixture, pyro.distributions.MixtureSameFamily):
         torch.distributions.MixtureSameFamily.expand(self, torch.Size(batch_shape), new)
         new._event_shape = self.event_shape
         new.component_logits = new.mixture_distribution.logits
+        new.__dict__.update({k: v for k, v in self.__dict__.items() if k == "has_rsample"})
         new.weight_gradient, new.transport = self.weight_gradient, self.transport
         new._normals = self._normals and self._normals.expand(batch_shape)
         return new

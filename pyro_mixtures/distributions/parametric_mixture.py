@@ -254,7 +254,7 @@ def _scored_vjp(
     z: Tensor,
     grad: Tensor,
     *tensors: Tensor,
-    used: bool | Tensor,
+    used: bool,
 ) -> tuple[Tensor, ...]:
     """Gradients of samples that have a score term beside them, by whether that is ``used``.
 
@@ -263,16 +263,11 @@ def _scored_vjp(
     function stands for the transport.
     """
     parameters, groups = tensors[:count], tensors[count:]
-    if used is False:  # the samples carry the whole gradient
+    if not used:  # the samples carry the whole gradient
         return vjp(z, grad, *parameters)
-    if used is True and not groups:
+    if not groups:
         return hybrid_vjp(z, grad, *parameters)
-    labels, shares = (*groups, None, None)[:2]
-    if isinstance(used, Tensor):  # as torch.compile sees it
-        if not groups:
-            shares = torch.zeros_like(parameters[0])
-        labels = None if labels is None else torch.where(used, labels, 0)
-        shares = None if shares is None else torch.where(used, shares, 1)
+    labels, shares = (*groups, None)[:2]
     return vjp(z, grad, *parameters, groups=labels, shares=shares)
 
 

@@ -11,18 +11,22 @@ import sys
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.infer.elbo import ELBO
-from pyro.infer.renyi_elbo import RenyiELBO
 from pyro.infer.trace_elbo import Trace_ELBO
 from pyro.infer.trace_mean_field_elbo import TraceMeanField_ELBO
 from pyro.infer.trace_mmd import Trace_MMD
 from pyro.infer.trace_tail_adaptive_elbo import TraceTailAdaptive_ELBO
-from pyro.infer.tracegraph_elbo import TraceGraph_ELBO
+from pyro.infer.traceenum_elbo import TraceEnum_ELBO
+from pyro.infer.tracetmc_elbo import TraceTMC_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-SAMPLES_ALONE = (TraceMeanField_ELBO, TraceTailAdaptive_ELBO, Trace_MMD)
-"""Objectives that know no score terms: they refuse them, or never look at them."""
+SAMPLES_ALONE = (TraceMeanField_ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO, Trace_MMD)
+"""Objectives that multiply no score term by a cost: they refuse it, or never look at it."""
+
+FURTHEST = 4
+"""An objective is so many calls away from where the trace asks for score parts."""
 
 
 class Asker(NamedTuple):
@@ -40,86 +44,144 @@ class Asker(NamedTuple):
 
     @property
     def uses_scores(self) -> bool:
-        """Whether it may get score terms beside a sample's gradient.
+        """Whether it multiplies score terms by their costs; one that is not known may."""
+        if isinstance(self.objective, SAMPLES_ALONE):
+            return False
+        return self.objective is None or isinstance(self.objective, (Trace_ELBO, TraceEnum_ELBO))
 
-        ``RenyiELBO`` knows one or the other.
-        """
-        return not isinstance(self.objective, (*SAMPLES_ALONE, RenyiELBO))
+    @property
+    def lacks_auxiliary_densities(self) -> bool:
+        """Whether costs are those of ``Trace_ELBO``, without the densities of auxiliary sites."""
+        counts = getattr(self.objective, "counts_auxiliary_sites", False)
+        return isinstance(self.objective, Trace_ELBO) and not counts
 
-    def check_uses_scores(self, estimator: str) -> None:
+    def check_uses_scores(self) -> None:
         """Raise an error if samples without gradient would get none."""
         if isinstance(self.objective, SAMPLES_ALONE):
             raise NotImplementedError(
-                f"Expected an objective with score terms, such as Trace_ELBO, for samples of the"
-                f" estimator {estimator!r}, which have no gradient, but got"
+                "Expected an objective with score terms, such as Trace_ELBO, for samples without"
+                f" gradient (estimator 'score', has_rsample_(False)), but got"
                 f" {type(self.objective).__name__}; 'pathwise' and 'clustered' have one"
             )
 
-    def check_guide(self) -> None:
-        """Raise an error if the guide lacks latent sites, where ``Trace_ELBO`` looks for them."""
-        guide, model = self.guide_trace, self.model_trace
-        if guide is None or model is None or not isinstance(self.objective, Trace_ELBO):
-            return
-        missing = sorted(
-            name
-            for name, site in model.nodes.items()
-            if site["type"] == "sample" and not site["is_observed"] and name not in guide.nodes
+    def misses_costs(self, value: Tensor) -> bool:
+        """Whether the costs that meet a sample's score term lack some that depend on the sample.
+
+        Raises:
+            ValueError: if the guide lacks a latent site of the model, where ``Trace_ELBO`` would
+                look for it.
+        """
+        site = self._site(value)
+        if site is None:
+            return False
+        if isinstance(self.objective, TraceEnum_ELBO):
+            return self._depends_outside(site, value)
+        return self.lacks_auxiliary_densities and (
+            self._lacks_a_site() or self._depends_later(site, value)
         )
-        if missing:
+
+    def is_auxiliary(self, value: Tensor) -> bool:
+        """Whether the site that has a value is none of the model's."""
+        site = self._site(value)
+        return site is not None and self._is_auxiliary(site)
+
+    def followed_by_auxiliary_sites(self, value: Tensor) -> bool:
+        """Whether other auxiliary sites come later in the guide."""
+        site = self._site(value)
+        return site is not None and any(map(self._is_auxiliary, self._later(site)))
+
+    def _site(self, value: Tensor) -> Any:
+        nodes = {} if self.guide_trace is None else self.guide_trace.nodes
+        sites = (site for site in nodes.values() if site["type"] == "sample")
+        return next((site for site in sites if site["value"] is value), None)
+
+    def _is_auxiliary(self, site: Any) -> bool:
+        if self.model_trace is None:
+            return bool(site["infer"].get("is_auxiliary"))
+        return site["name"] not in self.model_trace.nodes
+
+    def _later(self, site: Any) -> list[Any]:
+        """The latent sites that follow in the guide."""
+        assert self.guide_trace is not None  # that of the site
+        sites = [each for each in self.guide_trace.nodes.values() if each["type"] == "sample"]
+        return [
+            each
+            for each in sites[1 + next(i for i, x in enumerate(sites) if x is site) :]
+            if not each["is_observed"]
+        ]
+
+    def _lacks_a_site(self) -> bool:
+        if self.guide_trace is None or self.model_trace is None:
+            return False
+        missing = {
+            name: site
+            for name, site in self.model_trace.nodes.items()
+            if site["type"] == "sample"
+            and not site["is_observed"]
+            and name not in self.guide_trace.nodes
+        }
+        counted = sorted(name for name, site in missing.items() if not is_masked(site))
+        if counted:
             raise ValueError(
-                f"Expected each latent site of the model in the guide, but got none for {missing}:"
+                f"Expected each latent site of the model in the guide, but got none for {counted}:"
                 " sample them in the guide, too, or, if they are discrete, sum over them by"
                 " TraceEnum_ELBO and infer={'enumerate': 'parallel'}"
             )
+        return bool(missing)
 
-    def auxiliary_site(self, value: Tensor) -> str | None:
-        """The name of the site that has a value, if it is auxiliary.
+    def _depends_later(self, site: Any, value: Tensor) -> bool:
+        auxiliary = filter(self._is_auxiliary, self._later(site))
+        made = (x["value"] if x["value"].requires_grad else _density(x) for x in auxiliary)
+        return any(_depends_on(each, value) for each in made)
 
-        And if its density is left out of the cost of score terms, as ``TraceGraph_ELBO`` does not.
-        """
-        if self.guide_trace is None or isinstance(self.objective, TraceGraph_ELBO):
-            return None
-        for name, site in self.guide_trace.nodes.items():
-            if site["type"] == "sample" and site["value"] is value:
-                return name if is_auxiliary(site) else None
-        return None
-
-    def later_auxiliary_sites_depend_on(self, value: Tensor, name: str) -> bool:
-        """Whether auxiliary sites that follow in the guide have parameters made of a value."""
-        nodes = {} if self.guide_trace is None else self.guide_trace.nodes
-        names = list(nodes)
-        for later in names[names.index(name) + 1 :]:
-            site: Any = nodes[later]
-            if site["type"] == "sample" and not site["is_observed"] and is_auxiliary(site):
-                made = site["value"]
-                if not made.requires_grad:
-                    made = site["fn"].log_prob(made, *site["args"], **site["kwargs"])
-                if _depends_on(made, value):
-                    return True
-        return False
+    def _depends_outside(self, site: Any, value: Tensor) -> bool:
+        """Whether densities do that are not in all of the site's plates."""
+        plates = _plates(site)
+        if not plates or self.model_trace is None:
+            return False
+        others = [each for each in self.model_trace.nodes.values() if each["type"] == "sample"]
+        return any(
+            _depends_on(_density(each), value)
+            for each in (*others, *self._later(site))
+            if not plates <= _plates(each)
+        )
 
 
 def asker() -> Asker:
-    """Look up who asks, among the functions that are running."""
-    found: dict[str, Any] = {}
+    """Look up who asks, in the functions that called for a trace's score parts."""
     frame = None if torch.compiler.is_compiling() else sys._getframe(1)
-    while frame is not None and "objective" not in found:
-        variables = frame.f_locals
-        owner = variables.get("self")
-        if isinstance(owner, Trace):
-            found.setdefault("guide_trace", owner)
-        elif "guide_trace" in found:  # who asks for it is further out
-            if isinstance(variables.get("model_trace"), Trace):
-                found.setdefault("model_trace", variables["model_trace"])
-            if isinstance(owner, ELBO):
-                found["objective"] = owner
+    while frame is not None and frame.f_code is not Trace.compute_score_parts.__code__:
         frame = frame.f_back
+    if frame is None:
+        return Asker()
+    found: dict[str, Any] = {"guide_trace": frame.f_locals["self"]}
+    for _ in range(FURTHEST):
+        frame = frame.f_back
+        if frame is None:
+            break
+        if isinstance(frame.f_locals.get("model_trace"), Trace):
+            found["model_trace"] = frame.f_locals["model_trace"]
+        if isinstance(frame.f_locals.get("self"), ELBO):
+            return Asker(**found, objective=frame.f_locals["self"])
     return Asker(**found)
 
 
-def is_auxiliary(site: Any) -> bool:
-    """Whether a guide's site is none of the model's."""
-    return bool(site["infer"].get("is_auxiliary"))
+def is_masked(site: Any) -> bool:
+    """Whether the density of a site counts nothing, whatever its value."""
+    masks = [site["mask"]]
+    if isinstance(site["fn"], MaskedDistribution):
+        masks.append(site["fn"]._mask)
+    return any(mask is not None and not bool(torch.as_tensor(mask).any()) for mask in masks)
+
+
+def _density(site: Any) -> Tensor:
+    if "log_prob" in site:
+        return site["log_prob"]
+    return site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+
+
+def _plates(site: Any) -> frozenset[str]:
+    return frozenset(frame.name for frame in site["cond_indep_stack"] if frame.vectorized)
 
 
 def _depends_on(result: Tensor, value: Tensor) -> bool:

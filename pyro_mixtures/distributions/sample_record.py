@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -23,11 +25,18 @@ class SampleRecord:
         known: by the owner.
     """
 
-    def __init__(self, owner: Distribution, version: int | None, trace: Any, known: Any) -> None:
-        self.owner, self.version, self.trace, self.known = owner, version, trace, known
+    def __init__(self, owner: Any, version: int | None, trace: Any, known: Any) -> None:
+        # not to hold a flow whose transforms hold their last sample; recorded graphs end at once
+        self._owner = owner if torch.compiler.is_compiling() else weakref.ref(owner)
+        self.version, self.trace, self.known = version, trace, known
+
+    def is_of(self, owner: Distribution) -> bool:
+        """Whether a distribution drew the sample."""
+        return (self._owner if torch.compiler.is_compiling() else self._owner()) is owner
 
     def __reduce__(self):
-        return type(None), ()  # a sample's graph can neither be copied nor pickled
+        # a sample's graph can neither be copied nor pickled; this torch.load accepts
+        return OrderedDict, ()
 
 
 def remember(owner: Distribution, sample: Tensor, known: Any) -> None:
@@ -45,7 +54,7 @@ def recall(owner: Distribution, value: Tensor) -> Any | None:
     """
     value = _itself(value)
     record = getattr(value, ATTRIBUTE, None)
-    if record is None or record.owner is not owner:
+    if not isinstance(record, SampleRecord) or not record.is_of(owner):
         return None
     unchanged = record.version == version(value) and record.trace is current_trace()
     return record.known if unchanged else None

@@ -45,16 +45,32 @@ class ScoreTerm(NamedTuple):
         if score is None or receipt is None:
             return alone
         asking = asker()
-        if not asking.uses_scores:
+        if not asking.uses_scores or asking.misses_costs(value):
             return alone
-        asking.check_guide()
-        name = asking.auxiliary_site(value)
-        if name is None:
-            return ScoreParts(log_prob, marked(score, receipt), log_prob)
-        if asking.later_auxiliary_sites_depend_on(value, name):  # whose densities it lacks as well
-            return alone
-        score, completion = completed(score, receipt, log_prob.detach())
-        return ScoreParts(log_prob, score, log_prob + completion)
+        if asking.lacks_auxiliary_densities and asking.is_auxiliary(value):
+            score, completion = completed(score, receipt, log_prob.detach())
+            return ScoreParts(log_prob, score, log_prob + completion)
+        return ScoreParts(log_prob, marked(score, receipt), log_prob)
+
+
+def parts_without_gradient(log_prob: Tensor, value: Tensor) -> ScoreParts:
+    """Pyro's terms for a sample that has no gradient: the score function is the whole density.
+
+    Raises:
+        NotImplementedError: for an objective that would leave the parameters untrained, and if
+            auxiliary sites that ``Trace_ELBO`` leaves out of the cost may depend on the sample.
+    """
+    asking = asker()
+    asking.check_uses_scores()
+    if not (asking.lacks_auxiliary_densities and asking.is_auxiliary(value)):
+        return ScoreParts(log_prob, log_prob, 0)  # type: ignore[arg-type]
+    if asking.followed_by_auxiliary_sites(value):
+        raise NotImplementedError(
+            "Expected no auxiliary sites after one whose samples have no gradient, for Trace_ELBO"
+            " leaves their densities out of the cost of its score term: use BaselinedTrace_ELBO"
+        )
+    score, completion = completed(log_prob, log_prob.new_zeros(()), log_prob.detach())
+    return ScoreParts(log_prob, score, completion)
 
 
 class IndependentParts(Independent):

@@ -12,7 +12,12 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_mixtures.distributions.sample_record import recall, remember
-from pyro_mixtures.distributions.score_parts import IndependentParts, ScoreTerm, mask_tensor
+from pyro_mixtures.distributions.score_parts import (
+    IndependentParts,
+    ScoreTerm,
+    mask_tensor,
+    parts_without_gradient,
+)
 
 
 class TransformedDistribution(pyro.distributions.TransformedDistribution):
@@ -68,7 +73,7 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
 
     def score_parts(self, x, *args, **kwargs):
         if not self.has_rsample:
-            return super().score_parts(x)
+            return parts_without_gradient(self.log_prob(x), x)
         return self.score_term(x).parts(x)
 
     @property

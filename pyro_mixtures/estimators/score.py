@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from pyro.distributions.score_parts import ScoreParts
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.pyro_context import asker
-from pyro_mixtures.distributions.score_parts import mask_tensor
+from pyro_mixtures.distributions.score_parts import (
+    IndependentParts,
+    mask_tensor,
+    parts_without_gradient,
+)
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
-from pyro_mixtures.velocity.score_use import completed
 
 
 class ScoreMixture(EstimatedMixture):
@@ -21,14 +22,11 @@ class ScoreMixture(EstimatedMixture):
         return self.sample(sample_shape)
 
     def score_parts(self, x, *args, **kwargs):
-        asking = asker()
-        asking.check_uses_scores("score")
-        log_prob = self.log_prob(x)
-        if asking.auxiliary_site(x) is None or not asking.uses_scores:
-            return ScoreParts(log_prob, log_prob, 0)  # type: ignore[arg-type]
-        return ScoreParts(
-            log_prob, *completed(log_prob, log_prob.new_zeros(()), log_prob.detach())
-        )
+        return parts_without_gradient(self.log_prob(x), x)
+
+    def to_event(self, reinterpreted_batch_ndims=None):
+        event = super().to_event(reinterpreted_batch_ndims)
+        return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
 
     def mask(self, mask):
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))

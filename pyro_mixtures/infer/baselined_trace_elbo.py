@@ -64,6 +64,9 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         >>> elbo.load_state_dict(checkpoint)
     """
 
+    counts_auxiliary_sites = True
+    """In costs, where ``Trace_ELBO`` leaves their densities out."""
+
     def __init__(
         self,
         num_particles: int = 1,
@@ -112,13 +115,14 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         costs = [_costs(*pair) for pair in traces]
         if self.num_particles == 1 and not costs[0].keys() <= self._averages.keys():
             with torch.no_grad():
-                first = _costs(*next(iter(self._get_traces(model, guide, args, kwargs))))
+                model_trace, guide_trace = next(iter(self._get_traces(model, guide, args, kwargs)))
+                first = _costs(model_trace, guide_trace, tuple(costs[0]))
             self._averages = {**first, **self._averages}
         for index, (model_trace, guide_trace) in enumerate(traces):
             elbo = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
             surrogate = sum(site["log_prob_sum"] for site in _sample_sites(model_trace).values())
             for name, site in _sample_sites(guide_trace).items():
-                entropy_term = self._entropy_term(name, site, model_trace)
+                entropy_term = self._entropy_term(site)
                 if not is_identically_zero(entropy_term):
                     surrogate = surrogate - entropy_term.sum()
                 if name in costs[index]:
@@ -128,13 +132,9 @@ class BaselinedTrace_ELBO(Trace_ELBO):
         if self.num_particles == 1:
             self._update_averages(costs[0])
 
-    def _entropy_term(self, name: str, site: Any, model_trace: Trace) -> Any:
+    def _entropy_term(self, site: Any) -> Any:
         """What the surrogate of a site's entropy is the sum of."""
-        fn, (_, score_function, entropy_term) = site["fn"], site["score_parts"]
-        has_score = not is_identically_zero(score_function)
-        if has_score and name not in model_trace.nodes:
-            # what it completes in ``Trace_ELBO`` is in the costs here
-            entropy_term = site["log_prob"] if fn.has_rsample else 0
+        fn, entropy_term = site["fn"], site["score_parts"].entropy_term
         if not self.sticking_the_landing or is_identically_zero(entropy_term):
             return entropy_term
         density = detached(fn).log_prob(site["value"])
@@ -198,16 +198,19 @@ class _Blended(Messenger):
         return fn._blended(self.blendings[name])
 
 
-def _costs(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-    """The cost f of each site of the guide that has a score function.
+def _costs(
+    model_trace: Trace, guide_trace: Trace, names: tuple[str, ...] | None = None
+) -> dict[str, Tensor]:
+    """The cost f of each site of the guide that has a score function, or of those named.
 
     As ``Trace_ELBO`` has it, but with the densities of auxiliary sites.
     """
-    names = [
-        name
-        for name, site in _sample_sites(guide_trace).items()
-        if not is_identically_zero(site["score_parts"].score_function)
-    ]
+    if names is None:
+        names = tuple(
+            name
+            for name, site in _sample_sites(guide_trace).items()
+            if not is_identically_zero(site["score_parts"].score_function)
+        )
     if not names:
         return {}
     log_ratio = MultiFrameTensor()

@@ -67,7 +67,8 @@ class _CheckedGuide(AutoContinuous):
         if not self._pyro_context.active:
             return
         full_name = self._pyro_get_fullname(name)
-        stored = pyro.get_param_store().named_parameters().mapping.get(full_name)
+        parameters = pyro.get_param_store().named_parameters()
+        stored = parameters.mapping.get(full_name)  # type: ignore[attr-defined] # without a copy
         if stored is None or stored.shape == shape:
             return
         if not pyro.settings.get("module_local_params"):

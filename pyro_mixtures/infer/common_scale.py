@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mixtures.infer.missing_sites import is_masked
+from pyro_mixtures.distributions.pyro_context import is_masked
 
 
 def common_scale(

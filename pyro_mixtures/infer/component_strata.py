@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, TransformedDistribution
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.pyro_context import is_masked
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
 from pyro_mixtures.infer.common_scale import common_scale
 from pyro_mixtures.infer.importance_traces import importance_traces
-from pyro_mixtures.infer.missing_sites import is_masked
 from pyro_mixtures.infer.sticking_the_landing import detached
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
+
+from pyro_mixtures.distributions.pyro_context import is_masked
 
 
 def check_complete(model_trace: Trace, guide_trace: Trace) -> None:
@@ -38,14 +38,6 @@ def check_complete(model_trace: Trace, guide_trace: Trace) -> None:
             f"Expected a guide for the latent sites of the model only, but got one that samples"
             f" {observed}, which the model observes: leave them out of the guide"
         )
-
-
-def is_masked(site: Any) -> bool:
-    """Whether the density of a site counts nothing, whatever its value."""
-    masks = [site["mask"]]
-    if isinstance(site["fn"], MaskedDistribution):
-        masks.append(site["fn"]._mask)
-    return any(mask is not None and not bool(torch.as_tensor(mask).any()) for mask in masks)
 
 
 def _latent_sites(trace: Trace) -> dict[str, Any]:

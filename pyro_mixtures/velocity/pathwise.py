@@ -61,8 +61,7 @@ def scored_pathwise(
         z: as for :func:`pathwise`.
         vjp: as for :func:`pathwise`, with a keyword ``used``: whether a term
             :func:`~pyro_mixtures.velocity.score_use.marked` with the receipt is part of the loss
-            whose gradient ``grad`` is. ``torch.compile`` knows that only when the graph runs:
-            there it is a tensor.
+            whose gradient ``grad`` is.
         parameters: as for :func:`pathwise`.
 
     Returns:
@@ -116,7 +115,12 @@ class _ScoredPathwise(torch.autograd.Function):
     def backward(ctx, grad, receipt):
         if grad is None:  # a score term without its sample
             return _gradients(ctx, None, ctx.vjp)
-        return _gradients(ctx, grad, functools.partial(ctx.vjp, used=is_used(receipt)))
+        used = is_used(receipt)
+        if not isinstance(used, Tensor):
+            return _gradients(ctx, grad, functools.partial(ctx.vjp, used=used))
+        parts = (True, torch.where(used, grad, 0)), (False, torch.where(used, 0, grad))
+        both = (_gradients(ctx, part, functools.partial(ctx.vjp, used=x)) for x, part in parts)
+        return tuple(a if a is None else a + b for a, b in zip(*both, strict=True))
 
     @staticmethod
     def vmap(info, in_dims, z, vjp, *parameters):

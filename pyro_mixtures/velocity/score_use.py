@@ -4,9 +4,10 @@ A sample whose weights' gradient is shared with a score term S must know whether
 differentiated contains S. It does, for autograd runs a node only after all of its consumers that
 take part in the loss: a sample comes with a *receipt*
 (:func:`~pyro_mixtures.velocity.pathwise.scored_pathwise`), and each use of S hands the receipt a
-gradient, which arrives at the sample's node together with that of the sample. Nothing is kept
-between forward and backward: a graph that is run twice, transformed, traced or compiled tells the
-truth each time.
+gradient, which arrives at the sample's node together with that of the sample. A gradient of zero
+is no use: that is how torch fills in for none, and a term that is multiplied by zero completes
+nothing. Nothing is kept between forward and backward: a graph that is run twice, transformed,
+traced or compiled tells the truth each time.
 """
 
 from __future__ import annotations
@@ -25,20 +26,23 @@ class UnusedScoreWarning(UserWarning):
 
 
 def is_used(receipt: Tensor | None) -> bool | Tensor:
-    """What the gradient of a receipt says; ``torch.compile`` puts zeros in place of None."""
+    """What the gradient of a receipt says: a tensor where a transform hides values."""
     if torch.compiler.is_compiling() and receipt is not None:
         return receipt > 0
-    if receipt is None:
+    try:
+        used = receipt is not None and bool(receipt > 0)
+    except RuntimeError:  # each row of a batch of backward passes has its own
+        return receipt > 0  # type: ignore[operator]
+    if not used:
         warnings.warn(
-            "The samples of a mixture whose components form several groups carry the whole"
-            " gradient of its weights, since the loss does not use the mixture's score term. It is"
-            " unbiased, but its variance grows like exp(d^2 / 8) with the distance d between the"
-            " groups. Trace_ELBO, TraceEnum_ELBO and BaselinedTrace_ELBO use the term; with"
-            " weight_gradient='pathwise' there is none.",
+            "The samples of a mixture whose weights have a score term carry the whole gradient of"
+            " these, since the loss does not use the term. It is unbiased, but its variance grows"
+            " like exp(d^2 / 8) with the distance d of components. Trace_ELBO, TraceEnum_ELBO and"
+            " BaselinedTrace_ELBO use the term; with weight_gradient='pathwise' there is none.",
             UnusedScoreWarning,
-            stacklevel=2,
+            stacklevel=1,
         )
-    return receipt is not None
+    return used
 
 
 @overridable
@@ -141,7 +145,7 @@ class _Marked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad, grad.new_ones(())
+        return grad, _receipt(grad)
 
     @staticmethod
     def vmap(info, in_dims, score, receipt):
@@ -163,12 +167,10 @@ class _Completed(torch.autograd.Function):
         (cost,) = ctx.saved_tensors
         if grad is None:
             return None, None, None
-        used = grad.new_ones(())
-        if torch.compiler.is_compiling():  # which puts zeros in place of no gradient
-            used = (grad != 0).any().to(grad)
+        receipt = _receipt(grad)
         if completion is not None:
-            grad = grad + completion * cost * used
-        return grad, used, None
+            grad = grad + completion * cost * receipt
+        return grad, receipt, None
 
     @staticmethod
     def vmap(info, in_dims, score, receipt, cost):
@@ -178,6 +180,11 @@ class _Completed(torch.autograd.Function):
         )
         score, cost = tensors
         return _Completed.apply(score, receipt, cost), (0, 0)
+
+
+def _receipt(grad: Tensor) -> Tensor:
+    """One, or zero for a gradient of zero, which stands for none where torch fills in."""
+    return (grad != 0).any().to(grad)
 
 
 # what torch would otherwise find out at each call, for more than the cost of the call itself

@@ -1,17 +1,21 @@
 """A sample knows in each backward pass whether the loss uses its score term."""
 
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 
 import pytest
 import torch
 from torch.distributions import Categorical, Laplace
+from torch.distributions.transforms import ExpTransform
 from torch.utils.checkpoint import checkpoint
 
 from pyro_mixtures.distributions import (
     MixtureOfDiagNormals,
     MixtureSameFamily,
+    TransformedDistribution,
     UnusedScoreWarning,
 )
 from tests.registry import leaves, relative_error
@@ -196,3 +200,73 @@ def test_a_sample_can_be_pickled(build):
     for twin in (copy.deepcopy(z), pickle.loads(pickle.dumps(z))):
         assert torch.equal(twin, z)
         assert mixture.score_parts(twin).score_function == 0
+
+
+@each_kind
+@each_gradient
+@pytest.mark.parametrize("way", ["stack", "where", "product", "jacobian", "compiled apart"])
+@pytest.mark.filterwarnings("default")  # torch warns about its own code
+def test_a_score_term_that_takes_no_part(build, weight_gradient, way):
+    """But gets a gradient of zeros, for torch puts these in place of none."""
+    parameters = fresh()
+    mixture = build(parameters, weight_gradient=weight_gradient, validate_args=False)
+    z = mixture.reparameterize(POINTS)
+    alone, beside = surrogate(mixture, z, False), surrogate(mixture, z, True)
+    match way:
+        case "stack":
+            actual = gradients(torch.stack([beside, alone])[1], parameters)
+        case "where":
+            actual = gradients(torch.where(torch.tensor(False), beside, alone), parameters)
+        case "product":
+            actual = gradients(alone + 0.0 * (beside - alone), parameters)
+        case "jacobian":
+            both = torch.stack([beside, alone])
+            rows = gradients(
+                both, parameters, grad_outputs=torch.eye(2).double(), is_grads_batched=True
+            )
+            exact = expected(build, weight_gradient, True)
+            assert relative_error({name: x[0] for name, x in rows.items()}, exact) < 1e-12
+            actual = {name: x[1] for name, x in rows.items()}
+        case "compiled apart":
+            torch._dynamo.reset()
+
+            def parts(locs, logits):
+                parameters = {"locs": locs, "logits": logits}
+                mixture = build(parameters, weight_gradient=weight_gradient, validate_args=False)
+                z = mixture.reparameterize(POINTS)
+                return z, mixture.score_parts(z).score_function
+
+            z, _ = torch.compile(parts, backend="aot_eager")(*parameters.values())
+            actual = gradients(cost(z).sum(), parameters)
+    assert relative_error(actual, expected(build, weight_gradient, False)) < 1e-8
+
+
+@each_kind
+def test_samples_are_saved_and_loaded(build, tmp_path):
+    """By torch, which loads nothing but tensors by default."""
+    for mixture in (build({"locs": LOCS, "logits": LOGITS}), build(fresh())):
+        for z in (mixture.sample((3,)), mixture.rsample((3,))):
+            torch.save(z, tmp_path / "z.pt")
+            loaded = torch.load(tmp_path / "z.pt")
+            assert torch.equal(loaded, z)
+            assert mixture.score_parts(loaded).score_function == 0
+
+
+@each_kind
+@pytest.mark.parametrize("cache_size", [None, 0, 1])
+def test_a_step_is_freed_at_once(build, cache_size):
+    """No cycle holds a sample: not with the mixture, its record, or a transform's last point."""
+    parameters = fresh()
+    gc.disable()
+    try:
+        q = build(parameters)
+        if cache_size is not None:
+            q = TransformedDistribution(q, [ExpTransform(cache_size=cache_size)])
+        z = q.rsample((5,))
+        parts = q.score_parts(z)
+        (z.sum() + parts.score_function.sum() + parts.entropy_term.sum()).backward()
+        watched = weakref.ref(z), weakref.ref(q)
+        del q, z, parts
+        assert [each() for each in watched] == [None, None]
+    finally:
+        gc.enable()

@@ -38,6 +38,7 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
     TraceTailAdaptive_ELBO,
+    TraceTMC_ELBO,
 )
 from pyro.infer.autoguide import AutoDelta, AutoGuideList
 from pyro.nn import PyroModule, PyroParam
@@ -413,6 +414,27 @@ def scaled_model() -> None:
         model()
 
 
+def flagged_model() -> None:
+    """Has the site that the guide flags as auxiliary."""
+    likelihood(pyro.sample("z", prior()), OBSERVED[:1].sum())
+
+
+def flagged(sampled: Callable[..., Tensor]) -> None:
+    sampled("z", infer={"is_auxiliary": True})
+
+
+def unflagged(sampled: Callable[..., Tensor]) -> None:
+    """Pyro warns that the model has no such site."""
+    pyro.sample("x", dist.Delta(sampled("z"), event_dim=1))
+
+
+def outer_model() -> None:
+    """A likelihood outside of the plate of what it depends on."""
+    with pyro.plate("rows", 2, dim=-1):
+        x = pyro.sample("x", prior())
+    likelihood(x.sum(-2, keepdim=True) / 2, OBSERVED[:1].sum())
+
+
 GUIDES: dict[str, Callable[[bool], Case]] = {
     "AutoDiagonalNormalMixture": automatic(AutoDiagonalNormalMixture),
     '`weight_gradient="pathwise"`': automatic(
@@ -469,6 +491,18 @@ GUIDES: dict[str, Callable[[bool], Case]] = {
     ),
 }
 
+UNUSUAL: dict[str, Callable[[bool], Case]] = {
+    "auxiliary by name alone": by_hand(diagonal, site=unflagged),
+    "auxiliary by flag alone": by_hand(diagonal, site=flagged, of=flagged_model),
+    "a cost outside of the plate": by_hand(
+        diagonal,
+        site=functools.partial(in_plate, subsampled=False),
+        of=outer_model,
+        batch=2,
+    ),
+}
+"""Guides that Pyro warns about, or that some objectives cannot serve."""
+
 
 # ------------------------------------------------------------------------------------ objectives
 
@@ -515,6 +549,10 @@ class Column:
         ]
 
 
+def tmc(num_particles: int, **options: Any) -> Any:
+    return TraceTMC_ELBO(num_particles=num_particles, strict_enumeration_warning=False, **options)
+
+
 def mmd(**options: Any) -> Any:
     return Trace_MMD(kernel=RBF(input_dim=1), **options)
 
@@ -534,6 +572,7 @@ OBJECTIVES: dict[str, Column] = {
     "TraceEnum_ELBO": Column(
         functools.partial(TraceEnum_ELBO, strict_enumeration_warning=False), Trace_ELBO
     ),
+    "TraceTMC_ELBO": Column(tmc),
     "TraceGraph_ELBO": Column(TraceGraph_ELBO),
     "TraceMeanField_ELBO": Column(TraceMeanField_ELBO),
     "TraceTailAdaptive_ELBO": Column(
@@ -604,7 +643,7 @@ def reference_gradients(
         same = next(name for name, c in columns.items() if c.make is column.reference)
         return reference_gradients(guide, same, dtype, loop)
     with fresh(dtype, loop):
-        case = GUIDES[guide](reference=True)
+        case = {**GUIDES, **UNUSUAL}[guide](reference=True)
         return tuple(column.gradients(case, column.make, nesting(guide)))
 
 
@@ -614,7 +653,7 @@ def outcome(
     """Run a cell."""
     column = (LOOPS if loop else OBJECTIVES)[objective]
     with fresh(dtype, loop):
-        case = GUIDES[guide](reference=False)
+        case = {**GUIDES, **UNUSUAL}[guide](reference=False)
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -622,8 +661,9 @@ def outcome(
         except (NotImplementedError, ValueError) as error:
             return Outcome("refused", message=str(error))
     expected = reference_gradients(guide, objective, dtype, loop)
-    scale = max(float(each.abs().max()) for each in expected)
-    error = max(float((a - b).abs().max()) / scale for a, b in zip(found, expected, strict=True))
+    error = max(
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
+    )
     warned = any(issubclass(each.category, pm.UnusedScoreWarning) for each in caught)
     return Outcome("samples" if warned else "score", error)
 

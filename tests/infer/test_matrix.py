@@ -29,11 +29,11 @@ from tests.infer.matrix import (
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
 # Samples that carry the whole gradient do so point by point, as the reference does. With a score
-# term only the integral is the same: over 4000 or, in a loop, 300 quantiles. The biases that this
-# has found were 0.1 and more.
-EXACT, INTEGRATED = 1e-8, 0.03
-# the draws of each component, or 300 points, miss more of the tails
-COARSE = 0.05
+# term only the integral is the same, over 4000 quantiles; a missing part of a cost makes 0.03.
+EXACT, INTEGRATED = 1e-8, 0.005
+# 300 quantiles, in a loop, or those of heavy tails miss more, and costs without a baseline vary
+COARSE = 0.06
+WITH_TAILS = ("by hand, MixtureSameFamily of others", "the same, hybrid", '`estimator="score"`')
 
 
 def expected_states() -> dict[tuple[str, str], str]:
@@ -54,8 +54,10 @@ EXPECTED = expected_states()
 
 def check(guide, objective, **options):
     found = outcome(guide, objective, **options)
-    coarse = "loop" in options or OBJECTIVES[objective].shared_noise
+    coarse = "loop" in options or guide in WITH_TAILS
     tolerance = COARSE if coarse else INTEGRATED
+    if "loop" in options and guide in WITH_TAILS:
+        tolerance = 2 * COARSE
     same_way = found.state == "samples" and not objective.startswith("Baselined")
     if same_way and options.get("dtype") != torch.float32:
         tolerance = EXACT
@@ -89,6 +91,24 @@ def in_turn():
 @pytest.mark.parametrize(("guide", "objective"), in_turn())
 def test_one_particle_after_the_other(guide, objective):
     check(guide, objective, loop=True)
+
+
+@pytest.mark.filterwarnings("ignore:Found .*auxiliary vars")
+@pytest.mark.parametrize(
+    "objective", ["Trace_ELBO", "BaselinedTrace_ELBO", "TraceEnum_ELBO", "RenyiELBO"]
+)
+@pytest.mark.parametrize("guide", ["auxiliary by name alone", "auxiliary by flag alone"])
+def test_what_counts_as_auxiliary(guide, objective):
+    """Sites that the model does not have, whatever their flag says."""
+    assert outcome(guide, objective).error < INTEGRATED
+
+
+def test_a_cost_outside_of_the_plate():
+    """Which ``TraceEnum_ELBO`` does not multiply score terms in the plate by."""
+    found = outcome("a cost outside of the plate", "TraceEnum_ELBO")
+    assert found.state == "samples"
+    assert found.error < EXACT
+    assert outcome("a cost outside of the plate", "Trace_ELBO").state == "score"
 
 
 @pytest.mark.slow
