@@ -107,7 +107,7 @@ def test_without_the_score_term(family, weight_gradient):
     grad_z = (density.detach() * cell).unsqueeze(-1) * (2 * points + 1)
     biased = gradients(beside, parameters, grad_z)["component_logits"]
     assert (biased - exact).abs().max() > 0.1 * exact.abs().max()
-    with pytest.warns(UnusedScoreWarning, match="several groups"):
+    with pytest.warns(UnusedScoreWarning, match="carry the whole gradient"):
         alone = gradients(z, parameters, grad_z)["component_logits"]
     # the grid ends where the density does; the currents between far groups reach further
     assert (alone - exact).abs().max() < 1e-3 * exact.abs().max()

@@ -116,7 +116,7 @@ def test_components_alone(family, D):
     total, centers, each = divergences(family, parameters, D, mixture_of)
     change = gradients(family.reference(each).log_prob(centers).exp(), each)
     residuals = [total[name] + change[name] for name in parameters if name != "logits"]
-    assert not total["logits"].any()
+    assert total["logits"].abs().max() < 1e-200  # of a cost next to zero
     assert worst(residuals, family, each, centers) < TOLERANCE
 
 
