@@ -12,19 +12,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from tests.infer.matrix import (
-    GUIDES,
-    LOCS,
-    LOGITS,
-    LOOPS,
-    OBJECTIVES,
-    OBSERVED,
-    SCALES,
-    SYMBOLS,
-    outcome,
-    reference_gradients,
-    shown,
-)
+from tests.infer.matrix import SYMBOLS, outcome, reference_gradients, shown
+from tests.infer.matrix_guides import GUIDES, LOCS, LOGITS, OBSERVED, SCALES
+from tests.infer.matrix_objectives import LOOPS, OBJECTIVES
 
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
