@@ -167,7 +167,12 @@ class _Completed(torch.autograd.Function):
         (cost,) = ctx.saved_tensors
         if grad is None:
             return None, None, None
-        receipt = _receipt(grad)
+        # here a cost of zero is a part of the whole, unless torch has filled it in
+        fills_in = (
+            torch.compiler.is_compiling()
+            or torch._C._functorch.peek_interpreter_stack() is not None
+        )
+        receipt = _receipt(grad) if fills_in else grad.new_ones(())
         if completion is not None:
             grad = grad + completion * cost * receipt
         return grad, receipt, None

@@ -18,6 +18,7 @@ from pyro_mixtures.distributions import (
     TransformedDistribution,
     UnusedScoreWarning,
 )
+from pyro_mixtures.velocity.score_use import completed
 from tests.registry import leaves, relative_error
 
 LOCS = torch.tensor([[-2.0], [-1.2], [2.5]], dtype=torch.float64)
@@ -270,3 +271,13 @@ def test_a_step_is_freed_at_once(build, cache_size):
         assert [each() for each in watched] == [None, None]
     finally:
         gc.enable()
+
+
+def test_a_cost_of_zero_may_be_a_part():
+    """Where the completion has the rest: for draws of which ``Trace_ELBO`` knows no cost."""
+    receipt = torch.zeros((), requires_grad=True)
+    logits = torch.zeros(3, requires_grad=True)
+    score, completion = completed(logits, receipt, torch.tensor([1.0, 2.0, 3.0]))
+    (0.0 * score + completion).sum().backward()
+    assert logits.grad.tolist() == [1.0, 2.0, 3.0]
+    assert receipt.grad > 0
