@@ -203,7 +203,7 @@ def sample_from(distribution: EllipticalDistribution, white: Tensor) -> Tensor:
     Only the drawing is replaced: shapes and the backward pass are the real ones.
     """
     sample_shape = white.shape[: white.dim() - 1 - len(distribution.batch_shape)]
-    batch_shape = distribution._core.batch_shape
+    batch_shape = distribution.core.batch_shape
     white = white.reshape(-1, *batch_shape, white.shape[-1]).movedim(0, -2)
     with mock.patch.object(type(distribution), "_rsample_white", return_value=white):
         return distribution.rsample(sample_shape)

@@ -253,11 +253,11 @@ def sample_at(mixture: ParametricMixture, points: Tensor) -> Tensor:
     Only the drawing is replaced: shapes and the backward pass are the real ones.
     """
 
-    def draw(index, *components):
+    def draw(index):
         return points.reshape(-1, *index.shape[:-1], points.shape[-1]).movedim(0, -2)
 
     sample_shape = points.shape[: points.dim() - 1 - len(mixture.batch_shape)]
-    with mock.patch.object(type(mixture), "_draw", staticmethod(draw)):
+    with mock.patch.object(mixture.core.components, "draw", draw):
         return mixture.rsample(sample_shape)
 
 
@@ -269,7 +269,7 @@ def beside_its_score(mixture: Any, z: Tensor) -> Tensor:
 
 def same_group(mixture: Any) -> Tensor:
     """Which pairs of components share a group, ``(*B, K, K)``."""
-    return mixture._groups.unsqueeze(-1) == mixture._groups.unsqueeze(-2)
+    return mixture.groups.unsqueeze(-1) == mixture.groups.unsqueeze(-2)
 
 
 def relative_error(actual: Parameters, expected: Parameters, size: float = 0.0) -> float:

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mixtures.components import Normals
 from pyro_mixtures.distributions.bounds import bhattacharyya_distances
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.velocity.chunks import MEMORY_BUDGET
 from pyro_mixtures.velocity.precision import double
 
@@ -134,17 +133,9 @@ def component_summary(
 
 def _overlaps(mixture: Any, num_samples: int) -> Tensor:
     """Bhattacharyya coefficients, ``(*B, K, K)``."""
-    if isinstance(mixture, ComponentMixture):
-        normals = getattr(mixture, "_normals", None)
-        if normals is None:
-            return _sampled_overlaps(mixture, num_samples)
-        mixture = normals
-    if not isinstance(mixture, NormalMixture):
-        raise ValueError(
-            "Expected mixture to have Normal components or distributions as components, but got"
-            f" {type(mixture).__name__}"
-        )
-    locs, scales = double(*mixture._normals)
+    if not isinstance(mixture.components, Normals):
+        return _sampled_overlaps(mixture, num_samples)
+    locs, scales = double(*mixture.components.normals("component_summary"))
     count, kept = mixture.num_components, scales.dim() - locs.dim()  # 1 for Cholesky factors
     own_locs = locs.expand(*locs.shape[:-2], count, -1)
     own_scales = scales.expand(*scales.shape[: -2 - kept], count, *scales.shape[-1 - kept :])
@@ -155,16 +146,17 @@ def _overlaps(mixture: Any, num_samples: int) -> Tensor:
     return _symmetric((-distances).exp().expand(*mixture.batch_shape, count, count))
 
 
-def _sampled_overlaps(mixture: ComponentMixture, num_samples: int) -> Tensor:
-    z = mixture._draw(num_samples)  # (S, *B, K, *E)
-    first = 1 + len(mixture.batch_shape)
+def _sampled_overlaps(mixture: MixtureDistribution, num_samples: int) -> Tensor:
+    components, log_weights = mixture.core.components, mixture.core.log_weights
+    z = components.sample(num_samples)  # (*B, S, K, D)
     rows = []
-    for index, points in enumerate(z.unbind(first)):
-        (log_prob,) = double(mixture.component_log_prob(points))  # (S, *B, K)
+    for index, points in enumerate(z.unbind(-2)):
+        (log_prob,) = double(components.log_prob(points, log_weights))  # (*B, S, K)
         ratio = log_prob[..., index : index + 1] - log_prob
         # NaN where a sample was rounded to an end of the support, where all densities are infinite
-        rows.append((ratio / 2).cosh().reciprocal().nanmean(0))
-    return _symmetric(torch.stack(rows, -2))
+        rows.append((ratio / 2).cosh().reciprocal().nanmean(-2))
+    overlaps = torch.stack(rows, -2)
+    return _symmetric(overlaps.expand(*mixture.batch_shape, *overlaps.shape[-2:]))
 
 
 def _symmetric(overlaps: Tensor) -> Tensor:

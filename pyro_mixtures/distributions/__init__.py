@@ -14,7 +14,6 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
 from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
 from pyro_mixtures.distributions.mixture_same_family import MixtureSameFamily
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
 from pyro_mixtures.distributions.omt_multivariate_normal import OMTMultivariateNormal
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 from pyro_mixtures.distributions.relaxed_bernoulli import (
@@ -48,7 +47,6 @@ __all__ = [
     "MixtureOfNormals",
     "MixtureOfNormalsSharedCovariance",
     "MixtureSameFamily",
-    "NormalMixture",
     "OMTMultivariateNormal",
     "ParametricMixture",
     "RelaxedBernoulli",

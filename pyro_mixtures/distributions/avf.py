@@ -14,6 +14,7 @@ from pyro_mixtures.distributions.elliptical import (
     EllipticalNormal,
     EllipticalStudentT,
 )
+from pyro_mixtures.distributions.shapes import folded
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.velocity.precision import at_least_single
 from pyro_mixtures.velocity.rotations import rotations
@@ -144,8 +145,8 @@ class AVFElliptical(EllipticalDistribution):
                 f" {tuple(grad.shape)}"
             )
         with torch.no_grad():
-            core, z, _ = self._folded(self._validated(value))
-            grad = self._folded(grad)[1]
+            core, z, _ = folded(self, self._validated(value))
+            grad = folded(self, grad)[1]
             parameters = (core.scale_tril, core.control_var)
             return self.field(*at_least_single(core._white(z), grad, *parameters))[2]
 

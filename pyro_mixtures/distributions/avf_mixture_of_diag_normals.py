@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_mixtures.components import Diagonal, LearnedHub
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
-from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
-from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.pathwise import needs_gradient
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 
 class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
@@ -63,6 +61,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         https://arxiv.org/abs/1806.01856, section 3 and appendix D.7.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> locs, logits = torch.randn(5, 10) / 3, torch.zeros(5, requires_grad=True)
         >>> control_var = torch.zeros(2, 5, 10, requires_grad=True)
@@ -87,7 +86,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         "control_var": constraints.independent(constraints.real, 3),
     }
     component_parameters = {**MixtureOfDiagNormals.component_parameters, "control_var": "2KD"}
-    transports = {"displacement": displacement}
+    transports = LearnedHub.transports
 
     control_var: Tensor
 
@@ -97,14 +96,19 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         coord_scale: Tensor,
         component_logits: Tensor,
         control_var: Tensor,
+        *,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
-        components = {"locs": locs, "coord_scale": coord_scale, "control_var": control_var}
-        super(MixtureOfDiagNormals, self).__init__(
-            components, component_logits, transport, weight_gradient, validate_args
+        given = {"locs": locs, "coord_scale": coord_scale, "control_var": control_var}
+        ParametricMixture.__init__(
+            self, given, component_logits, transport, weight_gradient, validate_args
         )
+
+    @staticmethod
+    def _components(locs, coord_scale, control_var):  # type: ignore[override]
+        return LearnedHub(locs, Diagonal(coord_scale), control_var)
 
     @classmethod
     def from_samples(cls, samples, num_components, **options):
@@ -118,50 +122,3 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         return cls(
             fitted.locs, fitted.coord_scale, fitted.component_logits, control_var, **options
         )
-
-    @staticmethod
-    def _draw(index: Tensor, locs: Tensor, scales: Tensor, *control_var: Tensor) -> Tensor:
-        return MixtureOfDiagNormals._draw(index, locs, scales)
-
-    @staticmethod
-    def _log_components(z, log_weights, locs, scales, *control_var):
-        return MixtureOfDiagNormals._log_components(z, log_weights, locs, scales)
-
-    @staticmethod
-    def _component_distance(locs, scales, *control_var):
-        return MixtureOfDiagNormals._component_distance(locs, scales)
-
-    @staticmethod
-    def _component_vjp(z, grad, responsibilities, locs, scales, *control_var):
-        """No sample moves with ``control_var``."""
-        gradients = MixtureOfDiagNormals._component_vjp(z, grad, responsibilities, locs, scales)
-        return *gradients, *map(torch.zeros_like, control_var)
-
-    @property
-    def _field_parameters(self):
-        return (self.control_var,)
-
-    @property
-    def _vjp(self):
-        """The gradients of ``rsample``; ``control_var`` gets its own if it may want one."""
-        if needs_gradient(self._core.control_var):
-            return self._learning_vjp
-        return super()._vjp
-
-    @classmethod
-    def _learning_vjp(cls, transport, known, z, grad, logits, *components, **groups):
-        learned: list[Tensor] = []
-
-        def learning(z, grad, log_prob, within, locs, scales, control_var, *, precision):
-            samples, components = (z, grad, log_prob, within), (locs, scales, control_var)
-            contributions = transport(*samples, *components, precision=precision)
-            weights = logits.to(contributions.dtype).softmax(-1).unsqueeze(-2)
-            gradient = variance_gradient(
-                *samples, *components, contributions, weights, precision=precision
-            )
-            learned.append(gradient)
-            return contributions
-
-        chosen = None if transport is None else learning
-        *others, zero = super()._vjp(chosen, known, z, grad, logits, *components, **groups)
-        return *others, learned[0].to(zero.dtype) if learned else zero

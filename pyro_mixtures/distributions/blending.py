@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mixtures.distributions.parametric import samples_first
+from pyro_mixtures.distributions.shapes import samples_first
 from pyro_mixtures.distributions.weights import group_sums
 from pyro_mixtures.velocity.precision import double
 
@@ -44,18 +44,13 @@ class Blending:
         self._moments: Tensor | None = None  # (2, K)
         self._found: list[tuple[int, Tensor]] = []
 
-    def shares(self, groups: Tensor) -> Tensor:
-        """The transport's share a of each component's group, whose label is given, ``(*B, K)``."""
-        if self._moments is None or self._moments.shape[-1] != groups.shape[-1]:
-            return torch.ones(groups.shape, device=groups.device)
-        moments = self._moments.to(groups.device).expand(*groups.shape[:-1], 2, -1)
-        covariance, variance = group_sums(moments, groups.unsqueeze(-2)).unbind(-2)
-        best = torch.where(variance > 0, covariance / variance, 1).clamp(0, 1)
-        return 1 + (best - 1) * (self.num_draws / (self.num_draws + PRIOR_DRAWS))
-
     def draws(self) -> Draws:
         """To be told of the two gradients of samples that are about to be drawn."""
-        return Draws(self._found)
+        return Draws(self._found, self._moments, self.num_draws)
+
+    def shares(self, groups: Tensor) -> Tensor:
+        """The transport's share a of each component's group, whose label is given, ``(*B, K)``."""
+        return self.draws().shares(groups)
 
     def learn(self) -> None:
         """Take what backward passes have found since the last call into the averages."""
@@ -84,7 +79,7 @@ class Blending:
 
 
 class Draws:
-    """The gradients of the logits within the groups by both ways, as the backward pass finds them.
+    """The shares for samples, and the gradients within the groups by both ways, as they are found.
 
     Each sample has its own. A cost reaches the transport through the samples and the score
     function through its own factor, so that both arrive with the same scale.
@@ -92,12 +87,25 @@ class Draws:
     Args:
         found: gets the number of samples and the sums over them of ``S (S - P)`` and
             ``(S - P)^2``, ``(2, K)``, once both gradients are known and finite.
+        moments: the averages of these that were learned before, or None.
+        num_draws: of how many samples.
     """
 
-    def __init__(self, found: list[tuple[int, Tensor]]) -> None:
-        self._found = found
+    def __init__(
+        self, found: list[tuple[int, Tensor]], moments: Tensor | None, num_draws: int
+    ) -> None:
+        self._found, self._moments, self._num_draws = found, moments, num_draws
         self.transport: Tensor | None = None
         self.score: Tensor | None = None
+
+    def shares(self, groups: Tensor) -> Tensor:
+        """The transport's share a of each component's group, whose label is given, ``(*B, K)``."""
+        if self._moments is None or self._moments.shape[-1] != groups.shape[-1]:
+            return torch.ones(groups.shape, device=groups.device)
+        moments = self._moments.to(groups.device).expand(*groups.shape[:-1], 2, -1)
+        covariance, variance = group_sums(moments, groups.unsqueeze(-2)).unbind(-2)
+        best = torch.where(variance > 0, covariance / variance, 1).clamp(0, 1)
+        return 1 + (best - 1) * (self._num_draws / (self._num_draws + PRIOR_DRAWS))
 
     def tell_transport(self, gradients: Tensor) -> None:
         """P, ``(*B, S, K)``."""

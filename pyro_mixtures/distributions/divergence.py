@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from pyro_mixtures.distributions.bounds import mixture_kl_bounds
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.mixture_law import MixtureLaw
 
 
 def kl_bounds(p: Distribution, q: Distribution) -> tuple[Tensor, Tensor]:
@@ -57,8 +57,8 @@ def kl_bounds(p: Distribution, q: Distribution) -> tuple[Tensor, Tensor]:
 
 def _as_normals(distribution: Distribution) -> tuple[Tensor, Tensor, Tensor]:
     """Log weights ``(*B, K)``, means and scales of the Normals that a distribution consists of."""
-    if isinstance(distribution, NormalMixture):
-        return distribution.log_weights, *distribution._normals
+    if isinstance(distribution, MixtureLaw):
+        return distribution.log_weights, *distribution.components.normals("kl_bounds")
     if isinstance(distribution, MultivariateNormal):
         loc, scale = distribution.loc, distribution.scale_tril.unsqueeze(-3)
     elif (

@@ -12,8 +12,10 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.ops.provenance import get_provenance, track_provenance
 from torch import Size, Tensor
 
-from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
+from pyro_mixtures.distributions.parametric import ParametricDistribution
+from pyro_mixtures.distributions.remembering import recall, remember
 from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
+from pyro_mixtures.distributions.shapes import folded, samples_first
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double
 
@@ -57,10 +59,10 @@ class EllipticalDistribution(ParametricDistribution):
     @property
     def _unbroadcasted_scale_tril(self) -> Tensor:
         """Where the properties that a law inherits look for the factor."""
-        return self._core.scale_tril
+        return self.core.scale_tril
 
     def rsample(self, sample_shape=torch.Size()):
-        core = self._core
+        core = self.core
         shape = torch.Size(sample_shape) + self.batch_shape
         count = shape[: len(shape) - len(core.batch_shape)].numel()
         white = core._rsample_white(core.batch_shape + (count,) + core.event_shape)
@@ -71,7 +73,7 @@ class EllipticalDistribution(ParametricDistribution):
         value = samples_first(pathwise(z, vjp, *parameters)).reshape(shape + self.event_shape)
         value = value.contiguous()  # some transforms of torch ask for it
         if torch.is_grad_enabled():  # samples without gradient have nothing to spare
-            self._remember(value, white)
+            remember(self, value, white)
         return value
 
     @staticmethod
@@ -82,7 +84,7 @@ class EllipticalDistribution(ParametricDistribution):
         return tuple(g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
 
     def log_prob(self, value):
-        core, z, shape = self._folded(self._validated(value))
+        core, z, shape = folded(self, self._validated(value))
         density = core._log_prob(core._white(z))
         dtype = torch.promote_types(value.dtype, self.loc.dtype)
         return density.movedim(-1, 0).reshape(shape).to(dtype)
@@ -95,11 +97,11 @@ class EllipticalDistribution(ParametricDistribution):
         is carried along with the sample. So no gradient of :math:`\log q` comes in at the sample,
         and ``control_var`` learns from that of the model alone.
         """
-        white = self._known(x)
+        white = recall(self, x)
         if white is None or not self.has_rsample:
             return super().score_parts(x)
         white = track_provenance(white, get_provenance(x))
-        density = self._core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
+        density = self.core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
         return ScoreParts(density, 0, density)  # type: ignore[arg-type]
 
     @property

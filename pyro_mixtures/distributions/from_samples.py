@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pyro_mixtures.distributions.normal_mixture import NormalMixture
+    from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
-NormalMixtureT = TypeVar("NormalMixtureT", bound="NormalMixture")
+ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
 Parameters = dict[str, Any]  # tensors, but mypy cannot know which a family asks for
 
 STARTS = 5
@@ -42,14 +42,14 @@ covariance: components of their own start small, but one that is shared would st
 
 
 def fit(
-    family: type[NormalMixtureT],
+    family: type[ParametricMixtureT],
     samples: Tensor,
     num_components: int,
     seed: int | None,
     centered: bool,
     options: dict[str, Any],
-) -> NormalMixtureT:
-    """:meth:`~pyro_mixtures.distributions.NormalMixture.from_samples`, for a family.
+) -> ParametricMixtureT:
+    """:meth:`~pyro_mixtures.distributions.ParametricMixture.from_samples`, for a family.
 
     The samples are standardized before, and the fit is scaled back.
     """
@@ -118,7 +118,7 @@ def _fit_by_sklearn(
 
 
 def _fit_common_shape(
-    family: type[NormalMixtureT],
+    family: type[ParametricMixtureT],
     x: Tensor,
     num_components: int,
     seed: int | None,
@@ -163,7 +163,7 @@ def _starts(points: list[Tensor], num_components: int, seed: int | None) -> Iter
 
 
 def expectation_maximization(
-    family: type[NormalMixture], x: Tensor, responsibilities: Tensor, centered: bool
+    family: type[ParametricMixture], x: Tensor, responsibilities: Tensor, centered: bool
 ) -> Iterator[tuple[Parameters, float]]:
     """Steps of expectation maximization for a family whose components share the ``coord_scale``.
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
-from pyro_mixtures.velocity.implicit import spherical_implicit
-from pyro_mixtures.velocity.radial import radial
-from pyro_mixtures.velocity.spherical import (
-    spherical_displacement,
-    spherical_distance,
-    spherical_log_prob,
-    spherical_telescoping,
-    whitened,
-)
+from pyro_mixtures.components import Diagonal, Normals, Sized
+from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 
-def _displacement(x, grad, log_prob, within, scales, means=None, *, precision):
-    if means is None:  # the same field
-        return radial(x, grad, log_prob, within, scales, precision=precision)
-    return spherical_displacement(x, grad, log_prob, within, scales, means, precision=precision)
-
-
-class GaussianScaleMixture(NormalMixture):
+class GaussianScaleMixture(ParametricMixture):
     r"""Mixture of K Normals in D dimensions of the same shape and different size.
 
     .. math::
@@ -61,6 +47,7 @@ class GaussianScaleMixture(NormalMixture):
         (:func:`~pyro_mixtures.velocity.radial.radial`).
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> logits = torch.zeros(2, requires_grad=True)
         >>> q = GaussianScaleMixture(torch.ones(3), logits, torch.tensor([0.5, 2.0]))
@@ -78,12 +65,8 @@ class GaussianScaleMixture(NormalMixture):
     }
     component_parameters = {"coord_scale": "D", "component_scale": "K", "locs": "KD"}
     optional_parameters = ("locs",)
-    transports = {
-        "displacement": whitened(_displacement),
-        "radial": whitened(radial),
-        "telescoping": whitened(spherical_telescoping),
-        "implicit": whitened(spherical_implicit),
-    }
+    transports = Sized.transports
+    linear_image = MixtureOfNormals
 
     coord_scale: Tensor
     component_scale: Tensor
@@ -95,6 +78,7 @@ class GaussianScaleMixture(NormalMixture):
         component_logits: Tensor,
         component_scale: Tensor,
         locs: Tensor | None = None,
+        *,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
@@ -106,41 +90,6 @@ class GaussianScaleMixture(NormalMixture):
         }
         super().__init__(components, component_logits, transport, weight_gradient, validate_args)
 
-    @property
-    def _normals(self) -> tuple[Tensor, Tensor]:
-        scales = self.component_scale.unsqueeze(-1) * self.coord_scale.unsqueeze(-2)
-        return scales.new_zeros(()).expand_as(scales) if self.locs is None else self.locs, scales
-
     @staticmethod
-    def _draw(index: Tensor, coord_scale: Tensor, scales: Tensor, locs: Tensor | None = None):
-        scale = scales.gather(-1, index).unsqueeze(-1)  # (*B, S, 1)
-        scale = scale * coord_scale.unsqueeze(-2)  # (*B, S, D)
-        noise = torch.randn_like(scale)
-        if locs is None:
-            return noise * scale
-        return torch.addcmul(locs.gather(-2, index.unsqueeze(-1).expand_as(scale)), noise, scale)
-
-    _log_components = staticmethod(spherical_log_prob)
-    _component_distance = staticmethod(spherical_distance)
-
-    @staticmethod
-    def _component_vjp(
-        z: Tensor,
-        grad: Tensor,
-        responsibilities: Tensor,
-        coord_scale: Tensor,
-        scales: Tensor,
-        locs: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        weights = responsibilities.mT  # (*B, K, S)
-        if locs is None:
-            product = grad * z
-            grad_scales = (weights @ product.sum(-1, keepdim=True)).squeeze(-1) / scales
-            return product.sum(-2) / coord_scale, grad_scales
-        center = locs.mean(-2, keepdim=True)
-        z, offset = z - center, locs - center
-        grad_locs = weights @ grad  # (*B, K, D)
-        along = weights @ (grad * z).sum(-1, keepdim=True)  # (*B, K, 1)
-        grad_scales = (along.squeeze(-1) - (grad_locs * offset).sum(-1)) / scales
-        grad_coord = (grad * (z - responsibilities @ offset)).sum(-2) / coord_scale
-        return grad_coord, grad_scales, grad_locs
+    def _components(coord_scale, component_scale, locs=None):
+        return Normals(locs, Sized(Diagonal(coord_scale), component_scale))

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.distributions import Normal, constraints
 
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
-from pyro_mixtures.distributions.parametric import ParametricDistribution, samples_first
+from pyro_mixtures.distributions.parametric import ParametricDistribution
 from pyro_mixtures.distributions.relaxed_categorical import (
     RelaxedCategorical,
     RelaxedCategoricalStraightThrough,
 )
+from pyro_mixtures.distributions.remembering import recall, remember
+from pyro_mixtures.distributions.shapes import folded, samples_first
 from pyro_mixtures.distributions.validation import check_choice
 
 DENSITIES = ("nested", "mixture")
@@ -184,18 +186,18 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
             )
 
     def rsample(self, sample_shape=torch.Size()):
-        core = self._core
+        core = self.core
         shape = torch.Size(sample_shape) + self.batch_shape
         loc, scale = core._chosen(shape[: len(shape) - len(core.batch_shape)].numel())
         z = loc + scale * torch.randn_like(loc)  # (*B, S, D)
         value = samples_first(z).reshape(shape + self.event_shape)
-        self._remember(value, (loc, scale))
+        remember(self, value, (loc, scale))
         return value
 
     def log_prob(self, value):
-        core, z, shape = self._folded(self._validated(value))
+        core, z, shape = folded(self, self._validated(value))
         if self.density == "nested":
-            log_prob = core._nested_log_prob(z, own=self._known(value))
+            log_prob = core._nested_log_prob(z, own=recall(self, value))
         else:
             log_prob = core.mixture.log_prob(samples_first(z))
         dtype = torch.promote_types(value.dtype, self.component_logits.dtype)

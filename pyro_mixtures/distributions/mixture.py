@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
 
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
-from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
-from pyro_mixtures.distributions.validation import check_choice, expanded
+from pyro_mixtures.components import Several
+from pyro_mixtures.components.family import expanded
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families.support import check_rules
 
 
-class Mixture(ComponentMixture):
+class Mixture(MixtureDistribution):
     r"""Mixture of components of different families on one support.
 
     .. math:: q(z) = \sum_{j=1}^K \pi_j q_j(z)
@@ -25,8 +24,8 @@ class Mixture(ComponentMixture):
 
     Args:
         mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.
-        components: K distributions of batch shapes ``B`` and one event shape, of the families of
-            :class:`~pyro_mixtures.distributions.MixtureSameFamily`.
+        component_distributions: K distributions of batch shapes ``B`` and one event shape, of the
+            families of :class:`~pyro_mixtures.distributions.MixtureSameFamily`.
         transport: the velocity field for the weights: ``"telescoping"``, one coordinate at a time,
             to the product of the mixture's marginals.
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
@@ -56,18 +55,20 @@ class Mixture(ComponentMixture):
     def __init__(
         self,
         mixture_distribution: Categorical,
-        components: Sequence[Distribution],
+        component_distributions: Sequence[Distribution],
+        *,
         transport: str = "telescoping",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
-        check_choice("transport", transport, ("telescoping",))
-        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        components = component_distributions
         if not (
             isinstance(components, Sequence)
             and all(isinstance(component, Distribution) for component in components)
         ):
-            raise ValueError(f"Expected components to be distributions, but got {components}")
+            raise ValueError(
+                f"Expected component_distributions to be distributions, but got {components}"
+            )
         if not isinstance(mixture_distribution, Categorical):
             raise ValueError(
                 "Expected mixture_distribution to be a Categorical, but got"
@@ -94,72 +95,30 @@ class Mixture(ComponentMixture):
                 f" but got {', '.join(str(tuple(shape)) for shape in shapes)}"
             ) from None
         self.mixture_distribution = mixture_distribution.expand(batch_shape)
-        self.components = tuple(expanded(component, batch_shape) for component in components)
-        self.component_logits = self.mixture_distribution.logits
-        self.weight_gradient = weight_gradient
-        event_shape = torch.Size(components[0].event_shape)
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+        self.component_distributions = tuple(expanded(each, batch_shape) for each in components)
+        super().__init__(batch_shape, torch.Size(components[0].event_shape), validate_args)
+        several = Several(*self.component_distributions)
+        self._set_up(several, self.mixture_distribution.logits, transport, weight_gradient)
         if self._validate_args:
-            self._check()
+            several.check(exchange=weight_gradient != "hybrid")
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         new.mixture_distribution = self.mixture_distribution.expand(batch_shape)
-        new.components = tuple(expanded(each, batch_shape) for each in self.components)
+        new.component_distributions = tuple(
+            expanded(each, batch_shape) for each in self.component_distributions
+        )
         new.component_logits = new.mixture_distribution.logits
-        new.__dict__.update({k: v for k, v in self.__dict__.items() if k == "has_rsample"})
-        new.weight_gradient = self.weight_gradient
         super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
+        self._expand_into(new, batch_shape)
         return new
 
     def __repr__(self):
-        components = ",\n   ".join(map(repr, self.components))
+        components = ",\n   ".join(map(repr, self.component_distributions))
         return f"Mixture(\n  {self.mixture_distribution},\n  [{components}])"
 
     @constraints.dependent_property
     def support(self):
-        return self.components[0].support
-
-    @property
-    def mean(self):
-        return self._expected(self._each(lambda component: component.mean))
-
-    @property
-    def variance(self):
-        mean = self._each(lambda component: component.mean)
-        variance = self._each(lambda component: component.variance)
-        between = mean - self._expected(mean).unsqueeze(len(self.batch_shape))
-        return self._expected(variance + between.square())
-
-    def _expected(self, values: Tensor) -> Tensor:
-        """``(*B, K, *E) -> (*B, *E)``."""
-        probs = self.mixture_distribution.probs
-        probs = probs.reshape(probs.shape + (1,) * len(self.event_shape))
-        return (probs * values).sum(len(self.batch_shape))
-
-    @property
-    def _components(self) -> tuple[Distribution, ...]:
-        return self.components
-
-    def _draw(self, count: int) -> Tensor:
-        samples = [component.sample((count,)) for component in self.components]
-        return torch.stack(samples, 1 + len(self.batch_shape))
-
-    def _padded(self, value: Tensor) -> Tensor:
-        return value
-
-    def _each(self, function: Callable[..., Any], *values: Tensor) -> Any:
-        ranks = (value.dim() - len(self.event_shape) for value in values)
-        dim = max(len(self.batch_shape), *ranks) if values else len(self.batch_shape)
-        return _stack([function(component, *values) for component in self.components], dim)
-
-
-def _stack(results: Sequence[Any], dim: int) -> Any:
-    """Of tensors, or of tuples of them, of the same type."""
-    if isinstance(results[0], Tensor):
-        return torch.stack(tuple(results), dim)
-    parts = [_stack(part, dim) for part in zip(*results, strict=True)]
-    kind = type(results[0])
-    return tuple(parts) if kind is tuple else kind(*parts)
+        return self.component_distributions[0].support

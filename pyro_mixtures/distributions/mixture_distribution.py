@@ -1,32 +1,40 @@
-"""What all mixtures share: densities by components, and the weights' score function."""
+"""Mixtures whose samples carry gradients to the components and to the weights."""
 
 from __future__ import annotations
 
-import torch
-from pyro.distributions import TorchDistribution
-from torch import Tensor
+import copy
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
+import torch
+from torch import Size, Tensor
+
+from pyro_mixtures.components import Components
 from pyro_mixtures.distributions.blending import Blending, Draws
-from pyro_mixtures.distributions.kept_groups import KeptGroups
+from pyro_mixtures.distributions.groups import Grouping, KeptGroups
+from pyro_mixtures.distributions.mixture_law import MixtureLaw
+from pyro_mixtures.distributions.remembering import recall, remember
+from pyro_mixtures.distributions.sample_gradients import Rule, sample_gradients
+from pyro_mixtures.distributions.sample_record import SampleRecord
 from pyro_mixtures.distributions.score_parts import (
     IndependentParts,
     ScoreTerm,
     mask_tensor,
     parts_without_gradient,
 )
-from pyro_mixtures.distributions.weights import group_sums, surely_one_group
-from pyro_mixtures.velocity.clustering import (
-    MANY,
-    complete_linkage,
-    linkage_cut,
-    single_linkage,
-)
-from pyro_mixtures.velocity.pathwise import needs_gradient
+from pyro_mixtures.distributions.shapes import folded, samples_first
+from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.distributions.weights import draw_index, group_shares, surely_one_group
+from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise, scored_pathwise
+from pyro_mixtures.velocity.precision import double_dtype, is_transformed, records_graph
 
 WEIGHT_GRADIENTS = ("clustered", "pathwise", "hybrid")
 
+MixtureT = TypeVar("MixtureT", bound="MixtureDistribution")
 
-class MixtureDistribution(TorchDistribution):
+
+class MixtureDistribution(MixtureLaw):
     r"""A mixture whose ``rsample`` carries gradients to its components and to its weights.
 
     .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
@@ -48,51 +56,152 @@ class MixtureDistribution(TorchDistribution):
     One thing the backward pass cannot see: a loss that adds to an objective with the score term a
     term of your own of the same sample. The score function then lacks the cost of that term.
 
-    A subclass has ``component_logits (*B, K)`` and supplies ``log_prob`` and
-    ``responsibilities``, the two together in ``_log_prob_and_responsibilities``, and
-    ``_component_distances()``, ``(*B, K, K)``, for the grouping.
+    Attributes:
+        transport: the name of the field that moves weight, one of ``transports``.
+        weight_gradient: see above.
+        blending: what was learned of the shares of transport and score function within groups, or
+            None (:class:`~pyro_mixtures.distributions.blending.Blending`).
+        kept_groups: keeps the groups of many components while these are trained, or None.
     """
 
     has_rsample = True
-    component_logits: Tensor
+    transport: str
     weight_gradient: str
-    _blending: Blending | None = None
-    _kept_groups: KeptGroups | None = None
+    blending: Blending | None = None
+    kept_groups: KeptGroups | None = None
 
-    def _log_prob_and_responsibilities(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+    def _set_up(
+        self, components: Components, logits: Tensor, transport: str | None, weight_gradient: str
+    ) -> None:
+        """What every mixture is made of; the shapes are the caller's."""
+        self.components, self.component_logits = components, logits
+        transport = next(iter(self.transports)) if transport is None else transport
+        check_choice("transport", transport, tuple(self.transports))
+        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        self.transport, self.weight_gradient = transport, weight_gradient
 
-    def _component_distances(self) -> Tensor:
-        raise NotImplementedError
-
-    @property
-    def _marginals(self) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of each component's coordinates, ``(*B, K, D)``."""
-        raise NotImplementedError
-
-    @property
-    def _core(self) -> MixtureDistribution:
-        """This mixture before ``expand`` added dimensions on the left."""
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Of the parameters."""
-        return self.component_logits.device
-
-    @property
-    def num_components(self) -> int:
-        """K."""
-        return self.component_logits.shape[-1]
+    def _expand_into(self, new: Any, batch_shape: Size) -> None:
+        """Give a mixture that is to be this one, expanded, what all have beside its parameters."""
+        new.transport, new.weight_gradient = self.transport, self.weight_gradient
+        new.blending, new.kept_groups = self.blending, self.kept_groups
+        if "has_rsample" in self.__dict__:
+            new.has_rsample = self.has_rsample
+        core = self.core
+        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
+            new.core, new.components = core, core.components
+        else:
+            new.components = self.components.expand(batch_shape)
 
     @property
-    def log_weights(self) -> Tensor:
-        """Normalized logarithms of the weights, ``(*B, K)``."""
-        return self.component_logits.log_softmax(-1)
+    def transports(self) -> Mapping[str, Any]:
+        """The fields that can move weight, by name."""
+        return self.components.transports
 
-    def responsibilities(self, value: Tensor) -> Tensor:
-        r"""Posterior probabilities :math:`\pi_j q_j(z) / q(z)` of the components, ``(*X, K)``."""
-        return self._log_prob_and_responsibilities(value)[1]
+    @property
+    def grouping(self) -> Grouping:
+        if "_grouping" not in self.__dict__:
+            chained = self.blending is not None
+            self._grouping = Grouping(self.components, chained, self.kept_groups)
+        return self._grouping
+
+    @property
+    def groups(self) -> Tensor:
+        """Labels of the groups of overlapping components, ``(*B, K)``."""
+        return self.grouping.labels
+
+    def blended(self: MixtureT, blending: Blending | None) -> MixtureT:
+        """A copy that blends transport and score function within each group as was learned.
+
+        That protects from heavy tails, so groups may be chains.
+        """
+        return self._copied(blending=blending)
+
+    def with_weight_gradient(self: MixtureT, weight_gradient: str) -> MixtureT:
+        """A copy with another ``weight_gradient``, which shares the parameters.
+
+        Raises:
+            ValueError: for an unknown ``weight_gradient``.
+            NotImplementedError: for components that it does not serve.
+
+        Example:
+            >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
+            >>> q = MixtureOfDiagNormals(torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2))
+            >>> q.with_weight_gradient("pathwise").weight_gradient, q.weight_gradient
+            ('pathwise', 'clustered')
+        """
+        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        if self._validate_args:
+            self.components.check(exchange=weight_gradient != "hybrid")
+        new = self._copied(weight_gradient=weight_gradient, blending=None)
+        new.__dict__.pop("has_rsample", None)
+        return new
+
+    def _copied(self: MixtureT, **options: Any) -> MixtureT:
+        new = copy.copy(self)
+        new.__dict__.pop("_grouping", None)
+        new.__dict__.update(options)
+        if self.core is not self:
+            new.core = self.core._copied(**options)
+        return new
+
+    # samples
+
+    @torch.no_grad()
+    def sample(self, sample_shape=torch.Size()):
+        return self.rsample(sample_shape)
+
+    def rsample(self, sample_shape=torch.Size()):
+        core = self.core
+        shape = torch.Size(sample_shape) + self.batch_shape
+        count = shape[: len(shape) - len(core.batch_shape)].numel()
+        with torch.no_grad():
+            weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
+            z = core.components.draw(draw_index(weights, count))  # (*B, S, D)
+        return self._moving(core, z, shape, inside=True)
+
+    def reparameterize(self, value: Tensor) -> Tensor:
+        """Give samples drawn elsewhere the gradients that ``rsample`` would give them.
+
+        Args:
+            value: samples of this mixture, ``(*X, *E)``; their own gradient history is cut.
+
+        Returns:
+            A tensor equal to ``value``.
+        """
+        return self._moving(*folded(self, value.detach()), inside=False)
+
+    def _moving(self, core: Any, z: Tensor, shape: Size, inside: bool) -> Tensor:
+        """Samples ``(*B, S, D)`` of ``core`` as a value ``(*shape, *E)`` with gradients."""
+        components, logits = core.components, core.component_logits
+        record = SampleRecord(components, logits, z, core.grouping)
+        learns = needs_gradient(*components.field_parameters)
+        has_weights = learns or needs_gradient(logits)
+        rule = Rule(
+            self.weight_gradient,
+            self.transports[self.transport] if has_weights else None,
+            learns,
+            None if core.blending is None else core.blending.draws(),
+            inside,
+            fixed=not (records_graph() or is_transformed()),
+        )
+        vjp, receipt = functools.partial(sample_gradients, record, rule), None
+        parameters = (logits, *components.parameters)
+        has_score = self.weight_gradient != "pathwise" and self.num_components > 1
+        if has_score and needs_gradient(logits):
+            moving, receipt = scored_pathwise(z, vjp, *parameters)
+        else:
+            moving = pathwise(z, vjp, *parameters)
+        value = self._event(samples_first(moving).reshape(*shape, moving.shape[-1]))
+        value = value.contiguous()  # some transforms of torch ask for it
+        remember(self, value, Drawn(record, receipt, rule.draws))
+        return value
+
+    def _evaluated(self, value):
+        record, shape = super()._evaluated(value)
+        drawn: Drawn | None = recall(self, value)
+        if drawn is not None:
+            record.twin = drawn.record
+        return record, shape
 
     def score_parts(self, x, *args, **kwargs):
         r"""Pyro's terms of a surrogate objective.
@@ -108,20 +217,19 @@ class MixtureDistribution(TorchDistribution):
 
     def score_term(self, value: Tensor) -> ScoreTerm:
         """The density, and the score term if the value is a sample of this mixture."""
-        receipt = self._receipt(value)
-        if receipt is None:
+        drawn: Drawn | None = recall(self, value)
+        if drawn is None or drawn.receipt is None or self._is_one_group:
             return ScoreTerm(self.log_prob(value))
-        density, responsibilities = self._log_prob_and_responsibilities(value)
-        score = self._group_score(responsibilities.detach(), self._draws_of(value))
-        return ScoreTerm(density, score, receipt)
+        record, shape = self._evaluated(value)
+        log_prob = self._result(record.log_prob, value, shape).squeeze(-1)
+        responsibilities = self._result(record.responsibilities, value, shape).detach()
+        return ScoreTerm(log_prob, self._score(responsibilities, drawn.draws), drawn.receipt)
 
-    def _receipt(self, value: Tensor) -> Tensor | None:
-        """That of a sample, if it was drawn to go with a score term."""
-        raise NotImplementedError
-
-    def _draws_of(self, value: Tensor) -> Draws | None:
-        """What is to be told of the score function's gradient at a sample that is blended."""
-        return None
+    @property
+    def _is_one_group(self) -> bool:
+        """Whether the transport does it all; recorded graphs cannot know."""
+        alone = self.weight_gradient == "clustered" and self.core.blending is None
+        return alone and surely_one_group(self.core.groups)
 
     def to_event(self, reinterpreted_batch_ndims=None):
         event = super().to_event(reinterpreted_batch_ndims)
@@ -134,69 +242,35 @@ class MixtureDistribution(TorchDistribution):
             mask = mask_tensor(mask, self.batch_shape, self.device)
         return super().mask(mask)
 
-    def _group_score(self, responsibilities: Tensor, draws: Draws | None = None) -> Tensor:
+    def _score(self, responsibilities: Tensor, draws: Draws | None) -> Tensor:
         r"""The score function, ``(*X, K) -> (*X,)``.
 
         It is :math:`\sum_j c_j \log \pi_j` with constants :math:`c_j = r_C \pi_j / \pi_C`, which
         stays finite for zero weights; blended with a transport of share a,
         :math:`c_j = a r_C \pi_j / \pi_C + (1 - a) r_j`.
         """
-        core = self._core
-        log_weights = core.log_weights
-        responsibilities = responsibilities.to(log_weights)
+        log_weights = self.core.log_weights
         if self.weight_gradient == "hybrid":
             return _weighted_sum(responsibilities, log_weights)
-        weights, groups = log_weights.detach().exp(), core._groups  # (*B, K)
-        group_weight = group_sums(weights, groups).clamp_min(torch.finfo(weights.dtype).tiny)
-        share = group_sums(responsibilities, groups) * (weights / group_weight)  # (*X, K)
-        if core._blending is None:
+        groups = self.core.groups
+        share = group_shares(responsibilities, log_weights, groups)
+        if draws is None:
             return _weighted_sum(share, log_weights)
         own = responsibilities - share
-        transported = core._blending.shares(groups).to(weights)
-        score = _weighted_sum(share + (1 - transported) * own, log_weights)
-        if draws is not None and score.requires_grad:
+        score = _weighted_sum(share + (1 - draws.shares(groups).to(own)) * own, log_weights)
+        if score.requires_grad and not torch.compiler.is_compiling():  # which tells nobody
             score.register_hook(lambda cost: draws.tell_score(cost.unsqueeze(-1) * own))
         return score
-
-    @property
-    def _has_score(self) -> bool:
-        """Whether samples go with a score term: not for one group of components without blending.
-
-        Not either where no weight is to be learned.
-        """
-        if self.num_components == 1 or not needs_gradient(self.component_logits):
-            return False
-        if self.weight_gradient == "clustered":
-            return self._core._blending is not None or not surely_one_group(self._core._groups)
-        return self.weight_gradient == "hybrid"
-
-    @property
-    def _groups(self) -> Tensor:
-        """Labels of the groups of overlapping components, ``(*B, K)``.
-
-        Any grouping is unbiased that does not depend on the sample, so one that was kept while the
-        parameters moved on is, too.
-        """
-        if "_labels" not in self.__dict__:
-            if torch.compiler.is_compiling():  # which knows no inference mode to leave
-                self._labels = self._find_groups()
-            else:
-                with torch.inference_mode(False):
-                    self._labels = self._find_groups()
-        return self._labels
-
-    def _find_groups(self) -> Tensor:
-        linkage = complete_linkage if self._blending is None else single_linkage
-
-        def find() -> Tensor:
-            return linkage(self._component_distances(), linkage_cut(self.event_shape.numel()))
-
-        with torch.no_grad():
-            if self._kept_groups is None or self.num_components < MANY:
-                return find()
-            return self._kept_groups.labels(linkage.__name__, *self._marginals, find)
 
 
 def _weighted_sum(shares: Tensor, log_weights: Tensor) -> Tensor:
     """``sum_j c_j log(pi_j)`` where zero times minus infinity is zero, ``(*X, K) -> (*X,)``."""
     return (shares * log_weights.masked_fill(shares == 0, 0)).sum(-1)
+
+
+class Drawn(NamedTuple):
+    """What a sample keeps of itself; its graph has the record, and the receipt has its graph."""
+
+    record: SampleRecord
+    receipt: Tensor | None
+    draws: Draws | None

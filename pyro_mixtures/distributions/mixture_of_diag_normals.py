@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
-from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
-from pyro_mixtures.velocity.components import diag_normal_log_prob, location_scale_vjp
-from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.implicit import implicit
-from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
+from pyro_mixtures.components import Diagonal, Normals
+from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 
-class MixtureOfDiagNormals(NormalMixture):
+class MixtureOfDiagNormals(ParametricMixture):
     r"""Mixture of K Normals in D dimensions, each with its own mean and diagonal covariance.
 
     .. math::
@@ -52,6 +48,7 @@ class MixtureOfDiagNormals(NormalMixture):
         :func:`~pyro_mixtures.velocity.telescoping.telescoping`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> logits = torch.zeros(2, requires_grad=True)
         >>> locs = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
@@ -68,11 +65,8 @@ class MixtureOfDiagNormals(NormalMixture):
         "component_logits": constraints.real_vector,
     }
     component_parameters = {"locs": "KD", "coord_scale": "KD"}
-    transports = {
-        "displacement": displacement,
-        "telescoping": diag_normal_telescoping,
-        "implicit": implicit,
-    }
+    transports = Diagonal.transports
+    linear_image = MixtureOfNormals
 
     locs: Tensor
     coord_scale: Tensor
@@ -82,6 +76,7 @@ class MixtureOfDiagNormals(NormalMixture):
         locs: Tensor,
         coord_scale: Tensor,
         component_logits: Tensor,
+        *,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
@@ -89,16 +84,6 @@ class MixtureOfDiagNormals(NormalMixture):
         components = {"locs": locs, "coord_scale": coord_scale}
         super().__init__(components, component_logits, transport, weight_gradient, validate_args)
 
-    @property
-    def _normals(self) -> tuple[Tensor, Tensor]:
-        return self.locs, self.coord_scale
-
     @staticmethod
-    def _draw(index: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
-        index = index.unsqueeze(-1).expand(*index.shape, locs.shape[-1])  # (*B, S, D)
-        loc = locs.gather(-2, index)
-        return torch.addcmul(loc, torch.randn_like(loc), scales.gather(-2, index))
-
-    _log_components = staticmethod(diag_normal_log_prob)
-    _component_vjp = staticmethod(location_scale_vjp)
-    _component_distance = staticmethod(bhattacharyya_diag_normal)
+    def _components(locs, coord_scale):
+        return Normals(locs, Diagonal(coord_scale))

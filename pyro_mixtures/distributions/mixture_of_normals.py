@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
-from pyro_mixtures.velocity.chunks import map_chunks
-from pyro_mixtures.velocity.clustering import linkage_cut
-from pyro_mixtures.velocity.full_covariance import (
-    apply_each,
-    bhattacharyya_normal,
-    normal_log_prob,
-    normal_vjp,
-)
-from pyro_mixtures.velocity.full_implicit import normal_implicit
-from pyro_mixtures.velocity.full_transports import normal_displacement, normal_telescoping
+from pyro_mixtures.components import Cholesky, Normals
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 
-class MixtureOfNormals(NormalMixture):
+class MixtureOfNormals(ParametricMixture):
     r"""Mixture of K Normals in D dimensions, each with its own mean and covariance.
 
     .. math::
@@ -56,6 +46,7 @@ class MixtureOfNormals(NormalMixture):
         :func:`~pyro_mixtures.velocity.full_transports.normal_telescoping`.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> up = torch.tensor([[1.0, 0.0], [0.9, 0.5]])
         >>> logits = torch.zeros(2, requires_grad=True)
@@ -71,11 +62,7 @@ class MixtureOfNormals(NormalMixture):
         "component_logits": constraints.real_vector,
     }
     component_parameters = {"locs": "KD", "scale_tril": "KDD"}
-    transports = {
-        "displacement": normal_displacement,
-        "telescoping": normal_telescoping,
-        "implicit": normal_implicit,
-    }
+    transports = Cholesky.transports
 
     locs: Tensor
     scale_tril: Tensor
@@ -85,6 +72,7 @@ class MixtureOfNormals(NormalMixture):
         locs: Tensor,
         scale_tril: Tensor,
         component_logits: Tensor,
+        *,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
@@ -92,25 +80,6 @@ class MixtureOfNormals(NormalMixture):
         components = {"locs": locs, "scale_tril": scale_tril}
         super().__init__(components, component_logits, transport, weight_gradient, validate_args)
 
-    @property
-    def _normals(self) -> tuple[Tensor, Tensor]:
-        return self.locs, self.scale_tril
-
     @staticmethod
-    def _draw(index: Tensor, locs: Tensor, scale_tril: Tensor) -> Tensor:
-        index = index.unsqueeze(-1).expand(*index.shape, locs.shape[-1])  # (*B, S, D)
-        loc = locs.gather(-2, index)
-
-        def turned(normal: Tensor, index: Tensor) -> Tensor:
-            """By all factors, of which each sample then takes its own."""
-            each = apply_each(scale_tril, normal).movedim(-1, -3)  # (*B, S, K, D)
-            return each.gather(-2, index.unsqueeze(-2)).squeeze(-2)
-
-        return loc + map_chunks(turned, (torch.randn_like(loc), index), locs.numel())
-
-    _log_components = staticmethod(normal_log_prob)
-    _component_vjp = staticmethod(normal_vjp)
-
-    @staticmethod
-    def _component_distance(locs: Tensor, scale_tril: Tensor) -> Tensor:
-        return bhattacharyya_normal(locs, scale_tril, linkage_cut(locs.shape[-1]))
+    def _components(locs, scale_tril):
+        return Normals(locs, Cholesky(scale_tril))

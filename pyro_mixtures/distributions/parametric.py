@@ -1,4 +1,4 @@
-"""Distributions over vectors whose parameters are tensors: shapes, ``expand``, values folded."""
+"""Distributions over vectors whose parameters are tensors: shapes and ``expand``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Size, Tensor
+from torch import Size
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.sample_record import recall, remember
+from pyro_mixtures.distributions.shapes import Expandable
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
 
 ParametricT = TypeVar("ParametricT", bound="ParametricDistribution")
 
 
-class ParametricDistribution(TorchDistribution):
+class ParametricDistribution(Expandable):
     """A distribution over vectors with tensors for parameters that broadcast against each other.
 
     A class tells the shape of each parameter behind the batch, in letters, of which D is the size
@@ -74,46 +74,9 @@ class ParametricDistribution(TorchDistribution):
                 setattr(new, name, value.expand(batch_shape + event_shape))
         new.__dict__["arg_constraints"] = self.arg_constraints
         new.__dict__.update({k: v for k, v in self.__dict__.items() if k == "has_rsample"})
-        core = self._core
+        core = self.core
         if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
-            new._unexpanded = core
+            new.core = core
         new._set_shapes(batch_shape, self.event_shape, False)
         new._validate_args = self._validate_args
         return new
-
-    @property
-    def _core(self: ParametricT) -> ParametricT:
-        """This distribution before ``expand`` added dimensions on the left.
-
-        Those (a plate of particles, say) hold samples of one distribution, not many distributions.
-        """
-        return self.__dict__.get("_unexpanded", self)
-
-    def _remember(self, sample: Tensor, known: Any) -> None:
-        remember(self, sample, known)
-
-    def _known(self, value: Tensor) -> Any | None:
-        return recall(self, value)
-
-    def _validated(self, value: Tensor) -> Tensor:
-        if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
-            self._validate_sample(value)
-        return value
-
-    def _folded(self: ParametricT, value: Tensor) -> tuple[ParametricT, Tensor, Size]:
-        """What to use for a value, the value as ``(*B, S, D)`` of that, and its own batch."""
-        core = self._core
-        shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
-        batch = shape[len(shape) - len(core.batch_shape) :]
-        if batch != core.batch_shape:
-            core = core.expand(batch)
-        if value.shape[:-1] != shape:
-            value = value.expand(shape + self.event_shape)
-        count = shape[: len(shape) - len(batch)].numel()
-        value = value.reshape(count, *batch, *self.event_shape)
-        return core, value.movedim(0, -2) if batch else value, shape
-
-
-def samples_first(x: Tensor) -> Tensor:
-    """``(*B, S, M) -> (S, *B, M)``."""
-    return x if x.dim() == 2 else x.movedim(-2, 0)

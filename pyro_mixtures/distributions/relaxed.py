@@ -11,10 +11,13 @@ from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution
-from pyro_mixtures.distributions.sample_record import current_trace, version
+from pyro_mixtures.distributions.remembering import current_trace, version
 from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import double_dtype
+
+COORDINATES = "_relaxed_coordinates"
+"""The attribute of a sample that holds them."""
 
 
 class RelaxedDistribution(ParametricDistribution):
@@ -111,25 +114,24 @@ class RelaxedDistribution(ParametricDistribution):
     def rsample(self, sample_shape=torch.Size()):
         x = self._rsample_coordinates(self._extended_shape(sample_shape))
         value = self._value(x).to(self.logits.dtype)
-        self._remember(value, x)
+        self._keep(value, x)
         return value
 
     def log_prob(self, value):
-        x = self._known(value)
+        x = self._kept(value)
         if x is None:
             x = self._coordinates(self._validated(value))
         return self._log_density(x).to(torch.promote_types(value.dtype, self.logits.dtype))
 
-    def _remember(self, sample: Tensor, known: Any) -> None:
+    def _keep(self, sample: Tensor, known: Any) -> None:
         """Keep the coordinates with the sample itself: other laws need them, too."""
         sample = detach_provenance(sample)
-        record = (known, self.event_shape, version(sample), current_trace())
-        sample._relaxed_coordinates = record  # type: ignore[attr-defined]
+        setattr(sample, COORDINATES, (known, self.event_shape, version(sample), current_trace()))
 
-    def _known(self, value: Tensor) -> Tensor | None:
+    def _kept(self, value: Tensor) -> Tensor | None:
         """The coordinates of a sample, if it is as it was drawn."""
         sample = detach_provenance(value)
-        record = getattr(sample, "_relaxed_coordinates", None)
+        record = getattr(sample, COORDINATES, None)
         if record is None:
             return None
         x, event_shape, then, trace = record

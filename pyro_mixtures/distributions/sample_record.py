@@ -1,78 +1,121 @@
-"""What a distribution knows about a sample of its own, kept with the sample itself."""
+"""What is known of samples of a mixture."""
 
 from __future__ import annotations
 
-import weakref
-from collections import OrderedDict
-from typing import Any
-
-import torch
-from pyro.ops.provenance import ProvenanceTensor
+from pyro.ops.provenance import detach_provenance
 from torch import Tensor
-from torch.distributions import Distribution
 
-ATTRIBUTE = "_pyro_mixtures_record"
+from pyro_mixtures.components import Components
+from pyro_mixtures.distributions.groups import Grouping
+from pyro_mixtures.distributions.weights import group_shares, within_group
+from pyro_mixtures.velocity.precision import widest
 
 
 class SampleRecord:
-    """Who drew a sample, and what is known of it; copies of the sample are values like any other.
+    r"""Points, and what a mixture says of them.
+
+    Objectives, estimators and the backward pass of the samples read it. Each thing is computed
+    when it is first asked for. The sum over S samples of one mixture is a matrix product in the
+    layout of all of it, ``(*B, S, K)``.
 
     Args:
-        owner: the distribution that drew it.
-        version: how often the sample had been changed in place by then; None where torch does not
-            count.
-        trace: that ``torch.jit.trace`` was recording, or None.
-        known: by the owner.
+        components: of the mixture.
+        logits: of its weights, ``(*B, K)``.
+        z: ``(*B, S, D)``.
+        grouping: of the components.
+        densities: those of z, if they are known.
+
+    Attributes:
+        twin: of the very sample that z is, to be told of the densities that its backward pass
+            will need.
     """
 
-    def __init__(self, owner: Any, version: int | None, trace: Any, known: Any) -> None:
-        # not to hold a flow whose transforms hold their last sample; recorded graphs end at once
-        self._owner = owner if torch.compiler.is_compiling() else weakref.ref(owner)
-        self.version, self.trace, self.known = version, trace, known
+    def __init__(
+        self,
+        components: Components,
+        logits: Tensor,
+        z: Tensor,
+        grouping: Grouping,
+        densities: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.components, self.logits, self.z = components, logits, z
+        self.grouping, self.known_densities = grouping, densities
+        self.twin: SampleRecord | None = None
+        self._log_weights: Tensor | None = None
+        self._responsibilities: Tensor | None = None
 
-    def is_of(self, owner: Distribution) -> bool:
-        """Whether a distribution drew the sample."""
-        return (self._owner if torch.compiler.is_compiling() else self._owner()) is owner
+    @property
+    def component_log_prob(self) -> Tensor:
+        """Of the components, ``(*B, S, K)``."""
+        return self._evaluated()[1]
 
-    def __reduce__(self):
-        # a sample's graph can neither be copied nor pickled; this torch.load accepts
-        return OrderedDict, ()
+    def _evaluated(self) -> tuple[Tensor, Tensor]:
+        """Log weights, and log densities of the components."""
+        dtype = widest(self.z, self.logits, *self.components.numbers)
+        log_weights = self.logits.to(dtype).log_softmax(-1)
+        z = self.z.to(dtype) if self.components.numbers else self.z
+        return log_weights, self.components.to(dtype).log_prob(z, log_weights)
 
+    @property
+    def densities(self) -> tuple[Tensor, Tensor]:
+        r"""Logarithms of :math:`\pi_j q_j`, ``(*B, S, K)``, and of q, ``(*B, S, 1)``."""
+        if self.known_densities is None:
+            log_weights, each = self._evaluated()
+            log_joint = log_weights.unsqueeze(-2) + each
+            self.known_densities = log_joint, log_joint.logsumexp(-1, keepdim=True)
+            if self.twin is not None:
+                joint, log_prob = (detach_provenance(x).detach() for x in self.known_densities)
+                self.twin.known_densities = joint, log_prob
+        return self.known_densities
 
-def remember(owner: Distribution, sample: Tensor, known: Any) -> None:
-    """Keep with a sample what its distribution knows about it."""
-    sample = _itself(sample)
-    if not torch.compiler.is_compiling() and sample.is_inference():
-        return  # changes in place would not be noticed
-    setattr(sample, ATTRIBUTE, SampleRecord(owner, version(sample), current_trace(), known))
+    @property
+    def log_weights(self) -> Tensor:
+        """Normalized, ``(*B, K)``."""
+        if self._log_weights is None:
+            self._log_weights = self.logits.log_softmax(-1)
+        return self._log_weights
 
+    @property
+    def log_prob(self) -> Tensor:
+        """Of the mixture, ``(*B, S, 1)``."""
+        return self.densities[1]
 
-def recall(owner: Distribution, value: Tensor) -> Any | None:
-    """What a distribution knows of a value: nothing unless it drew this very tensor.
+    @property
+    def responsibilities(self) -> Tensor:
+        r""":math:`r_j = \pi_j q_j / q`, ``(*B, S, K)``."""
+        if self._responsibilities is None:
+            log_joint, log_prob = self.densities
+            self._responsibilities = (log_joint - log_prob).exp()
+        return self._responsibilities
 
-    Nothing either if the tensor was changed in place since, or in a trace of other samples.
-    """
-    value = _itself(value)
-    record = getattr(value, ATTRIBUTE, None)
-    if not isinstance(record, SampleRecord) or not record.is_of(owner):
-        return None
-    unchanged = record.version == version(value) and record.trace is current_trace()
-    return record.known if unchanged else None
+    @property
+    def groups(self) -> Tensor:
+        """Labels of the groups of overlapping components, ``(*B, K)``."""
+        return self.grouping.labels
 
+    def cast(self) -> SampleRecord:
+        """The record in the precision of its densities."""
+        densities, dtype = self.densities, self.log_prob.dtype
+        z = self.z.to(dtype) if self.components.numbers else self.z
+        return SampleRecord(
+            self.components.to(dtype), self.logits.to(dtype), z, self.grouping, densities
+        )
 
-def _itself(tensor: Tensor) -> Tensor:
-    """The tensor in one that tells its origin, which is a wrapper of it."""
-    return tensor._t if isinstance(tensor, ProvenanceTensor) else tensor
+    # gradients of the logits by single samples
 
+    def transported(self, contributions: Tensor, groups: Tensor | None = None) -> Tensor:
+        r""":math:`\pi_j (A_j - \sum_{k \in C} (\pi_k / \pi_C) A_k)`, of one group unless told."""
+        within = within_group(self.log_weights, groups).to(contributions)
+        weights = self.log_weights.exp().unsqueeze(-2).to(contributions)
+        contributions = contributions.masked_fill(weights == 0, 0)
+        return weights * (contributions - contributions @ within.mT)
 
-def current_trace() -> Any | None:
-    """What ``torch.jit.trace`` records now.
+    def scored(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The score function between groups and within them, for a cost of one.
 
-    Of a sample drawn at another time the traced function knows nothing: it may get another one.
-    """
-    return None if torch.compiler.is_compiling() else torch._C._get_tracing_state()
-
-
-def version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; None where torch does not count."""
-    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+        :math:`\pi_j (r_C / \pi_C - 1)` and :math:`r_j - r_C \pi_j / \pi_C`, each ``(*B, S, K)``.
+        """
+        shares = group_shares(
+            self.responsibilities, self.log_weights.unsqueeze(-2), groups.unsqueeze(-2)
+        )
+        return shares - self.log_weights.exp().unsqueeze(-2), self.responsibilities - shares

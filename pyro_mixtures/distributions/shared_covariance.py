@@ -2,73 +2,82 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
-from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.implicit import spherical_implicit
-from pyro_mixtures.velocity.spherical import (
-    shared_displacement,
-    spherical_distance,
-    spherical_log_prob,
-    spherical_pairwise,
-    spherical_telescoping,
-    whitened,
-)
-from pyro_mixtures.velocity.whitening import whiten
+from pyro_mixtures.components import Cholesky, Diagonal, Normals, Shared
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 
-def _of_unit_scale(transport):
-    """A transport for components of one shape as one for components of one covariance."""
-    shaped = whitened(transport)
+class MixtureOfNormalsSharedCovariance(ParametricMixture):
+    r"""Mixture of K Normals in D dimensions with one covariance, that of correlated coordinates.
 
-    def unit(z, grad, log_prob, within, locs, factor, *, precision):
-        scales = torch.ones_like(locs[..., 0])
-        return shaped(z, grad, log_prob, within, factor, scales, locs, precision=precision)
+    .. math::
+        q(z) = \sum_{j=1}^K \pi_j N(z \mid \mu_j, L L^T), \qquad
+        \pi = \mathrm{softmax}(\text{component\_logits})
 
-    return unit
+    ``rsample`` carries unbiased gradients to all three parameters; that of L is lower triangular.
 
+    Args:
+        locs: means :math:`\mu`, shape ``(*B, K, D)``.
+        scale_tril: the lower triangular L with positive diagonal, shape ``(*B, D, D)``.
+        component_logits: unnormalized log weights, shape ``(*B, K)``.
+        transport: as for :class:`MixtureOfDiagNormalsSharedCovariance`, of the whitened samples.
+        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
+            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
+        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
+            to False under ``torch.func.vmap``, where values cannot be looked at).
 
-_whitened_displacement = _of_unit_scale(shared_displacement)
+    Raises:
+        ValueError: for shapes that do not fit, K or D of zero, a factor that is not lower
+            triangular with a positive diagonal, NaN, logits of ``+inf``, or an unknown
+            ``transport`` or ``weight_gradient``.
 
+    References:
+        Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),
+        https://arxiv.org/abs/1806.01856, Eq. 12 and 15.
 
-def _displacement(z, grad, log_prob, within, locs, factor, *, precision):
-    if z.shape[-2] == 1 and factor.dim() < locs.dim():  # to whiten one sample does not pay
-        scales = factor.unsqueeze(-2).expand_as(locs)
-        return displacement(z, grad, log_prob, within, locs, scales, precision=precision)
-    return _whitened_displacement(z, grad, log_prob, within, locs, factor, precision=precision)
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> scale_tril = torch.tensor([[1.0, 0.0], [0.5, 1.0]], requires_grad=True)
+        >>> locs = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+        >>> q = MixtureOfNormalsSharedCovariance(locs, scale_tril, torch.zeros(2))
+        >>> q.rsample((100_000,)).prod(-1).mean().backward()  # of E[z_0 z_1] = L_00 L_10
+        >>> torch.allclose(scale_tril.grad, torch.tensor([[0.5, 0.0], [1.0, 0.0]]), atol=0.05)
+        True
+    """
 
-
-class _SharedCovariance(NormalMixture):
-    """The parameters are ``locs`` and a factor of the covariance, diagonal or triangular."""
-
-    transports = {
-        "displacement": _displacement,
-        "pairwise": _of_unit_scale(spherical_pairwise),
-        "telescoping": _of_unit_scale(spherical_telescoping),
-        "implicit": _of_unit_scale(spherical_implicit),
+    arg_constraints = {
+        "locs": constraints.independent(constraints.real, 2),
+        "scale_tril": constraints.lower_cholesky,
+        "component_logits": constraints.real_vector,
     }
+    component_parameters = {"locs": "KD", "scale_tril": "DD"}
+    transports = Shared.transports
+
+    locs: Tensor
+    scale_tril: Tensor
+
+    def __init__(
+        self,
+        locs: Tensor,
+        scale_tril: Tensor,
+        component_logits: Tensor,
+        *,
+        transport: str = "displacement",
+        weight_gradient: str = "clustered",
+        validate_args: bool | None = None,
+    ) -> None:
+        components = {"locs": locs, "scale_tril": scale_tril}
+        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
 
     @staticmethod
-    def _log_components(z: Tensor, log_weights: Tensor, locs: Tensor, factor: Tensor) -> Tensor:
-        return spherical_log_prob(z, log_weights, factor, torch.ones_like(log_weights), locs)
-
-    @staticmethod
-    def _component_distance(locs: Tensor, factor: Tensor) -> Tensor:
-        return spherical_distance(factor, torch.ones_like(locs[..., 0]), locs)
-
-    @classmethod
-    def _component_vjp(
-        cls, z: Tensor, grad: Tensor, responsibilities: Tensor, locs: Tensor, factor: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        center = locs.mean(-2, keepdim=True)
-        offset = (z - center).sub_(responsibilities @ (locs - center))  # from the likely means
-        return responsibilities.mT @ grad, cls._factor_vjp(whiten(offset, factor), grad)
+    def _components(locs, scale_tril):
+        return Normals(locs, Shared(Cholesky(scale_tril)))
 
 
-class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
+class MixtureOfDiagNormalsSharedCovariance(ParametricMixture):
     r"""Mixture of K Normals in D dimensions that differ in their means alone.
 
     .. math::
@@ -102,6 +111,7 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         :func:`~pyro_mixtures.velocity.pairwise.pairwise`).
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> coord_scale = torch.ones(2, requires_grad=True)
         >>> locs = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
@@ -119,6 +129,8 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         "component_logits": constraints.real_vector,
     }
     component_parameters = {"locs": "KD", "coord_scale": "D"}
+    transports = Shared.transports
+    linear_image = MixtureOfNormalsSharedCovariance
 
     locs: Tensor
     coord_scale: Tensor
@@ -128,6 +140,7 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         locs: Tensor,
         coord_scale: Tensor,
         component_logits: Tensor,
+        *,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
@@ -135,89 +148,6 @@ class MixtureOfDiagNormalsSharedCovariance(_SharedCovariance):
         components = {"locs": locs, "coord_scale": coord_scale}
         super().__init__(components, component_logits, transport, weight_gradient, validate_args)
 
-    @property
-    def _normals(self) -> tuple[Tensor, Tensor]:
-        return self.locs, self.coord_scale.unsqueeze(-2)
-
     @staticmethod
-    def _draw(index: Tensor, locs: Tensor, scale: Tensor) -> Tensor:
-        loc = locs.gather(-2, index.unsqueeze(-1).expand(*index.shape, locs.shape[-1]))
-        return torch.addcmul(loc, torch.randn_like(loc), scale.unsqueeze(-2))
-
-    @staticmethod
-    def _factor_vjp(standard: Tensor, grad: Tensor) -> Tensor:
-        return (standard * grad).sum(-2)
-
-
-class MixtureOfNormalsSharedCovariance(_SharedCovariance):
-    r"""Mixture of K Normals in D dimensions with one covariance, that of correlated coordinates.
-
-    .. math::
-        q(z) = \sum_{j=1}^K \pi_j N(z \mid \mu_j, L L^T), \qquad
-        \pi = \mathrm{softmax}(\text{component\_logits})
-
-    ``rsample`` carries unbiased gradients to all three parameters; that of L is lower triangular.
-
-    Args:
-        locs: means :math:`\mu`, shape ``(*B, K, D)``.
-        scale_tril: the lower triangular L with positive diagonal, shape ``(*B, D, D)``.
-        component_logits: unnormalized log weights, shape ``(*B, K)``.
-        transport: as for :class:`MixtureOfDiagNormalsSharedCovariance`, of the whitened samples.
-        weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
-            their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
-        validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
-            to False under ``torch.func.vmap``, where values cannot be looked at).
-
-    Raises:
-        ValueError: for shapes that do not fit, K or D of zero, a factor that is not lower
-            triangular with a positive diagonal, NaN, logits of ``+inf``, or an unknown
-            ``transport`` or ``weight_gradient``.
-
-    References:
-        Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),
-        https://arxiv.org/abs/1806.01856, Eq. 12 and 15.
-
-    Example:
-        >>> _ = torch.manual_seed(0)
-        >>> scale_tril = torch.tensor([[1.0, 0.0], [0.5, 1.0]], requires_grad=True)
-        >>> locs = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-        >>> q = MixtureOfNormalsSharedCovariance(locs, scale_tril, torch.zeros(2))
-        >>> q.rsample((100_000,)).prod(-1).mean().backward()  # of E[z_0 z_1] = L_00 L_10
-        >>> torch.allclose(scale_tril.grad, torch.tensor([[0.5, 0.0], [1.0, 0.0]]), atol=0.05)
-        True
-    """
-
-    arg_constraints = {
-        "locs": constraints.independent(constraints.real, 2),
-        "scale_tril": constraints.lower_cholesky,
-        "component_logits": constraints.real_vector,
-    }
-    component_parameters = {"locs": "KD", "scale_tril": "DD"}
-
-    locs: Tensor
-    scale_tril: Tensor
-
-    def __init__(
-        self,
-        locs: Tensor,
-        scale_tril: Tensor,
-        component_logits: Tensor,
-        transport: str = "displacement",
-        weight_gradient: str = "clustered",
-        validate_args: bool | None = None,
-    ) -> None:
-        components = {"locs": locs, "scale_tril": scale_tril}
-        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
-
-    @property
-    def _normals(self) -> tuple[Tensor, Tensor]:
-        return self.locs, self.scale_tril.unsqueeze(-3)
-
-    @staticmethod
-    def _draw(index: Tensor, locs: Tensor, scale_tril: Tensor) -> Tensor:
-        loc = locs.gather(-2, index.unsqueeze(-1).expand(*index.shape, locs.shape[-1]))
-        return loc + torch.randn_like(loc) @ scale_tril.mT
-
-    @staticmethod
-    def _factor_vjp(standard: Tensor, grad: Tensor) -> Tensor:
-        return (grad.mT @ standard).tril()
+    def _components(locs, coord_scale):
+        return Normals(locs, Shared(Diagonal(coord_scale)))

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Size, Tensor
-from torch.distributions import Distribution
+from torch import Tensor
 
-from pyro_mixtures.distributions.mixture import Mixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.mixture_same_family import MixtureSameFamily
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
 
 
 def component_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -> Tensor:
@@ -51,20 +45,14 @@ def component_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -
         >>> logits.grad  # exact, for the random numbers are common
         tensor([-0.5000,  0.5000])
     """
-    shape = torch.Size(sample_shape)
-    if isinstance(mixture, NormalMixture):
-        return _normal_samples(mixture, shape)
-    if isinstance(mixture, MixtureSameFamily):
-        if mixture._normals is not None:
-            flat = _normal_samples(mixture._normals, shape)  # of Normal numbers or matrices
-            return flat.reshape(flat.shape[:-1] + mixture.event_shape)
-        z = _rsample(mixture.component_distribution, shape)  # (*S, *B, K, *E)
-        return z.movedim(len(shape) + len(mixture.batch_shape), len(shape))
-    if isinstance(mixture, Mixture):
-        return torch.stack([_rsample(each, shape) for each in mixture.components], len(shape))
-    raise NotImplementedError(
-        f"Expected a mixture whose components can be drawn, but got {type(mixture).__name__}"
-    )
+    shape, core = torch.Size(sample_shape), mixture.core
+    # dimensions that expand added hold samples of the same components
+    added = mixture.batch_shape[: len(mixture.batch_shape) - len(core.batch_shape)]
+    z = core.components.rsample((shape + added).numel())  # (*B, S, K, D)
+    first = len(core.batch_shape)
+    z = z.movedim((first, first + 1), (0, 1))  # (S, K, *B, D)
+    z = z.reshape(shape + added + (mixture.num_components,) + core.batch_shape + core.event_shape)
+    return z.movedim(len(shape + added), len(shape))
 
 
 def weighty_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -> Tensor:
@@ -79,35 +67,3 @@ def weighty_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -> 
     weights = weights.reshape(weights.shape + (1,) * mixture.event_dim)
     likeliest = weights.argmax(0, keepdim=True).expand(shape + (1,) + z.shape[len(shape) + 1 :])
     return torch.where(weights > 0, z, z.detach().gather(len(shape), likeliest))
-
-
-def _normal_samples(mixture: NormalMixture, sample_shape: Size) -> Tensor:
-    core = mixture._core  # dimensions that expand added hold samples of the same components
-    locs, scales = core._normals
-    extra = mixture.batch_shape[: len(mixture.batch_shape) - len(core.batch_shape)]
-    shape = sample_shape + extra
-    noise = torch.randn(
-        (shape.numel(), *core.batch_shape, *core.event_shape), dtype=locs.dtype, device=locs.device
-    )  # (N, *B, D)
-    locs = locs.movedim(-2, 0)  # (K, *B, D)
-    if scales.dim() > locs.dim():
-        # no gradients above the diagonal
-        offset = torch.einsum("...kij,n...j->nk...i", scales.tril(), noise)
-    else:
-        offset = scales.movedim(-2, 0) * noise.unsqueeze(1)
-    z = (locs + offset).reshape(
-        shape + (core.num_components, *core.batch_shape, *core.event_shape)
-    )
-    return z.movedim(len(shape), len(sample_shape))
-
-
-def _rsample(component: Distribution, sample_shape: Size) -> Tensor:
-    if not component.has_rsample:
-        kind: Any = component
-        while hasattr(kind, "base_dist"):
-            kind = kind.base_dist
-        raise NotImplementedError(
-            f"Expected components with reparameterized samples, but got {type(kind).__name__},"
-            " which has none"
-        )
-    return component.rsample(sample_shape)

@@ -11,7 +11,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_mixtures.distributions.sample_record import recall, remember
+from pyro_mixtures.distributions.remembering import recall, remember
 from pyro_mixtures.distributions.score_parts import (
     IndependentParts,
     ScoreTerm,

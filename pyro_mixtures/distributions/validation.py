@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -66,16 +65,3 @@ def check_shapes(
 def broadcast_shapes(first: Size, second: Size) -> Size:
     """``torch.broadcast_shapes``, which costs more than a small tensor operation, where needed."""
     return torch.Size(first) if first == second else torch.broadcast_shapes(first, second)
-
-
-def expanded(distribution: Distribution, batch_shape: Size) -> Distribution:
-    """A distribution of a batch shape, with an error that tells whose ``expand`` is missing."""
-    if distribution.batch_shape == batch_shape:
-        return distribution
-    try:
-        return distribution.expand(batch_shape)
-    except NotImplementedError:
-        raise NotImplementedError(
-            f"Expected {type(distribution).__name__} of batch shape {tuple(batch_shape)}, or with"
-            f" a method expand, but got {tuple(distribution.batch_shape)} and no such method"
-        ) from None

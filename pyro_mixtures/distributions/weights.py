@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.precision import records_graph
+from pyro_mixtures.velocity.precision import surely_all
 
 
 def draw_index(weights: Tensor, count: int) -> Tensor:
@@ -42,16 +42,13 @@ def group_sums(x: Tensor, groups: Tensor) -> Tensor:
     return torch.zeros_like(x).scatter_add(-1, groups, x).gather(-1, groups)
 
 
+def group_shares(responsibilities: Tensor, log_weights: Tensor, groups: Tensor) -> Tensor:
+    r""":math:`r_C \pi_j / \pi_C` with the responsibilities of groups, ``(*X, K) -> (*X, K)``."""
+    weights = log_weights.detach().exp()
+    group_weight = group_sums(weights, groups).clamp_min(torch.finfo(weights.dtype).tiny)
+    return group_sums(responsibilities, groups) * (weights / group_weight)
+
+
 def surely_one_group(groups: Tensor) -> bool:
     """Whether all components of each mixture have the label of the first, as far as is known."""
     return surely_all(groups == 0)
-
-
-def surely_all(mask: Tensor) -> bool:
-    """Whether all are true; recorded graphs and ``torch.func.vmap`` cannot know."""
-    if records_graph():
-        return False
-    try:
-        return bool(mask.all())
-    except RuntimeError:
-        return False

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pyro_mixtures.distributions.blending import Blending
-from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
-from pyro_mixtures.estimators.estimated_mixture import check_mixture
-from pyro_mixtures.estimators.weight_gradient import with_weight_gradient
+from pyro_mixtures.estimators.weight_gradient import MixtureT, with_weight_gradient
 
 
-def blended(mixture: ParametricMixture, blending: Blending) -> ParametricMixture:
+def blended(mixture: MixtureT, blending: Blending) -> MixtureT:
     r"""Samples that move within groups as far as that pays; a score term for the rest.
 
     In a group C with the transport's share :math:`a_C`, the gradient of :math:`j \in C` is
@@ -27,7 +25,7 @@ def blended(mixture: ParametricMixture, blending: Blending) -> ParametricMixture
     it has no name among the estimators, for it needs what was learned.
 
     Args:
-        mixture: of any class made for Normal components.
+        mixture: of any class.
         blending: what was learned of the shares. A new one begins with the transport alone.
 
     Returns:
@@ -37,7 +35,7 @@ def blended(mixture: ParametricMixture, blending: Blending) -> ParametricMixture
 
     Raises:
         ValueError: for what is no mixture of this package.
-        NotImplementedError: for ``MixtureSameFamily`` and ``Mixture``.
+        NotImplementedError: for components without a transport.
 
     Reference:
         :class:`~pyro_mixtures.distributions.blending.Blending`.
@@ -58,10 +56,4 @@ def blended(mixture: ParametricMixture, blending: Blending) -> ParametricMixture
         >>> bool((share > 0).all() and (share < 1).all())
         True
     """
-    check_mixture(mixture)
-    if not isinstance(mixture, ParametricMixture):
-        raise NotImplementedError(
-            "Expected a mixture class made for Normal components (MixtureOfDiagNormals, ...) for"
-            f" the estimator 'blended', but got {type(mixture).__name__}; use 'clustered'"
-        )
-    return with_weight_gradient(mixture, "clustered")._blended(blending)
+    return with_weight_gradient(mixture, "clustered").blended(blending)

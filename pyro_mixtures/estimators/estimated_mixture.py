@@ -9,7 +9,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
 
 
 class EstimatedMixture(TorchDistribution):
@@ -81,15 +80,14 @@ def check_normals(mixture: Any, estimator: str, *, diagonal: bool = False) -> No
         NotImplementedError: for mixtures whose components are not Normal, or not ``diagonal``.
     """
     check_mixture(mixture)
-    if not isinstance(mixture, NormalMixture):
+    try:
+        mixture.components.normals(f"the estimator {estimator!r}")
+    except NotImplementedError as error:
         raise NotImplementedError(
-            f"Expected a mixture class made for Normal components (MixtureOfDiagNormals, ...) for"
-            f" the estimator {estimator!r}, but got {type(mixture).__name__}; use 'pathwise',"
-            " 'clustered', 'hybrid', 'score', 'stratified' or, of components with rsample,"
-            " 'marginalized'"
-        )
-    locs, scales = mixture._normals
-    if diagonal and scales.dim() > locs.dim():
+            f"{error}; use 'pathwise', 'clustered', 'hybrid', 'score', 'stratified' or, of"
+            " components with rsample, 'marginalized'"
+        ) from None
+    if diagonal and mixture.components.scale.own.kind != "diagonal":
         raise NotImplementedError(
             f"Expected components with diagonal covariances for the estimator {estimator!r}, but"
             f" got {type(mixture).__name__}; use 'implicit', 'pathwise' or 'clustered'"

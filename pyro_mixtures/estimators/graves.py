@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import check_normals
 from pyro_mixtures.estimators.quantiles import QuantileMixture
 from pyro_mixtures.velocity.telescoping import normal_cdf
@@ -39,7 +39,7 @@ class GravesMixture(QuantileMixture):
         return locs.numel()
 
 
-def graves(mixture: NormalMixture) -> GravesMixture:
+def graves(mixture: MixtureDistribution) -> GravesMixture:
     r"""Samples that keep the mixture's conditional quantiles, coordinate after coordinate.
 
     For d = 1, ..., D, with the weights :math:`\pi_j^{(d)}` given the coordinates before,
@@ -65,8 +65,7 @@ def graves(mixture: NormalMixture) -> GravesMixture:
 
     Raises:
         ValueError: for what is no mixture of this package.
-        NotImplementedError: for components with other covariances, ``MixtureSameFamily`` and
-            ``Mixture``.
+        NotImplementedError: for components with other covariances, or that are not Normal.
 
     Reference:
         Graves, *Stochastic Backpropagation through Mixture Density Distributions* (2016),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.gumbel_soft import relaxed
 
 
 def gumbel_hard(
-    mixture: NormalMixture, temperature: Tensor | float = 0.5
+    mixture: MixtureDistribution, temperature: Tensor | float = 0.5
 ) -> GumbelSoftmaxMixtureOfDiagNormals:
     r"""Samples of the mixture with the gradient of a relaxed choice (GS-Hard, straight-through).
 
@@ -34,8 +34,7 @@ def gumbel_hard(
     Raises:
         ValueError: for what is no mixture of this package, or a ``temperature`` that is not
             positive.
-        NotImplementedError: for components with other covariances, ``MixtureSameFamily`` and
-            ``Mixture``.
+        NotImplementedError: for components with other covariances, or that are not Normal.
 
     Reference:
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import check_normals
 
 
 def gumbel_soft(
-    mixture: NormalMixture,
+    mixture: MixtureDistribution,
     temperature: Tensor | float = 0.5,
     density: str | None = None,
     num_nested: int = 100,
@@ -37,8 +37,7 @@ def gumbel_soft(
     Raises:
         ValueError: for what is no mixture of this package, or a ``temperature``, ``density`` or
             ``num_nested`` that the class refuses.
-        NotImplementedError: for components with other covariances, ``MixtureSameFamily`` and
-            ``Mixture``.
+        NotImplementedError: for components with other covariances, or that are not Normal.
 
     Reference:
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),
@@ -54,11 +53,16 @@ def gumbel_soft(
     return relaxed(mixture, "gumbel_soft", temperature, False, density, num_nested)
 
 
-def relaxed(mixture: NormalMixture, name: str, temperature, hard: bool, *density):
+def relaxed(mixture: MixtureDistribution, name: str, temperature, hard: bool, *density):
     """The relaxed mixture of the parameters of one that the estimator of this name serves."""
     check_normals(mixture, name, diagonal=True)
-    core = mixture._core
-    locs, scales = core._normals
+    if len(mixture.event_shape) != 1:
+        raise NotImplementedError(
+            f"Expected a mixture of vectors for the estimator {name!r}, but got event shape"
+            f" {tuple(mixture.event_shape)}; use 'implicit', 'pathwise' or 'clustered'"
+        )
+    core = mixture.core
+    locs, scales = core.components.normals(name)
     law = GumbelSoftmaxMixtureOfDiagNormals(
         locs, scales.expand_as(locs), core.component_logits, temperature, hard, *density
     )

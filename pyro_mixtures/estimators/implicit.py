@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import check_normals
 from pyro_mixtures.estimators.quantiles import QuantileMixture
 from pyro_mixtures.velocity.full_implicit import full_conditional_cdf
@@ -29,7 +29,7 @@ class ImplicitMixture(QuantileMixture):
         return max(jacobian, scales.numel())
 
 
-def implicit(mixture: NormalMixture) -> ImplicitMixture:
+def implicit(mixture: MixtureDistribution) -> ImplicitMixture:
     r"""Samples that keep the mixture's conditional quantiles when any parameter changes.
 
     .. math::
@@ -52,7 +52,7 @@ def implicit(mixture: NormalMixture) -> ImplicitMixture:
 
     Raises:
         ValueError: for what is no mixture of this package.
-        NotImplementedError: for ``MixtureSameFamily`` and ``Mixture``.
+        NotImplementedError: for components that are not Normal.
 
     Reference:
         Figurnov, Mohamed and Mnih, *Implicit Reparameterization Gradients* (2018),

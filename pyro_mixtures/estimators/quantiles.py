@@ -7,8 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
-from pyro_mixtures.distributions.parametric import samples_first
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.shapes import folded, samples_first
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
 from pyro_mixtures.velocity.chunks import map_chunks
 from pyro_mixtures.velocity.pathwise import pathwise
@@ -23,7 +23,7 @@ class QuantileMixture(EstimatedMixture):
     arithmetic is in float64 and in slices of samples.
     """
 
-    mixture: NormalMixture
+    mixture: MixtureDistribution
 
     @staticmethod
     def _moved(z: Tensor, log_weights: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
@@ -44,15 +44,15 @@ class QuantileMixture(EstimatedMixture):
 
     def rsample(self, sample_shape=torch.Size()):
         z = self.sample(sample_shape)
-        core, folded, _ = self.mixture._folded(z)
-        locs, scales = core._normals
+        core, points, _ = folded(self.mixture, z)
+        locs, scales = core.components.normals("quantiles")
         scales = scales.expand(*locs.shape, *scales.shape[locs.dim() :])
-        folded, logits, locs, scales = double(folded, core.component_logits, locs, scales)
+        points, logits, locs, scales = double(points, core.component_logits, locs, scales)
         moved = functools.partial(
             self._moved, log_weights=logits.log_softmax(-1), locs=locs, scales=scales
         )
-        folded = map_chunks(moved, (folded,), self._elements(locs, scales))
-        live = samples_first(folded).reshape(z.shape).to(z.dtype)
+        points = map_chunks(moved, (points,), self._elements(locs, scales))
+        live = samples_first(points).reshape(z.shape).to(z.dtype)
         return pathwise(z, _pass_on, live)  # whose second derivatives are refused: J is held fixed
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Size, Tensor
 
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.parametric import samples_first
-from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+from pyro_mixtures.distributions.shapes import samples_first
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
 from pyro_mixtures.estimators.weight_gradient import with_weight_gradient
 from pyro_mixtures.velocity.precision import double_dtype
@@ -16,8 +14,6 @@ from pyro_mixtures.velocity.precision import double_dtype
 
 class StratifiedMixture(EstimatedMixture):
     """Samples of evenly spread components, with the mixture's pathwise gradient."""
-
-    mixture: ParametricMixture | ComponentMixture
 
     def __init__(self, mixture: MixtureDistribution, expanded: bool = False) -> None:
         super().__init__(mixture)
@@ -30,9 +26,13 @@ class StratifiedMixture(EstimatedMixture):
 
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):
-        if isinstance(self.mixture, ParametricMixture):
-            return _of_rows(self.mixture, torch.Size(sample_shape))
-        return _of_components(self.mixture, torch.Size(sample_shape))
+        core, shape = self.mixture.core, torch.Size(sample_shape)
+        added = self.batch_shape[: len(self.batch_shape) - len(core.batch_shape)].numel()
+        weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
+        index = systematic_index(weights.expand(added, *weights.shape), shape.numel())
+        index = index.movedim(-1, 0).flatten(0, 1).movedim(0, -1)  # (*B, S added)
+        z = core.components.draw(index)  # (*B, S added, D)
+        return samples_first(z).reshape(shape + self.batch_shape + self.event_shape)
 
     def rsample(self, sample_shape=torch.Size()):
         return self.mixture.reparameterize(self.sample(sample_shape))
@@ -119,22 +119,3 @@ def systematic_index(weights: Tensor, count: int) -> Tensor:
     place = (uniform(count).argsort(-1) + uniform(1)) / max(count, 1)
     place = place.clamp_max(1 - torch.finfo(cdf.dtype).eps)
     return torch.searchsorted(cdf, place, right=True)
-
-
-def _of_rows(mixture: ParametricMixture, sample_shape: Size) -> Tensor:
-    """Samples of components that are rows of tensors."""
-    core = mixture._core
-    added = mixture.batch_shape[: len(mixture.batch_shape) - len(core.batch_shape)].numel()
-    weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-    index = systematic_index(weights.expand(added, *weights.shape), sample_shape.numel())
-    index = index.movedim(-1, 0).flatten(0, 1).movedim(0, -1)  # (*B, S added)
-    z = mixture._draw(index, *core._components)  # (*B, S added, D)
-    return samples_first(z).reshape(mixture._extended_shape(sample_shape))
-
-
-def _of_components(mixture: ComponentMixture, sample_shape: Size) -> Tensor:
-    """Samples of components that are distributions of their own."""
-    batch, count = mixture.batch_shape.numel(), sample_shape.numel()
-    logits = mixture.component_logits.reshape(batch, mixture.num_components)
-    index = systematic_index(logits.softmax(-1, dtype=double_dtype(logits)), count)  # (B, S)
-    return mixture._pick(index.T).reshape(mixture._extended_shape(sample_shape))

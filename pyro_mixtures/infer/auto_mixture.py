@@ -13,8 +13,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mixtures.distributions import NormalMixture
-from pyro_mixtures.distributions.kept_groups import KeptGroups
+from pyro_mixtures.distributions import ParametricMixture
+from pyro_mixtures.distributions.groups import KeptGroups
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.estimators import ESTIMATORS, stratified
@@ -69,7 +69,7 @@ class AutoMixture(_CheckedGuide):
             or a latent site in a plate that subsamples.
     """
 
-    distribution: ClassVar[type[NormalMixture]]
+    distribution: ClassVar[type[ParametricMixture]]
     num_components: int
     init_scale: float
     transport: str
@@ -131,16 +131,16 @@ class AutoMixture(_CheckedGuide):
         self._starts = None  # as Pyro does with the model: the function may not be pickled
         return super().__getstate__()
 
-    def get_posterior(self, *args, **kwargs) -> NormalMixture:
+    def get_posterior(self, *args, **kwargs) -> ParametricMixture:
         """The mixture over the packed unconstrained latent vector."""
-        distribution: Callable[..., NormalMixture] = self.distribution
+        distribution: Callable[..., ParametricMixture] = self.distribution
         posterior = distribution(
             **self._component_parameters(),
             component_logits=self.component_logits,
             transport=self.transport,
             weight_gradient=self.weight_gradient,
         )
-        posterior._kept_groups = self._kept_groups
+        posterior.kept_groups = self._kept_groups
         return posterior
 
     def sample_latent(self, *args, **kwargs):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_mixtures.distributions.blending import Blending
-from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
 from pyro_mixtures.infer.missing_sites import check_complete
 from pyro_mixtures.infer.sticking_the_landing import detached
@@ -189,13 +189,13 @@ class _Blended(Messenger):
                 fn = copy.copy(fn)
                 fn.base_dist = base
             return fn
-        if not isinstance(fn, ParametricMixture) or fn.weight_gradient != "clustered":
+        if not isinstance(fn, MixtureDistribution) or fn.weight_gradient != "clustered":
             return fn
-        if fn._core._blending is not None:  # the user's own
+        if fn.blending is not None:  # the user's own
             return fn
         if name not in self.blendings:
             self.blendings[name] = self.new()
-        return fn._blended(self.blendings[name])
+        return fn.blended(self.blendings[name])
 
 
 def _costs(

@@ -12,6 +12,11 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 
+from pyro_mixtures.components import Components, Diagonal, Shared
+from pyro_mixtures.distributions.groups import Grouping
+
+_VALUES = (Components, Diagonal, Shared, Grouping)  # what mixtures are made of
+
 DistributionT = TypeVar("DistributionT", bound=Distribution)
 
 # attributes that hold no tensors, or (the bounds of a constraint) none that enter a density
@@ -98,7 +103,7 @@ def _detached_value(value: Any, name: str) -> Any:
         return value.detach()
     if isinstance(value, pyro.distributions.Delta):
         return value
-    if isinstance(value, Distribution):
+    if isinstance(value, (Distribution, *_VALUES)):
         return _detached_copy(value, name)
     if isinstance(value, Transform):
         return _detached_transform(value, name)

@@ -12,13 +12,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
+from pyro_mixtures.components import Normals
 from pyro_mixtures.distributions.linear import checked_dims
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
-from pyro_mixtures.distributions.strata import component_samples
 from pyro_mixtures.plotting.arrays import Array, as_array
-from pyro_mixtures.velocity.precision import double
 
 SAMPLES = 4000
 """To find levels and limits by."""
@@ -44,12 +41,10 @@ class Marginal:
         self.dims = checked_dims(range(min(self.size, 2)) if dims is None else dims, self.size)
         if len(self.dims) > 2:
             raise ValueError(f"Expected dims to name one or two coordinates, but got {dims!r}")
-        law: Any = mixture
-        if isinstance(mixture, ComponentMixture):
-            law = getattr(mixture, "_normals", None) or mixture
-        self._law, self._order = law, self.dims
-        if isinstance(law, NormalMixture):
-            self._law, self._order = law.marginal(self.dims), list(range(len(self.dims)))
+        self._law: Any = mixture
+        self._order = self.dims
+        if isinstance(mixture.components, Normals) and mixture.event_shape:
+            self._law, self._order = mixture.marginal(self.dims), list(range(len(self.dims)))
         elif len(self.dims) < self.size:
             raise NotImplementedError(
                 f"Expected dims to name all {self.size} coordinates, for marginals are known of"
@@ -87,37 +82,18 @@ class Marginal:
 
     @torch.no_grad()
     def own_log_prob(self, points: Array) -> Array:
-        """Log density of each component at points of its own, but for a constant of each.
+        """Log density of each component at points of its own.
 
         ``(N, K, d) -> (N, K)``, ``-inf`` where it is not finite. Of all K components at all of
         these points there would be K times as many.
         """
         z = self._event(torch.as_tensor(points).to(self._law.device))
-        if isinstance(self._law, ComponentMixture):
-            support: Any = self._law.support
-            inside = support.check(z)  # (N, K)
-            some = self._event(torch.as_tensor(self.draws[0]).to(z))
-            z = torch.where(inside[(..., *(None for _ in self._law.event_shape))], z, some)
-            result = self._own_log_prob(z).masked_fill(~inside, -torch.inf)
-        else:
-            locs, scales = double(*self._law._normals)
-            offset = z - locs  # (N, K, d)
-            if scales.dim() == locs.dim():
-                offset = offset / scales
-            else:
-                columns = offset.permute(1, 2, 0)  # (K, d, N)
-                columns = torch.linalg.solve_triangular(scales, columns, upper=False)
-                offset = columns.permute(2, 0, 1)
-            result = -offset.square().sum(-1) / 2
+        inside = self._law.support.check(z)  # (N, K)
+        some = self._event(torch.as_tensor(self.draws[0]).to(z))
+        z = torch.where(inside[(..., *(None for _ in self._law.event_shape))], z, some)
+        z = z if self._law.event_shape else z.unsqueeze(-1)
+        result = self._law.components.log_prob_of_own(z).masked_fill(~inside, -torch.inf)
         return torch.where(result < torch.inf, result, -torch.inf).cpu().double().numpy()
-
-    def _own_log_prob(self, z: Tensor) -> Tensor:
-        """Of components with distributions of their own, ``(N, K, *E) -> (N, K)``."""
-        components = self._law._components
-        if components[0].batch_shape:
-            return components[0].log_prob(z)
-        each = [component.log_prob(z[:, index]) for index, component in enumerate(components)]
-        return torch.stack(each, -1)
 
     def log_prob(self, points: Array) -> Array:
         """Log density, ``(N, d) -> (N,)``."""
@@ -141,9 +117,8 @@ class Marginal:
     def component_draws(self) -> Array:
         """Of each component, ``(S, K, d)``."""
         with _own_random_numbers(self._law.device):
-            if isinstance(self._law, ComponentMixture):  # whose components may lack rsample
-                return self._points(self._law._draw(SAMPLES))
-            return self._points(component_samples(self._law, (SAMPLES,)))
+            z = self._law.components.sample(SAMPLES)  # (S, K, D)
+            return self._points(z if self._law.event_shape else z.squeeze(-1))
 
     def _points(self, z: Tensor) -> Array:
         z = z if self._law.event_shape else z.unsqueeze(-1)

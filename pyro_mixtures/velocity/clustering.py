@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.chunks import CACHED, map_chunks
-from pyro_mixtures.velocity.precision import records_graph
+from pyro_mixtures.velocity.precision import is_transformed, records_graph
 
 MANY = 100
 """Components from which on it does not pay to treat all groups at once."""
@@ -178,7 +178,7 @@ def plainly(function: Callable[..., Tensor], *arguments: Tensor | float) -> Tens
         function: of tensors with any batch shape on the left, which its result has, too.
         arguments: of the function.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if torch.compiler.is_compiling() or not is_transformed():
         return function(*arguments)
     return _Plain.apply(function, *arguments)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.overrides import overridable
+from pyro_mixtures.velocity.precision import is_transformed
 from pyro_mixtures.velocity.score_use import is_used
 
 VectorJacobianProduct = Callable[..., tuple[Tensor, ...]]
@@ -61,7 +62,7 @@ def scored_pathwise(
         z: as for :func:`pathwise`.
         vjp: as for :func:`pathwise`, with a keyword ``used``: whether a term
             :func:`~pyro_mixtures.velocity.score_use.marked` with the receipt is part of the loss
-            whose gradient ``grad`` is.
+            whose gradient ``grad`` is; None for those that are not, where some are.
         parameters: as for :func:`pathwise`.
 
     Returns:
@@ -74,7 +75,7 @@ def needs_gradient(*tensors: Tensor) -> bool:
     """Whether any tensor may need a gradient; transforms and the compiler do not tell."""
     return torch.is_grad_enabled() and (
         torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_transformed()
         or any(tensor.requires_grad for tensor in tensors)
     )
 
@@ -118,7 +119,8 @@ class _ScoredPathwise(torch.autograd.Function):
         used = is_used(receipt)
         if not isinstance(used, Tensor):
             return _gradients(ctx, grad, functools.partial(ctx.vjp, used=used))
-        parts = (True, torch.where(used, grad, 0)), (False, torch.where(used, 0, grad))
+        # None: what is not used by some rows is neither refused nor warned of
+        parts = (True, torch.where(used, grad, 0)), (None, torch.where(used, 0, grad))
         both = (_gradients(ctx, part, functools.partial(ctx.vjp, used=x)) for x, part in parts)
         return tuple(a if a is None else a + b for a, b in zip(*both, strict=True))
 

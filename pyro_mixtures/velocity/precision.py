@@ -17,11 +17,17 @@ LONGEST_SUM = 300
 """Terms of the order of one that float32 may sum: more, and the sum itself has lost digits."""
 
 
-def at_least_single(*tensors: Tensor) -> list[Tensor]:
-    """Tensors in their common dtype, or in float32 if that is narrower."""
+def widest(*tensors: Tensor) -> torch.dtype:
+    """The common dtype of tensors, or float32 if that is narrower."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def at_least_single(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the dtype that is the :func:`widest`."""
+    dtype = widest(*tensors)
     return [tensor.to(dtype) for tensor in tensors]
 
 
@@ -119,3 +125,18 @@ def largest(x: Tensor) -> float | None:
         return float(x.amax())
     except RuntimeError:
         return None
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` transforms what runs, and hides values and who needs a gradient."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def surely_all(mask: Tensor) -> bool:
+    """Whether all are true; recorded graphs and ``torch.func.vmap`` cannot know."""
+    if records_graph():
+        return False
+    try:
+        return bool(mask.all())
+    except RuntimeError:
+        return False

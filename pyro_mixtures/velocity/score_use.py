@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.velocity.overrides import overridable
+from pyro_mixtures.velocity.precision import is_transformed
 
 
 class UnusedScoreWarning(UserWarning):
@@ -30,39 +31,21 @@ def is_used(receipt: Tensor | None) -> bool | Tensor:
     if torch.compiler.is_compiling() and receipt is not None:
         return receipt > 0
     try:
-        used = receipt is not None and bool(receipt > 0)
+        return receipt is not None and bool(receipt > 0)
     except RuntimeError:  # each row of a batch of backward passes has its own
         return receipt > 0  # type: ignore[operator]
-    if not used:
-        warnings.warn(
-            "The samples of a mixture whose weights have a score term carry the whole gradient of"
-            " these, since the loss does not use the term. It is unbiased, but its variance grows"
-            " like exp(d^2 / 8) with the distance d of components. Trace_ELBO, TraceEnum_ELBO and"
-            " BaselinedTrace_ELBO use the term; with weight_gradient='pathwise' there is none.",
-            UnusedScoreWarning,
-            stacklevel=1,
-        )
-    return used
 
 
-@overridable
-def chosen(with_score: Tensor, alone: Tensor) -> tuple[Tensor, Tensor]:
-    """One of two equal samples, by whether the score term is used, and the receipt that tells.
-
-    Args:
-        with_score: moves as it should beside a score term.
-        alone: moves as it should without one.
-
-    Example:
-        >>> beside = torch.zeros(2, requires_grad=True)
-        >>> alone = torch.zeros(2, requires_grad=True)
-        >>> z, receipt = chosen(beside, alone)
-        >>> score = torch.zeros(2, requires_grad=True)
-        >>> (z + marked(score, receipt)).sum().backward()
-        >>> beside.grad, alone.grad
-        (tensor([1., 1.]), None)
-    """
-    return _Chosen.apply(with_score, alone)
+def warn_unused() -> None:
+    """Warn that samples carry what the score term should."""
+    warnings.warn(
+        "The samples of a mixture whose weights have a score term carry the whole gradient of"
+        " these, since the loss does not use the term. It is unbiased, but its variance grows"
+        " like exp(d^2 / 8) with the distance d of components. Trace_ELBO, TraceEnum_ELBO and"
+        " BaselinedTrace_ELBO use the term; with weight_gradient='pathwise' there is none.",
+        UnusedScoreWarning,
+        stacklevel=1,
+    )
 
 
 @overridable
@@ -106,34 +89,6 @@ def completed(score: Tensor, receipt: Tensor, cost: Tensor) -> tuple[Tensor, Ten
     return _Completed.apply(score, receipt, cost)
 
 
-class _Chosen(torch.autograd.Function):
-    @staticmethod
-    def forward(with_score, alone):
-        return with_score.clone(), with_score.new_zeros(())
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx, grad, receipt):
-        if grad is None:  # a score term without its sample
-            return None, None
-        used = is_used(receipt)
-        if isinstance(used, Tensor):
-            return torch.where(used, grad, 0), torch.where(used, 0, grad)
-        return (grad, None) if used else (None, grad)
-
-    @staticmethod
-    def vmap(info, in_dims, with_score, alone):
-        pair = zip((with_score, alone), in_dims, strict=True)
-        tensors = (
-            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in pair
-        )
-        return _Chosen.apply(*tensors), (0, None)
-
-
 class _Marked(torch.autograd.Function):
     @staticmethod
     def forward(score, receipt):
@@ -168,10 +123,7 @@ class _Completed(torch.autograd.Function):
         if grad is None:
             return None, None, None
         # here a cost of zero is a part of the whole, unless torch has filled it in
-        fills_in = (
-            torch.compiler.is_compiling()
-            or torch._C._functorch.peek_interpreter_stack() is not None
-        )
+        fills_in = torch.compiler.is_compiling() or is_transformed()
         receipt = _receipt(grad) if fills_in else grad.new_ones(())
         if completion is not None:
             grad = grad + completion * cost * receipt
@@ -193,5 +145,5 @@ def _receipt(grad: Tensor) -> Tensor:
 
 
 # what torch would otherwise find out at each call, for more than the cost of the call itself
-for _function in (_Chosen, _Marked, _Completed):
+for _function in (_Marked, _Completed):
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore

@@ -183,7 +183,7 @@ def test_frozen():
     frozen = FAMILY.build({**rest, "control_var": parameters["control_var"].detach()})
     points = frozen.sample((5,))
     expected = gradients(sample_at(FAMILY.build(parameters), points), parameters, points.cos())
-    patched = "pyro_mixtures.distributions.avf_mixture_of_diag_normals.variance_gradient"
+    patched = "pyro_mixtures.components.normals.variance_gradient"
     with mock.patch(patched) as learning:
         actual = gradients(sample_at(frozen, points), rest, points.cos())
     assert not learning.called
@@ -210,7 +210,7 @@ def test_blended():
     parameters = FAMILY.parameters(K=4, D=3, spread=0.5)
     blending = Blending()
     for _ in range(3):
-        q = FAMILY.build(parameters, weight_gradient="clustered")._blended(blending)
+        q = FAMILY.build(parameters, weight_gradient="clustered").blended(blending)
         z = q.rsample((5,))
         score = q.score_parts(z).score_function
         surrogate = z.cos().sum() + (score * z.detach().cos().sum(-1)).sum()
@@ -219,7 +219,7 @@ def test_blended():
         assert all(value.isfinite().all() for value in values.values())
         assert (values["control_var"] != 0).any()
     assert blending.num_draws == 15
-    assert (blending.shares(q._groups) < 1).any()
+    assert (blending.shares(q.groups) < 1).any()
 
 
 def test_reflection():

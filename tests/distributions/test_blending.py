@@ -10,6 +10,7 @@ import torch
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.distributions.blending import Blending
+from pyro_mixtures.distributions.remembering import recall
 from tests.distributions.test_unbiased_grid import TOLERANCE, some, worst_error
 from tests.registry import beside_its_score, each_family, same_group
 
@@ -58,10 +59,10 @@ def test_unbiased_for_shares_that_differ_between_groups(family, D):
     blending = knowing([0.9, 0.3, 0.1, 0.4], [1.0, 1.0, 1.0, 1.0])
 
     def blended(**options):
-        return family.distribution(**options, weight_gradient="clustered")._blended(blending)
+        return family.distribution(**options, weight_gradient="clustered").blended(blending)
 
     parameters = family.parameters(K=4, D=D, **family.groups, seed=2)
-    groups = blended(**parameters)._groups
+    groups = blended(**parameters).groups
     assert len(groups.unique()) < 4
     several = len(blending.shares(groups).unique()) > 1
     assert several or "locs" not in parameters  # sizes alone make a chain
@@ -95,12 +96,12 @@ def test_finds_the_two_parts_and_the_share_of_least_variance():
     torch.manual_seed(0)
     q, logits = mixture()
     blending = Blending()
-    q = q._blended(blending)
-    assert torch.equal(q._groups, PAIRS)
+    q = q.blended(blending)
+    assert torch.equal(q.groups, PAIRS)
     z, grad, f, transport, score = parts(q, logits, 5000)
     value = sample_of(q, z)
     told = {}
-    with watched(q._draws_of(value), told):
+    with watched(recall(q, value).draws, told):
         ((value * grad).sum() + (q.score_parts(value).score_function * f).sum()).backward()
     torch.testing.assert_close(told["transport"], transport, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(told["score"], score)
@@ -146,7 +147,7 @@ def sample_of(q, z):
 def test_draws_without_a_backward_pass_teach_nothing():
     q, _ = mixture()
     blending = Blending()
-    q = q._blended(blending)
+    q = q.blended(blending)
     q.rsample((3,))
     with torch.no_grad():
         q.rsample((3,))
@@ -156,7 +157,7 @@ def test_draws_without_a_backward_pass_teach_nothing():
 def test_what_is_not_finite_teaches_nothing():
     q, logits = mixture()
     blending = Blending()
-    q = q._blended(blending)
+    q = q.blended(blending)
     value = q.rsample((3,))
     (value.sum() * torch.inf + q.score_parts(value).score_function.sum()).backward()
     blending.learn()
@@ -168,7 +169,7 @@ def test_shares_stay_until_learn():
     torch.manual_seed(0)
     q, _ = mixture()
     blending = knowing([0.5] * 4, [1.0] * 4, 100)
-    q = q._blended(blending)
+    q = q.blended(blending)
     before = blending.shares(PAIRS)
     value = q.rsample((100,))
     assert torch.equal(blending.shares(PAIRS), before)
@@ -187,7 +188,7 @@ def test_moments_decay():
     alone = Blending(0.0)
     for each in (blending, other, alone):
         torch.manual_seed(0)
-        q = q._blended(each)
+        q = q.blended(each)
         value = q.rsample((7,))
         (value.sum() + q.score_parts(value).score_function.sum()).backward()
         each.learn()
@@ -200,7 +201,7 @@ def test_chains_are_groups_where_the_score_function_can_take_over():
     locs = torch.arange(5.0, dtype=torch.float64).unsqueeze(-1) * 1.5
     q = MixtureOfDiagNormals(locs, torch.ones_like(locs), locs[:, 0], weight_gradient="clustered")
     assert not same_group(q).all()
-    q = q._blended(Blending())
+    q = q.blended(Blending())
     assert same_group(q).all()
 
 
@@ -209,7 +210,7 @@ def test_a_batch_of_mixtures_shares_the_moments():
     q, _ = mixture()
     batch = q.expand((6,)).expand((2, 6))  # samples of one mixture
     blending = Blending()
-    batch = batch._blended(blending)
+    batch = batch.blended(blending)
     value = batch.rsample((3,))
     assert batch.score_parts(value).score_function.shape == (3, 2, 6)
     (value.sum() + batch.score_parts(value).score_function.sum()).backward()
@@ -221,7 +222,7 @@ def test_a_batch_of_mixtures_shares_the_moments():
     with pytest.raises(ValueError, match="decay"):
         Blending(1.0)
     own.component_logits.requires_grad_()
-    own = own._blended(blending)
+    own = own.blended(blending)
     value = own.rsample((3,))
     (value.sum() + own.score_parts(value).score_function.sum()).backward()
     blending.learn()
@@ -232,7 +233,7 @@ def test_each_backward_pass_has_a_pair_of_its_own():
     torch.manual_seed(0)
     q, _ = mixture()
     blending = Blending()
-    q = q._blended(blending)
+    q = q.blended(blending)
     value = q.rsample((4,))
     loss = value.sum() + q.score_parts(value).score_function.sum()
     loss.backward(retain_graph=True)
@@ -244,7 +245,7 @@ def test_each_backward_pass_has_a_pair_of_its_own():
 def test_values_from_elsewhere_teach_nothing():
     q, _ = mixture()
     blending = Blending()
-    q = q._blended(blending)
+    q = q.blended(blending)
     value = q.rsample((4,))
     other = q.rsample((3,)).detach()
     assert q.score_parts(other).score_function == 0
@@ -258,7 +259,7 @@ def test_another_number_of_components_begins_anew():
         logits = torch.zeros(count, dtype=torch.float64, requires_grad=True)
         q = MixtureOfDiagNormals(
             LOCS[:count], torch.ones(count, 2).double(), logits, weight_gradient="clustered"
-        )._blended(blending)
+        ).blended(blending)
         value = q.rsample((5,))
         (value.sum() + q.score_parts(value).score_function.sum()).backward()
     blending.learn()
@@ -275,7 +276,7 @@ def test_whole_steps_compile():
     def step(logits, locs):
         q = MixtureOfDiagNormals(
             locs, torch.ones(4, 2), logits, weight_gradient="clustered", validate_args=False
-        )._blended(blending)
+        ).blended(blending)
         z = q.rsample((3,))
         return (z.sum(-1).cos() * (1 + q.score_parts(z).score_function)).sum()
 

@@ -42,8 +42,8 @@ def test_separate_clusters_are_found(family, D):
     fit = family.distribution.from_samples(samples, 3, **options_of(family))
     assert type(fit) is family.distribution
     assert fit.batch_shape == ()
-    locs, scales = fit._normals
-    true_locs, true_scales = (x.detach() for x in truth._normals)
+    locs, scales = fit.components.normals("test")
+    true_locs, true_scales = (x.detach() for x in truth.components.normals("test"))
     if "locs" in family.parameters():
         order = torch.cdist(true_locs, locs).argmin(-1)
     else:
@@ -53,9 +53,9 @@ def test_separate_clusters_are_found(family, D):
     torch.testing.assert_close(
         fit.log_weights.exp()[order], truth.log_weights.exp().detach(), rtol=0, atol=0.05
     )
-    stddev = truth._marginals[1].detach()
-    assert ((fit._marginals[0][order] - true_locs).abs() / stddev).max() < 0.4
-    assert (fit._marginals[1][order] / stddev).log().abs().max() < 0.3
+    stddev = truth.components.stddev.detach()
+    assert ((fit.components.mean[order] - true_locs).abs() / stddev).max() < 0.4
+    assert (fit.components.stddev[order] / stddev).log().abs().max() < 0.3
     if family.has_full_factors and D > 1:
         covariance = fit.marginal([0, 1]).covariance_matrix
         expected = truth.marginal([0, 1]).covariance_matrix.detach()

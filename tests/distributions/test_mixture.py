@@ -61,7 +61,9 @@ def test_batch_shapes_broadcast(shapes, logits_shape, batch_shape):
     assert mixture.batch_shape == batch_shape
     assert mixture.event_shape == ()
     assert mixture.mean.shape == mixture.variance.shape == mixture.stddev.shape == batch_shape
-    assert [component.batch_shape for component in mixture.components] == [batch_shape] * 3
+    assert [component.batch_shape for component in mixture.component_distributions] == [
+        batch_shape
+    ] * 3
     assert mixture.mixture_distribution.batch_shape == batch_shape
     for sample_shape in ((), (2, 5)):
         z = mixture.rsample(sample_shape)

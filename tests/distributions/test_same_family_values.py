@@ -79,7 +79,9 @@ def test_support(family):
     mixture = family.example((2,))[1]
     support = mixture.support
     assert support.event_dim == len(mixture.event_shape)
-    assert type(support) is type(mixture._components[0].support)
+    several = getattr(mixture, "component_distributions", None)
+    component = several[0] if several else mixture.component_distribution
+    assert type(support) is type(component.support)
     assert support.check(mixture.sample((20,))).all()
 
 
@@ -90,7 +92,7 @@ def test_the_arguments_are_properties(family):
         mixture.mixture_distribution.probs, parameters["logits"].softmax(-1), **EXACT
     )
     if isinstance(mixture, Mixture):
-        assert [part.batch_shape for part in mixture.components] == [(2,)] * 3
+        assert [part.batch_shape for part in mixture.component_distributions] == [(2,)] * 3
         return
     assert isinstance(mixture, torch.distributions.MixtureSameFamily)
     assert isinstance(mixture, pyro.distributions.MixtureSameFamily)

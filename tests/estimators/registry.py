@@ -95,7 +95,7 @@ def sample_at(distribution: Any, points: Tensor) -> Tensor:
         return points.reshape(-1, *index.shape[:-1], points.shape[-1]).movedim(0, -2)
 
     sample_shape = points.shape[: points.dim() - 1 - len(mixture.batch_shape)]
-    with mock.patch.object(type(mixture), "_draw", staticmethod(draw)):
+    with mock.patch.object(mixture.core.components, "draw", draw):
         return distribution.rsample(sample_shape)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.distributions import Categorical, Normal
 
 from pyro_mixtures.distributions import MixtureDistribution, MixtureSameFamily
+from pyro_mixtures.distributions.remembering import recall
 from pyro_mixtures.estimators import EstimatedMixture, clustered, hybrid, pathwise, score
 from tests.estimators.registry import each, estimated, score_of
 from tests.registry import FAMILIES, beside_its_score, gradients
@@ -83,11 +84,11 @@ def test_the_given_mixture_stays_as_it_is(estimator):
         assert given.__dict__ == before
         assert isinstance(q, MixtureDistribution)
         assert q.has_rsample
-        assert q._known(z) is None
-        assert q._core.weight_gradient == q.weight_gradient
+        assert recall(q, z) is None
+        assert q.core.weight_gradient == q.weight_gradient
         assert q.batch_shape == given.batch_shape
         q.rsample()
-        assert given._known(z) is not None
+        assert recall(given, z) is not None
 
 
 @pytest.mark.parametrize("estimator", [pathwise, clustered, hybrid])
@@ -95,7 +96,9 @@ def test_mixtures_that_work_with_another(estimator):
     """``MixtureSameFamily`` of Normals hands its samples over to a class of Normals."""
     logits = torch.zeros(3, requires_grad=True)
     law = MixtureSameFamily(
-        Categorical(logits=logits), Normal(torch.tensor([0.0, 0.5, 20.0]), 1.0), None, "hybrid"
+        Categorical(logits=logits),
+        Normal(torch.tensor([0.0, 0.5, 20.0]), 1.0),
+        weight_gradient="hybrid",
     )
     q = estimator(law)
     z = beside_its_score(q, q.rsample((50,)))

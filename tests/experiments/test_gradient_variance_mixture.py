@@ -27,9 +27,7 @@ BASELINE = torch.tensor(0.7, dtype=torch.float64)
 def copies(mixture, count, **options):
     """As many of the mixture, and their logits, which take a gradient each."""
     logits = mixture.component_logits.expand(count, -1).clone().requires_grad_()
-    parameters = {
-        name: value.expand(count, *value.shape) for name, value in mixture._given.items()
-    }
+    parameters = {name: value.expand(count, *value.shape) for name, value in mixture.given.items()}
     return type(mixture)(**parameters, component_logits=logits, **options), logits
 
 
@@ -38,7 +36,7 @@ def copies(mixture, count, **options):
 def test_divergence_of_the_papers_fields(family, dim):
     """``div w^j = h - q_j`` where the hub h mixes Normals of one scale, all for autograd."""
     mixture = random_mixture(family, 3, dim, seed=dim)
-    locs, scales = mixture._normals
+    locs, scales = mixture.components.normals("test")
     scales = scales.expand_as(locs)
     weights = mixture.log_weights.exp()
     z = mixture.sample((50,)).requires_grad_()
@@ -51,7 +49,7 @@ def test_divergence_of_the_papers_fields(family, dim):
             unit.expand_as(z),
             log_prob,
             weights[None],
-            *mixture._components,
+            *mixture.components.parameters,
             precision=torch.float64,
         )
         for unit in torch.eye(dim, dtype=torch.float64)
@@ -123,7 +121,7 @@ def test_moments_are_those_of_the_package(name, estimator, samples, cost):
     else:
         draws = Draws.draw(mixture, chosen, 4000, BASELINE)
         found = estimators.single(draws, draws)[name]
-    parameters = {**mixture._given, "component_logits": mixture.component_logits}
+    parameters = {**mixture.given, "component_logits": mixture.component_logits}
     theirs = gradient_variance(
         PaperMixtureOfDiagNormals,
         chosen.value,

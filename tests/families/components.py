@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
 from pyro_mixtures import Mixture, MixtureSameFamily
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
+from pyro_mixtures.distributions import MixtureDistribution
 from tests.families.references import ReferenceMixture
 from tests.registry import Parameters, leaves
 
@@ -102,7 +102,7 @@ class Components:
         }
         return leaves({name: value.to(dtype) for name, value in parameters.items()})
 
-    def mixture(self, parameters: Parameters, **options) -> ComponentMixture:
+    def mixture(self, parameters: Parameters, **options) -> MixtureDistribution:
         """The mixture that is tested."""
         components = self.build(parameters)
         weights = Categorical(logits=parameters["logits"], validate_args=False)
@@ -112,7 +112,7 @@ class Components:
 
     def example(
         self, batch_shape: tuple[int, ...] = (), **settings
-    ) -> tuple[Parameters, ComponentMixture]:
+    ) -> tuple[Parameters, MixtureDistribution]:
         """Parameters and the mixture of them."""
         parameters = self.parameters(batch_shape, D=self.dimension, **settings)
         return parameters, self.mixture(parameters)

@@ -29,7 +29,7 @@ from torch.distributions import (
     Weibull,
 )
 
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
+from pyro_mixtures.distributions import MixtureDistribution
 from tests.families.builders import (
     ELLIPTICAL,
     HALF_LINES,
@@ -275,7 +275,7 @@ def bounded_cost(z: Tensor, event_dims: int) -> Tensor:
     return (z * torch.arange(1, z.shape[-1] + 1).to(z)).sum(-1).cos()
 
 
-def cost_gradients(mixture: ComponentMixture, points: Tensor, parameters: Parameters):
+def cost_gradients(mixture: MixtureDistribution, points: Tensor, parameters: Parameters):
     """Of the samples' costs at given points."""
     z = mixture.reparameterize(points)
     return gradients(bounded_cost(z, len(mixture.event_shape)), parameters)

@@ -119,7 +119,7 @@ def square(z):
     ("build", "refused"),
     [
         (lambda x: same(Gamma(x, 1.0)), "implicit"),
-        (lambda x: same(Normal(x, 1.0)), "graves"),
+        (lambda x: same(Normal(x, 1.0)), "gumbel_soft"),
         (lambda x: mixed(Gamma(x[0], 1.0), LogNormal(x[1], 1.0)), "gumbel_soft"),
         (
             lambda x: MixtureOfNormals(x.unsqueeze(-1) * ONE, EYE[:2, :2].expand(2, 2, 2), 0 * x),

@@ -9,6 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
+from pyro_mixtures.components import Family, Normals
 from pyro_mixtures.families.registry import coordinates, factors
 from pyro_mixtures.velocity.telescoping import exchange
 from tests.families.registry import each_components_and_dim, each_transport_and_dim
@@ -127,12 +128,8 @@ def test_weights_within_groups(family, transport, D):
     same = labels == labels.unsqueeze(-1)
 
     def clustered(each):
-        mixture = family.mixture(each, transport=transport)
-        of_normals = getattr(mixture, "_normals", None)
-        for one in (mixture, of_normals):
-            if one is not None:
-                one.weight_gradient = "clustered"
-                one._labels = labels.expand(len(each["logits"]), 4)
+        mixture = family.mixture(each, transport=transport, weight_gradient="clustered")
+        mixture.grouping.found = labels.expand(len(each["logits"]), 4)
         return mixture
 
     parameters = family.parameters(K=4, D=D, seed=10 + D)
@@ -155,12 +152,15 @@ def test_weights_currents(family, D):
     parameters = family.parameters(K=4, D=D, scales=SCALES, seed=20 + D)
     parameters = {name: value.detach() for name, value in parameters.items()}
     mixture = family.mixture(parameters)
-    shared = coordinates(*mixture._components)
+    components = mixture.components
+    if isinstance(components, Normals):  # as any other family
+        components = Family(mixture.component_distribution)
+    shared = coordinates(*components.distributions)
     z = points_near(family, parameters, count=5)
-    u = z if shared is None else shared.inv(mixture._padded(z))
+    u = z if shared is None else shared.inv(components._padded(z))
     u = u.detach().requires_grad_()
     at = u if shared is None else shared(u).reshape(z.shape)
-    own, marginals = mixture._each(lambda component, z: factors(component, z, shared), at)
+    own, marginals = components._each(lambda component, z: factors(component, z, shared), at)
     density = (own.log_pdf.sum(-1) + mixture.log_weights).logsumexp(-1, keepdim=True)
     hub = marginals.mix(parameters["logits"].softmax(-1).unsqueeze(-2))
     current = density.exp().unsqueeze(-1) * exchange(density, own, hub)  # (N, K, D)

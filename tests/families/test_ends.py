@@ -179,12 +179,12 @@ def test_other_samples_stay_as_they_are(dtype):
     z = torch.stack([torch.nextafter(one, -one), one / 3, one * torch.finfo(dtype).tiny])
     for components in (Beta(one.expand(2), 1.0), Uniform(zeros(z)[:2], 1.0)):
         q = same(components)
-        q._pick = lambda index: z
+        q.components._pick = lambda index: z
         assert torch.equal(q.sample((3,)), z)
     angles = torch.tensor([-3.15, 0.0, 4.0], dtype=dtype)  # a circle has no ends
     concentration = torch.ones(2, dtype=dtype)
     q = same(VonMises(zeros(concentration), concentration))
-    q._pick = lambda index: angles
+    q.components._pick = lambda index: angles
     assert torch.equal(q.sample((3,)), angles)
 
 

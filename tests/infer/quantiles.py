@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-import pyro_mixtures.distributions as pm
-from pyro_mixtures.distributions import strata
-from pyro_mixtures.distributions.component_mixture import ComponentMixture
-from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+from pyro_mixtures.components import family
+from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.estimators.stratified import StratifiedMixture
 
 NUM_POINTS = 4000
@@ -100,9 +98,8 @@ def quantiles_for_samples(points: Points) -> Iterator[None]:
         return sample(self.mixture, sample_shape)
 
     with contextlib.ExitStack() as stack:
-        for cls in (ParametricMixture, ComponentMixture, pm.MixtureSameFamily):
-            stack.enter_context(mock.patch.object(cls, "rsample", rsample))
-            stack.enter_context(mock.patch.object(cls, "sample", sample))
+        stack.enter_context(mock.patch.object(MixtureDistribution, "rsample", rsample))
+        stack.enter_context(mock.patch.object(MixtureDistribution, "sample", sample))
         stack.enter_context(mock.patch.object(StratifiedMixture, "sample", sample_of_estimator))
         yield
 
@@ -121,14 +118,14 @@ def quantiles_for_components(wanted: bool) -> Iterator[None]:
         noise = Normal(0.0, 1.0).icdf(uniform(shape[0], len(shape)))
         return noise.expand(shape).to(**options)
 
-    def rsample(component, sample_shape):
-        shape = component._extended_shape(sample_shape)
+    def rsample(component, count):
+        shape = component._extended_shape((count,))
         return component.base_dist.icdf(uniform(shape[0], len(shape)).expand(shape))
 
     if wanted:
         with (
             mock.patch.object(torch, "randn", randn),
-            mock.patch.object(strata, "_rsample", rsample),
+            mock.patch.object(family, "_rsample", rsample),
         ):
             yield
     else:

@@ -134,7 +134,7 @@ def test_one_mixture_at_several_sites(wrap):
     groups = torch.zeros(2, dtype=torch.long)
     shares = [elbo._blendings[f"x{i}"].shares(groups)[0] for i in range(2)]
     assert shares[0] - shares[1] > 0.1
-    assert q._blending is None
+    assert q.blending is None
     assert q.score_parts(q.rsample()).score_function == 0  # one group, as before
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from pyro_mixtures.distributions import MixtureOfDiagNormals, kept_groups, mixture_distribution
+from pyro_mixtures.distributions import MixtureOfDiagNormals
+from pyro_mixtures.distributions import groups as grouping
 from pyro_mixtures.distributions.blending import Blending
-from pyro_mixtures.distributions.kept_groups import PATIENCE, KeptGroups
+from pyro_mixtures.distributions.groups import PATIENCE, KeptGroups
 from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     AutoMultivariateNormalMixture,
@@ -44,7 +45,7 @@ def found(monkeypatch):
     kinds = []
 
     def watched(name):
-        linkage = getattr(mixture_distribution, name)
+        linkage = getattr(grouping, name)
 
         def find(*arguments):
             kinds.append(name)
@@ -54,7 +55,7 @@ def found(monkeypatch):
         return find
 
     for name in ("complete_linkage", "single_linkage"):
-        monkeypatch.setattr(mixture_distribution, name, watched(name))
+        monkeypatch.setattr(grouping, name, watched(name))
     return kinds
 
 
@@ -66,7 +67,7 @@ def make(guide_class=AutoDiagonalNormalMixture, count=MANY):
 
 
 def groups(guide):
-    return guide.get_posterior()._groups
+    return guide.get_posterior().groups
 
 
 @pytest.mark.parametrize("guide_class", GUIDES)
@@ -116,8 +117,8 @@ def test_found_anew_for_other_parameters(found, guide_class, by_hand):
     second = groups(guide)
     assert len(found) == 2
     fresh = guide.get_posterior()
-    fresh._kept_groups = None
-    assert torch.equal(second, fresh._groups)
+    fresh.kept_groups = None
+    assert torch.equal(second, fresh.groups)
     assert groups(guide) is second
 
 
@@ -138,11 +139,11 @@ def test_other_shapes_and_values_that_are_not_finite(found):
         q = MixtureOfDiagNormals(
             locs, torch.ones_like(locs), torch.zeros(count), validate_args=False
         )
-        q._kept_groups = kept
+        q.kept_groups = kept
         return q
 
     for number, shape in enumerate([(MANY, 2), (MANY + 1, 2), (MANY, 3), (MANY, 3, torch.nan)]):
-        assert mixture(*shape)._groups.shape == shape[:1]
+        assert mixture(*shape).groups.shape == shape[:1]
         assert len(found) == number + 1
 
 
@@ -188,8 +189,8 @@ def test_recorded_graphs_find_their_own():
 
     def labels(locs):
         q = MixtureOfDiagNormals(locs, torch.ones_like(locs), locs[:, 0], validate_args=False)
-        q._kept_groups = kept
-        return q._groups
+        q.kept_groups = kept
+        return q.groups
 
     near = torch.zeros(MANY, 1)
     assert not labels(near).any()
@@ -202,8 +203,8 @@ def test_recorded_graphs_find_their_own():
 @pytest.mark.parametrize("blends", [False, True])
 def test_unbiased_when_the_parameters_have_moved(monkeypatch, blends):
     """By integration on a grid: the groups are no longer those that would be found."""
-    monkeypatch.setattr(mixture_distribution, "MANY", 1)
-    monkeypatch.setattr(kept_groups, "PATIENCE", 0.001)
+    monkeypatch.setattr(grouping, "MANY", 1)
+    monkeypatch.setattr(grouping, "PATIENCE", 0.001)
     family, kept, blending = FAMILIES["diag_normals"], KeptGroups(), Blending()
     blending.load_state_dict(
         {"moments": torch.tensor([[0.3] * 4, [1.0] * 4]).double(), "num_draws": 10**9}
@@ -211,8 +212,8 @@ def test_unbiased_when_the_parameters_have_moved(monkeypatch, blends):
 
     def learning(**options):
         q = MixtureOfDiagNormals(**options)
-        q._kept_groups = kept
-        return q._blended(blending) if blends else q
+        q.kept_groups = kept
+        return q.blended(blending) if blends else q
 
     logits = torch.tensor([0.3, -0.2, 0.1, 0.5]).double()
     before = {
@@ -220,13 +221,13 @@ def test_unbiased_when_the_parameters_have_moved(monkeypatch, blends):
         "coord_scale": torch.ones(4, 1).double(),
         "component_logits": logits,
     }
-    assert learning(**before)._groups.tolist() == [0, 0, 2, 3]
+    assert learning(**before).groups.tolist() == [0, 0, 2, 3]
     moved = {**before, "locs": torch.tensor([[-0.1], [2.0], [5.1], [7.0]]).double()}
     moved = {name: value.requires_grad_() for name, value in moved.items()}
-    assert MixtureOfDiagNormals(**moved)._groups.tolist() == [0, 1, 2, 2]
-    assert learning(**moved)._groups.tolist() == [0, 0, 2, 3]
+    assert MixtureOfDiagNormals(**moved).groups.tolist() == [0, 1, 2, 2]
+    assert learning(**moved).groups.tolist() == [0, 0, 2, 3]
     errors = worst_error(
         replace(family, distribution=learning), moved, some("cosine", "quartic", "cubic")
     )
     assert max(errors.values()) < TOLERANCE, errors
-    assert learning(**moved)._groups.tolist() == [0, 0, 2, 3]
+    assert learning(**moved).groups.tolist() == [0, 0, 2, 3]

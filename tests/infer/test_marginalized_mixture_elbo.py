@@ -126,7 +126,7 @@ def test_auto_guides(guide_class, weight_gradient, kwargs, landing):
     q = guide.get_posterior()
     z = particles_of(q, **kwargs)
     constant = type(q)(
-        **{name: value.detach() for name, value in q._given.items()},
+        **{name: value.detach() for name, value in q.given.items()},
         component_logits=q.component_logits.detach(),
     )
     log_q = (constant if landing else q).log_prob(z)

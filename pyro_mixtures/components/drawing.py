@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.velocity.precision import at_least_single, is_transformed
 
 
 def draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:
@@ -23,7 +23,7 @@ def draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> 
 
 
 def _draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:
-    if torch._C._functorch.peek_interpreter_stack() is None:
+    if not is_transformed():
         return family(**parameters, validate_args=False).sample()
     return _Draw.apply(family, tuple(parameters), *parameters.values())
 

@@ -1,4 +1,4 @@
-"""Groups of many components that outlive a distribution, while their components stay near."""
+"""Groups of overlapping components, and those of many components that outlive a distribution."""
 
 from __future__ import annotations
 
@@ -8,14 +8,67 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.clustering import linkage_cut, pair_distance
-from pyro_mixtures.velocity.precision import records_graph
+from pyro_mixtures.components import Components
+from pyro_mixtures.velocity.clustering import (
+    MANY,
+    complete_linkage,
+    linkage_cut,
+    pair_distance,
+    single_linkage,
+)
+from pyro_mixtures.velocity.precision import is_transformed, records_graph
 
 PATIENCE = 20
 """Groups serve one time for so many components: to find them takes a time of the order K^2."""
 
 NEAR = 0.2
 """How far a component may move before the groups are found anew, in sizes of a group."""
+
+
+class Grouping:
+    """The groups of components, found when they are first asked for.
+
+    Any grouping is unbiased that does not depend on the sample, so one that was kept while the
+    parameters moved on is, too.
+
+    Args:
+        components: to be grouped.
+        chained: let groups be chains of overlapping components.
+        kept: groups of earlier parameters.
+    """
+
+    def __init__(
+        self, components: Components, chained: bool = False, kept: KeptGroups | None = None
+    ) -> None:
+        self.components, self.chained, self.kept = components, chained, kept
+        self.found: Tensor | None = None
+
+    def of(self, components: Components) -> Grouping:
+        """The same of other components."""
+        return Grouping(components, self.chained, self.kept)
+
+    @property
+    def labels(self) -> Tensor:
+        """For each component the number of the first one in its group, ``(*B, K)``."""
+        if self.found is None:
+            if torch.compiler.is_compiling():  # which knows no inference mode to leave
+                self.found = self._find()
+            else:
+                with torch.inference_mode(False):
+                    self.found = self._find()
+        return self.found
+
+    def _find(self) -> Tensor:
+        linkage = single_linkage if self.chained else complete_linkage
+        components = self.components
+
+        def find() -> Tensor:
+            return linkage(components.distances(), linkage_cut(components.event_shape.numel()))
+
+        with torch.no_grad():
+            if self.kept is None or components.num_components < MANY:
+                return find()
+            return self.kept.labels(linkage.__name__, *components.spread(), find)
 
 
 class KeptGroups:
@@ -33,15 +86,15 @@ class KeptGroups:
         >>> locs = torch.arange(200.0).unsqueeze(-1)
         >>> for place in (locs, locs + 0.1, 3 * locs):
         ...     q = MixtureOfDiagNormals(place, scales, logits)
-        ...     q._kept_groups = kept
-        ...     print(len(q._groups.unique()))
+        ...     q.kept_groups = kept
+        ...     print(len(q.groups.unique()))
         100
         100
         200
     """
 
     def __init__(self) -> None:
-        self._found: dict[str, _Grouping] = {}
+        self._found: dict[str, _Kept] = {}
 
     def labels(
         self, linkage: str, locs: Tensor, stddev: Tensor, find: Callable[[], Tensor]
@@ -54,16 +107,16 @@ class KeptGroups:
             stddev: of their coordinates, ``(*B, K, D)``.
             find: finds the groups.
         """
-        if records_graph() or torch._C._functorch.peek_interpreter_stack() is not None:
+        if records_graph() or is_transformed():
             return find()
         kept = self._found.get(linkage)
         if kept is None or not kept.serves(locs, stddev):
-            kept = _Grouping(find(), locs.clone(), stddev.clone())
+            kept = _Kept(find(), locs.clone(), stddev.clone())
         self._found[linkage] = kept._replace(uses=kept.uses + 1)
         return kept.labels
 
 
-class _Grouping(NamedTuple):
+class _Kept(NamedTuple):
     """Groups, and the components that they were found for."""
 
     labels: Tensor

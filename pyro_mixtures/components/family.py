@@ -1,0 +1,455 @@
+"""Components that are distributions with rules, one for each or one for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
+from torch import Size, Tensor
+from torch.distributions import Distribution, Independent, Transform
+
+from pyro_mixtures.components.base import Components, Weighting
+from pyro_mixtures.components.drawing import draw
+from pyro_mixtures.components.live_tensors import LiveTensors, gradients_of
+from pyro_mixtures.families import UNIVARIATE, exactly
+from pyro_mixtures.families.location_scale import SMOOTH
+from pyro_mixtures.families.registry import (
+    Affine,
+    common_coordinates,
+    factor,
+    factors,
+    log_density,
+    moved,
+    moving_tails,
+    tails,
+    velocity,
+)
+from pyro_mixtures.families.support import check_exchange, check_supports, inside_support
+from pyro_mixtures.velocity.chunks import chunks
+from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
+from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
+from pyro_mixtures.velocity.precision import at_least_single, double, largest, surely_all
+from pyro_mixtures.velocity.telescoping import Factors, exchange
+
+MADE_OF_PARAMETERS = exactly(*UNIVARIATE)
+"""Classes whose parameters, by the names of their constraints, are all that they are made of."""
+
+
+class Family(Components):
+    """Components of one family, along the last dimension of a distribution's batch.
+
+    The velocities of their points are rules of the family
+    (:func:`~pyro_mixtures.families.register_velocity`). They are asked in the backward pass, of a
+    distribution whose tensors are leaves of a graph of its own.
+
+    Args:
+        distribution: of batch shape ``(*B, K)``.
+        tensors: what it is made of, in place of the tensors of ``live``.
+        live: of the distribution that it was rebuilt of.
+    """
+
+    any_batch = False
+
+    def __init__(
+        self,
+        *distributions: Distribution,
+        tensors: Sequence[Tensor] = (),
+        live: LiveTensors | None = None,
+    ) -> None:
+        self.distributions, self.tensors = distributions, tensors
+        self._live = live
+        self._set_shapes()
+
+    def _set_shapes(self) -> None:
+        *batch, self.num_components = self.distributions[0].batch_shape
+        super().__init__(torch.Size(batch), self.distributions[0].event_shape)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_live": None}  # copies have tensors of their own
+
+    # as tensors see them: (S, *B, *E) for a component, (S, *B, K, *E) for all
+
+    def _each(self, function: Callable[..., Any], *values: Tensor) -> Any:
+        """Results ``(S, *B, K, ...)`` of a function of a component and points ``(S, *B, *E)``."""
+        return function(self.distributions[0], *map(self._padded, values))
+
+    def _padded(self, value: Tensor) -> Tensor:
+        """Points as ``_each`` hands them to a component."""
+        return value.unsqueeze(-1 - len(self.event_shape))
+
+    def _sample_each(self, count: int) -> Tensor:
+        return self.distributions[0].sample((count,))
+
+    def _rsample_each(self, count: int) -> Tensor:
+        return _rsample(self.distributions[0], count)
+
+    def _events(self, z: Tensor) -> Tensor:
+        """``(*B, S, M, D) -> (S, *B, M, *E)``, where M may be missing."""
+        first = len(self.batch_shape)
+        shape = z.shape[first : first + 1] + self.batch_shape + z.shape[first + 1 : -1]
+        return z.movedim(first, 0).reshape(shape + self.event_shape)
+
+    def _flat(self, value: Tensor) -> Tensor:
+        """``(S, *B, M, *E) -> (*B, S, M, D)``, where M may be missing."""
+        last = value.dim() - len(self.event_shape)
+        return value.unsqueeze(-1).flatten(last).movedim(0, len(self.batch_shape))
+
+    # what a mixture asks
+
+    @property
+    def name(self):
+        return ", ".join(dict.fromkeys(type(_base(each)).__name__ for each in self.distributions))
+
+    @property
+    def transports(self):
+        smooth = type(self._base) in exactly(*SMOOTH)
+        names = ("telescoping", "displacement") if smooth else ("telescoping",)
+        return {name: name for name in names}
+
+    @property
+    def live(self) -> LiveTensors:
+        """The tensors that the distributions are made of."""
+        if self._live is None:
+            self._live = LiveTensors(self.distributions)
+        return self._live
+
+    @property
+    def parameters(self):
+        return self.live.tensors
+
+    def rebuilt(self, *parameters):
+        return type(self)(*self.live.rebuilt(parameters), tensors=parameters, live=self.live)
+
+    def expand(self, batch_shape):
+        shape = torch.Size((*batch_shape, self.num_components))
+        return type(self)(expanded(self.distributions[0], shape))
+
+    def check(self, exchange):
+        if self.num_components > 1:
+            if exchange:
+                check_exchange(*self.distributions)
+            check_supports(*self.distributions)
+
+    def draw(self, index):
+        rows = index.reshape(self.batch_shape.numel(), -1).T  # (S, B)
+        value = self._pick(rows).reshape(-1, *self.batch_shape, *self.event_shape)
+        return self._flat(inside_support(value, *self.distributions))
+
+    def _pick(self, index: Tensor) -> Tensor:
+        """Samples of the components ``(S, B)``."""
+        base = self._base
+        if type(base) not in MADE_OF_PARAMETERS:
+            return self._pick_of_all(index)
+        first, (count, batch) = len(self.batch_shape) + 1, index.shape
+        chosen = {}
+        for name in base.arg_constraints:  # those of the chosen components, (B, S, D)
+            value = getattr(base, name).unsqueeze(-1).flatten(first)  # (*B, K, D)
+            value = value.reshape(batch, self.num_components, value.shape[-1])
+            rows = index.T.unsqueeze(-1).expand(batch, count, value.shape[-1])
+            chosen[name] = value.gather(1, rows)
+        # some of torch's classes cannot be drawn from parameters that tell their origin
+        plain = {name: detach_provenance(value) for name, value in chosen.items()}
+        return track_provenance(draw(type(base), plain).movedim(1, 0), get_provenance(chosen))
+
+    def _pick_of_all(self, index: Tensor) -> Tensor:
+        """Of as many samples of each component as the most frequent asks."""
+        count, batch = index.shape
+        every = torch.arange(self.num_components, device=index.device)
+        chosen = index.unsqueeze(-1) == every  # (S, B, K)
+        turn = (chosen.cumsum(0) * chosen).sum(-1) - 1  # among those of its component, (S, B)
+        most = largest(turn)
+        if most is None:
+            turn = torch.arange(count, device=index.device).unsqueeze(-1)
+        else:
+            count = int(most) + 1
+        place = turn * batch + torch.arange(batch, device=index.device)
+        place = place * self.num_components + index
+        rows = self._sample_each(count).reshape(-1, *self.event_shape)  # (count B K, *E)
+        return rows[place.flatten()]
+
+    def inside(self, z):
+        return self._flat(inside_support(self._events(z), *self.distributions))
+
+    def log_prob(self, z, log_weights):
+        (z,) = at_least_single(z)
+        return self._each(log_density, self._events(z)).movedim(0, -2)
+
+    def distances(self):
+        """Of Normals with the same moments; without moments all are near."""
+        try:
+            return bhattacharyya_diag_normal(*double(*self.spread()))
+        except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and "vmap" not in str(error):
+                raise
+            return torch.zeros(self.batch_shape + (self.num_components,) * 2)
+
+    def spread(self):
+        place, size = self._each(_location_and_spread)
+        return self._all(place), self._all(size)
+
+    def _all(self, value: Tensor) -> Tensor:
+        """``(*B, K, *E) -> (*B, K, D)``."""
+        return value.unsqueeze(-1).flatten(len(self.batch_shape) + 1)
+
+    @property
+    def mean(self):
+        return self._all(self._each(lambda component: component.mean))
+
+    @property
+    def variance(self):
+        return self._all(self._each(lambda component: component.variance))
+
+    def sample(self, count):
+        return self._flat(self._sample_each(count))
+
+    def rsample(self, count):
+        return self._flat(self._rsample_each(count))
+
+    def log_prob_of_own(self, z):
+        (z,) = at_least_single(z)
+        density = log_density(self.distributions[0], self._events(z))
+        return density.movedim(0, -2)
+
+    def cdf(self, z):
+        if any(each.event_shape and _base(each).event_shape for each in self.distributions):
+            return super().cdf(z)
+        (z,) = at_least_single(z)
+        cdf = self._each(lambda component, value: tails(component, value).cdf, self._events(z))
+        return self._flat(cdf)
+
+    # gradients
+
+    def pullback(self, here, grad, weighting):
+        rows = at_least_single(here.z)
+        rows += [x.to(rows[0]) for x in (grad, here.responsibilities)]
+        size = self.num_components * self.event_shape.numel() * self.batch_shape.numel()
+        gradients: list[Any] = [0] * len(self.tensors)
+        parts = []
+        for z, slope, share in chunks(tuple(rows), size):
+            points = self._events(z)  # (S, *B, *E)
+            slope, share = slope.movedim(-2, 0), share.movedim(-2, 0)  # (S, *B, D or K)
+            log_weights = here.log_weights.to(points)
+
+            there = (points, slope, share, log_weights, weighting)
+            found, part = self.live.gradients(partial(self._moved, there), self.tensors)
+            gradients = [a + b for a, b in zip(gradients, found, strict=True)]
+            parts.append(part)
+        return tuple(gradients), None if weighting is None else torch.cat(parts, -2)
+
+    def _moved(self, there: tuple, *tensors: Tensor) -> tuple[Any, Any, Tensor | None]:
+        moving = type(self)(*self.live.rebuilt(tensors), live=self.live)
+        return moving._motion_and_contributions(*there)
+
+    def _motion_and_contributions(
+        self,
+        points: Tensor,
+        slope: Tensor,
+        share: Tensor,
+        log_weights: Tensor,
+        weighting: Weighting | None,
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
+        """What moves, the gradients there, and the weights' contributions ``(*B, S, K)``."""
+        if weighting is None:
+            return *self._pulled(self._motion(points), points, slope, share), None
+        transport, within, *_ = weighting
+        within, dead = within.to(points), log_weights == -math.inf
+        if transport == "displacement":
+            motion = self._motion(points)
+            with torch.no_grad():
+                currents = self._displacement(points, log_weights, within)
+        else:
+            with torch.no_grad():
+                shared = common_coordinates(*self.distributions)
+            motion, own, marginals = self._motion_and_factors(points, shared)
+            with torch.no_grad():
+                own, marginals = own.to(points.dtype), marginals.to(points.dtype)
+                log_joint = own.log_pdf.sum(-1) + log_weights  # in the shared coordinates
+                log_prob = log_joint.logsumexp(-1, keepdim=True)
+                # no current of a component without weight overflows
+                log_prob = log_prob.masked_fill(dead, math.inf)
+                currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
+        moving = self._pulled(motion, points, slope, share)
+        if transport != "displacement":
+            slope = self._slope(shared, points, slope)
+        contributions = (currents.detach() @ slope.unsqueeze(-1)).squeeze(-1)
+        return *moving, contributions.movedim(0, -2)
+
+    def _motion(self, points: Tensor) -> Tensor | Affine:
+        return velocity(self._base, self._padded(points))
+
+    def _motion_and_factors(
+        self, points: Tensor, shared: Transform | None
+    ) -> tuple[Tensor | Affine, Factors, Factors]:
+        """Moving points, and the factors ``(S, *B, K, D)`` of their coordinates."""
+        kind, value = type(self._base), self._padded(points)
+        if not moving_tails.owner(kind) is velocity.owner(kind) is tails.owner(kind) is not object:
+            return self._motion(points), *self._factors(points, shared)
+        motion, values = moving_tails(self._base, value)
+        with torch.no_grad():
+            own = factor(self._base, value, values)
+        first = len(self.batch_shape) + 2
+        own = Factors(*(x.detach().unsqueeze(-1).flatten(first) for x in own))
+        return motion, own, own
+
+    def _factors(self, points: Tensor, shared: Transform | None) -> tuple[Factors, Factors]:
+        with torch.no_grad():
+            return self._each(lambda component, value: factors(component, value, shared), points)
+
+    def _displacement(self, points: Tensor, log_weights: Tensor, within: Tensor) -> Tensor:
+        """Currents ``(S, *B, K, D)`` of :func:`location_scale_displacement`."""
+        base = self._base
+        locs, scales = (self._all(x.to(points.dtype)) for x in (base.loc, base.scale))
+        unit = type(base)(locs.new_zeros(()), locs.new_ones(()), validate_args=False)
+        log_joint = self._each(log_density, points) + log_weights
+        log_prob = log_joint.logsumexp(-1, keepdim=True)
+        log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
+        z = points.unsqueeze(-1).flatten(len(self.batch_shape) + 1)
+        return location_scale_displacement(z, log_prob, within, locs, scales, unit.log_prob)
+
+    def _slope(self, shared: Transform | None, points: Tensor, slope: Tensor) -> Tensor:
+        """Gradients at the points as those at their coordinates, ``(S, *B, D)``."""
+        if shared is None:
+            return slope
+        place = shared.inv(self._padded(points))
+
+        def moved(place: Tensor) -> tuple[list[Tensor], list[Tensor], None]:
+            image = shared(place)
+            return [image], [slope.reshape(image.shape).to(image)], None
+
+        (there,), _ = gradients_of(moved, (place,))
+        return there.reshape(*slope.shape[:-1], math.prod(there.shape[slope.dim() - 1 :]))
+
+    def _pulled(
+        self, motion: Tensor | Affine, points: Tensor, slope: Tensor, share: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What moves as the components bid it, in shares, and the gradients there."""
+        if isinstance(motion, Affine):
+            return self._pulled_affine(motion, points, slope, share)
+        shape = share.shape + self.event_shape  # (S, *B, K, *E)
+        along = (share.unsqueeze(-1) * slope.unsqueeze(-2)).reshape(shape)
+        return [motion.expand(shape)], [along.to(motion)]
+
+    def _pulled_affine(
+        self, motion: Affine, points: Tensor, slope: Tensor, share: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Of all samples together; in float64, for they may be far apart."""
+        origin, gain, center = (self._all(x) for x in motion)  # (*B, K, D)
+        z = points.reshape(slope.shape)
+        z, slope, share, place = double(z, slope, share, center.detach())
+        z, slope, weights = (x.movedim(0, -2) for x in (z, slope, share))  # (*B, S, ...)
+        middle = place.mean(-2, keepdim=True)
+        by_origin = weights.mT @ slope  # (*B, K, D)
+        by_gain = weights.mT @ (slope * (z - middle)) - (place - middle) * by_origin
+        return [origin, gain], [by_origin.to(origin), by_gain.to(gain)]
+
+    @property
+    def _base(self) -> Any:
+        """The components without what makes vectors of independent coordinates."""
+        return _base(self.distributions[0])
+
+
+class Several(Family):
+    """Components of any families, side by side on one support.
+
+    Args:
+        distributions: K, of batch shapes ``B`` and one event shape.
+    """
+
+    transports: Any = {"telescoping": "telescoping"}
+
+    def _set_shapes(self):
+        self.num_components = len(self.distributions)
+        first = self.distributions[0]
+        Components.__init__(self, first.batch_shape, first.event_shape)
+
+    def _each(self, function, *values):
+        dim = len(self.batch_shape) + (1 if values else 0)
+        return _stack([function(component, *values) for component in self.distributions], dim)
+
+    def _padded(self, value):
+        return value
+
+    def _sample_each(self, count):
+        samples = [component.sample((count,)) for component in self.distributions]
+        return torch.stack(samples, 1 + len(self.batch_shape))
+
+    def _rsample_each(self, count):
+        samples = [_rsample(component, count) for component in self.distributions]
+        return torch.stack(samples, 1 + len(self.batch_shape))
+
+    def _pick(self, index):
+        return self._pick_of_all(index)
+
+    def _motion(self, points):
+        return self._each(moved, points)
+
+    def _motion_and_factors(self, points, shared):
+        return self._motion(points), *self._factors(points, shared)
+
+    def expand(self, batch_shape):
+        return Several(*(expanded(each, batch_shape) for each in self.distributions))
+
+    def log_prob_of_own(self, z):
+        (z,) = at_least_single(z)
+        events = self._events(z).unbind(len(self.batch_shape) + 1)
+        pairs = zip(self.distributions, events, strict=True)
+        return torch.stack([log_density(*pair) for pair in pairs], -1).movedim(0, -2)
+
+
+def _stack(results: Sequence[Any], dim: int) -> Any:
+    """Of tensors, or of tuples of them, of the same type."""
+    if isinstance(results[0], Tensor):
+        return torch.stack(tuple(results), dim)
+    parts = [_stack(part, dim) for part in zip(*results, strict=True)]
+    kind = type(results[0])
+    return tuple(parts) if kind is tuple else kind(*parts)
+
+
+def _base(distribution: Any) -> Any:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _location_and_spread(component: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, or what the family has where these do not exist."""
+    if isinstance(component, Independent):
+        return _location_and_spread(component.base_dist)
+    try:
+        mean, stddev = component.mean, component.stddev
+        if surely_all((mean + stddev).isfinite()):
+            return mean, stddev
+        if hasattr(component, "scale_tril"):
+            return component.loc, torch.linalg.vector_norm(component.scale_tril, dim=-1)
+        return component.loc, component.scale
+    except AttributeError:
+        raise NotImplementedError from None
+
+
+def _rsample(component: Distribution, count: int) -> Tensor:
+    if not component.has_rsample:
+        kind: Any = component
+        while hasattr(kind, "base_dist"):
+            kind = kind.base_dist
+        raise NotImplementedError(
+            f"Expected components with reparameterized samples, but got {type(kind).__name__},"
+            " which has none"
+        )
+    return component.rsample((count,))
+
+
+def expanded(distribution: Distribution, batch_shape: Size) -> Distribution:
+    """A distribution of a batch shape, with an error that tells whose ``expand`` is missing."""
+    if distribution.batch_shape == batch_shape:
+        return distribution
+    try:
+        return distribution.expand(batch_shape)
+    except NotImplementedError:
+        raise NotImplementedError(
+            f"Expected {type(distribution).__name__} of batch shape {tuple(batch_shape)}, or with"
+            f" a method expand, but got {tuple(distribution.batch_shape)} and no such method"
+        ) from None

@@ -1,0 +1,197 @@
+"""The tensors that distributions are made of, and the same distributions with others in place.
+
+A gradient that is computed in the backward pass needs the rules of a family at tensors of its own:
+leaves, which autograd hands what flows to the parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from pyro.ops.provenance import ProvenanceTensor, detach_provenance
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
+from torch.distributions.utils import lazy_property
+
+from pyro_mixtures.velocity.precision import is_transformed, records_graph
+
+OBJECTS = (Distribution, Transform, nn.Module)
+"""Those whose attributes may hold tensors."""
+
+FAMILIAR = ("torch.distributions.", "pyro.distributions.")
+"""Modules of classes that hold no tensor elsewhere."""
+
+
+Motion = Callable[..., tuple[Sequence[Tensor], Sequence[Tensor], Any]]
+
+
+class LiveTensors:
+    """The floating point tensors of some distributions that may need a gradient.
+
+    They are looked for in attributes of distributions, transforms and modules, in containers and
+    in the arguments of partial functions.
+
+    Args:
+        wholes: the distributions.
+    """
+
+    def __init__(self, wholes: Sequence[Distribution]) -> None:
+        self.wholes = wholes
+        self.familiar = True
+        self._hidden_values = records_graph() or is_transformed()  # which may need gradients
+        found: dict[int, Tensor] = {}
+        self._find(wholes, found, set())
+        self.tensors = tuple(found.values())
+
+    def _find(self, thing: Any, found: dict[int, Tensor], seen: set[int]) -> None:
+        if isinstance(thing, Tensor):
+            if thing.is_floating_point() and (self._hidden_values or thing.requires_grad):
+                found[id(thing)] = thing
+            return
+        if id(thing) in seen:
+            return
+        parts = self._parts(thing)
+        if parts is not None:
+            seen.add(id(thing))
+            for part in parts:
+                self._find(part, found, seen)
+
+    def _parts(self, thing: Any) -> Iterable[Any] | None:
+        """What a thing is made of, or None of one that holds no tensors."""
+        if isinstance(thing, OBJECTS):
+            self.familiar &= type(thing).__module__.startswith(FAMILIAR)
+            return vars(thing).values()
+        if isinstance(thing, dict):
+            return thing.values()
+        if type(thing) in (list, tuple):
+            return thing
+        if isinstance(thing, functools.partial):
+            return thing.func, *thing.args, *thing.keywords.values()
+        if isinstance(thing, types.MethodType):
+            return (thing.__self__,)
+        return None
+
+    def rebuilt(self, tensors: Iterable[Tensor]) -> list[Any]:
+        """The distributions with other tensors in place of ``self.tensors``."""
+        pairs = zip(self.tensors, tensors, strict=True)
+        return self._copied(list(self.wholes), {id(old): new for old, new in pairs})
+
+    def _copied(self, thing: Any, made: dict[int, Any]) -> Any:
+        if id(thing) in made:
+            return made[id(thing)]
+        new: Any
+        if isinstance(thing, OBJECTS):
+            new = made[id(thing)] = object.__new__(type(thing))
+            new.__dict__.update(self._attributes(thing, made))
+        elif isinstance(thing, dict):
+            new = copy.copy(thing)
+            new.update({name: self._copied(value, made) for name, value in thing.items()})
+        elif type(thing) in (list, tuple):
+            new = type(thing)(self._copied(part, made) for part in thing)
+        elif isinstance(thing, functools.partial):
+            args, keywords = self._copied(thing.args, made), self._copied(thing.keywords, made)
+            new = functools.partial(self._copied(thing.func, made), *args, **keywords)
+        elif isinstance(thing, types.MethodType):
+            new = types.MethodType(thing.__func__, self._copied(thing.__self__, made))
+        else:
+            return _plain(thing)
+        made[id(thing)] = new
+        return new
+
+    def _attributes(self, thing: Any, made: dict[int, Any]) -> dict[str, Any]:
+        attributes = {}
+        for name, value in vars(thing).items():
+            if isinstance(thing, Transform) and name == "_cached_x_y":
+                value = None, None
+            elif isinstance(thing, Transform) and name == "_inv":
+                inverse = isinstance(thing, _InverseTransform)
+                value = self._copied(value, made) if inverse else None
+            elif isinstance(value, Tensor) and id(value) not in made:
+                # computed since from what is replaced: to be computed anew
+                if isinstance(getattr(type(thing), name, None), lazy_property):
+                    continue
+                value = _plain(value)
+            else:
+                value = self._copied(value, made)
+            attributes[name] = value
+        return attributes
+
+    def gradients(self, function: Motion, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+        """:func:`gradients_of`, which finds out whether the function knows other tensors.
+
+        Raises:
+            NotImplementedError: if it does, for no gradient would reach these.
+        """
+        return gradients_of(function, tensors, None if self.familiar else self._check_known)
+
+    def _check_known(self, outputs: Iterable[Tensor], leaves: Iterable[Tensor]) -> None:
+        known = {id(leaf) for leaf in leaves}
+        open_nodes, seen = [output.grad_fn for output in outputs], set()
+        while open_nodes:
+            node: Any = open_nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) not in known:
+                names = ", ".join(sorted({type(whole).__name__ for whole in self.wholes}))
+                raise NotImplementedError(
+                    f"Expected components ({names}) whose tensors are attributes of theirs, or of"
+                    " distributions and transforms in them, but their velocity depends on one of"
+                    f" shape {tuple(variable.shape)} that is none: make it an attribute"
+                )
+            open_nodes.extend(parent for parent, _ in node.next_functions)
+
+
+def _plain(thing: Any) -> Any:
+    """Without the origin that a tensor may tell: it is no parameter."""
+    return detach_provenance(thing) if isinstance(thing, ProvenanceTensor) else thing
+
+
+def gradients_of(
+    function: Motion,
+    tensors: Sequence[Tensor],
+    check: Callable[[Iterable[Tensor], Iterable[Tensor]], None] | None = None,
+) -> tuple[list[Tensor], Any]:
+    """Gradients of tensors, within a backward pass.
+
+    Args:
+        function: of the tensors, returns its outputs, their gradients, and something else.
+        tensors: to differentiate by.
+        check: is shown the outputs with their graph, and the tensors in it.
+
+    Returns:
+        The gradients, and what else the function has returned.
+    """
+    if torch.compiler.is_compiling():
+        return _compiled_gradients(function, tensors)
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    with torch.enable_grad():
+        outputs, cotangents, rest = function(*leaves)
+    pairs = [(x, y) for x, y in zip(outputs, cotangents, strict=True) if x.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(leaf) for leaf in leaves], rest
+    moving, pulls = zip(*pairs, strict=True)
+    if check is not None:
+        check(moving, leaves)
+    gradients = torch.autograd.grad(
+        moving, leaves, pulls, allow_unused=True, materialize_grads=True
+    )
+    return list(gradients), rest
+
+
+def _compiled_gradients(function: Motion, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
+    """In the form that ``torch.compile`` follows."""
+
+    def moving(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Any]:
+        outputs, *rest = function(*tensors)
+        return tuple(outputs), tuple(rest)
+
+    _, pull, (cotangents, rest) = torch.func.vjp(moving, *tensors, has_aux=True)  # type: ignore
+    return list(pull(tuple(cotangents))), rest

@@ -1,0 +1,235 @@
+"""Normal components."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from pyro_mixtures.components.base import Components
+from pyro_mixtures.components.scale import Diagonal
+from pyro_mixtures.components.shared import Shared
+from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
+from pyro_mixtures.velocity.clustering import plainly
+from pyro_mixtures.velocity.displacement import displacement
+from pyro_mixtures.velocity.precision import double
+
+
+class Normals(Components):
+    r"""K Normals :math:`N(\mu_j, L_j L_j^T)`.
+
+    Args:
+        locs: means, ``(*B, K, D)``, or None for zero, with
+            :class:`~pyro_mixtures.components.shared.Sized` alone.
+        scale: :class:`~pyro_mixtures.components.scale.Diagonal`,
+            :class:`~pyro_mixtures.components.scale.Cholesky`, or one that they share.
+        event_shape: of D numbers, ``(D,)`` unless told.
+    """
+
+    name = "Normals"
+
+    def __init__(
+        self, locs: Tensor | None, scale: Diagonal | Shared, event_shape: Size | None = None
+    ) -> None:
+        self.locs: Any = locs
+        self.scale: Any = scale
+        *batch, self.num_components, size = (scale.own.factor if locs is None else locs).shape
+        super().__init__(
+            torch.Size(batch), torch.Size([size]) if event_shape is None else event_shape
+        )
+
+    @property
+    def transports(self):
+        return self.scale.transports
+
+    @property
+    def parameters(self):
+        return self.scale.parameters(self.locs)
+
+    @property
+    def numbers(self):
+        return self.parameters
+
+    def rebuilt(self, *parameters):
+        locs, scale = self.scale.rebuilt(*parameters)
+        return Normals(locs, scale, self.event_shape)
+
+    def expand(self, batch_shape):
+        first = len(self.batch_shape)
+        return self.rebuilt(*(x.expand(batch_shape + x.shape[first:]) for x in self.parameters))
+
+    def to(self, dtype):
+        if all(x.dtype == dtype for x in self.parameters):
+            return self
+        return self.rebuilt(*(x.to(dtype) for x in self.parameters))
+
+    def draw(self, index):
+        return self.scale.draw(index, self.locs)
+
+    def log_prob(self, z, log_weights):
+        return self.scale.log_prob(z, log_weights, self.locs)
+
+    def pullback(self, here, grad, weighting):
+        gradients = self.scale.vjp(here.z, grad, here.responsibilities, self.locs)
+        if weighting is None:
+            return gradients, None
+        transport, within, precision, _ = weighting
+        samples = (here.z, grad, here.log_prob, within)
+        return gradients, transport(*samples, *self.parameters, precision=precision)
+
+    def distances(self):
+        def between(*parameters: Tensor) -> Tensor:
+            locs, scale = self.scale.rebuilt(*parameters)
+            return scale.distances(locs)
+
+        return plainly(between, *double(*self.scale.parameters(self.locs)))
+
+    @property
+    def mean(self):
+        if self.locs is not None:
+            return self.locs
+        like = self.scale.own.factor
+        return like.new_zeros(()).expand_as(like)
+
+    @property
+    def stddev(self) -> Tensor:
+        """Of the coordinates, ``(*B, K, D)``."""
+        return self.scale.own.stddev.expand_as(self.mean)
+
+    @property
+    def variance(self):
+        return self.stddev.square()
+
+    @property
+    def covariance(self):
+        return self.scale.own.covariance
+
+    def spread(self):
+        return self.mean, self.stddev
+
+    def _noise(self, count: int) -> Tensor:
+        shape = (count, *self.batch_shape, self.event_shape.numel())
+        like = self.parameters[0]
+        return torch.randn(shape, dtype=like.dtype, device=like.device).movedim(0, -2)
+
+    def rsample(self, count):
+        """With random numbers that the components share."""
+        return self.mean.unsqueeze(-3) + self.scale.own.spread(self._noise(count))
+
+    def sample(self, count):
+        with torch.no_grad():
+            return self.rsample(count)
+
+    def log_prob_of_own(self, z):
+        own = self.scale.own
+        factor = type(own)(own.factor.unsqueeze(-2 - own.event_dim))  # (*B, 1, K, ...)
+        square = factor.whiten(z - self.mean.unsqueeze(-3)).square().sum(-1)
+        return -square / 2 - factor.log_volume - z.shape[-1] / 2 * math.log(2 * math.pi)
+
+    def normals(self, purpose):
+        return self.mean, self.scale.own.factor
+
+    def cdf(self, z):
+        locs, stddev = (x.unsqueeze(-3) for x in self.spread())
+        return torch.special.ndtr((z.unsqueeze(-2) - locs) / stddev)
+
+    def marginal(self, dims):
+        return Normals(
+            self.locs if self.locs is None else self.locs[..., dims], self.scale.marginal(dims)
+        )
+
+    def condition(self, value):
+        r"""By the factor, whose blocks hold those of the conditional law.
+
+        .. math::
+            L = \begin{pmatrix} L_{11} & 0 \\ L_{21} & L_{22} \end{pmatrix}: \qquad
+            \mu_{2 \mid 1} = \mu_2 + L_{21} L_{11}^{-1} (z_1 - \mu_1), \qquad
+            L_{2 \mid 1} = L_{22}
+        """
+        count = value.shape[-1]
+        here = self.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        scale, locs = here.scale.rest(count), here.locs
+        if locs is not None:
+            offset = value.unsqueeze(-2) - locs[..., :count]  # (*X, K, N)
+            locs = locs[..., count:] + here.scale.own.response(offset)
+        return Normals(locs, scale)
+
+    def affine(self, matrix, offset):
+        here = self
+        if offset is not None:
+            here = self.expand(torch.broadcast_shapes(offset.shape[:-1], self.batch_shape))
+        if matrix.dim() == 1:
+            scale = here.scale.rescaled(matrix)
+            locs = None if here.locs is None else here.locs * matrix
+        else:
+            scale, locs = here.scale.image(matrix), here.mean @ matrix.mT
+        if offset is not None:
+            locs = (here.mean if locs is None else locs) + offset.to(matrix).unsqueeze(-2)
+        return Normals(locs, scale)
+
+
+class LearnedHub(Normals):
+    r"""Diagonal Normals whose displacement goes to a hub that learns.
+
+    Args:
+        locs: means, ``(*B, K, D)``.
+        scale: :class:`~pyro_mixtures.components.scale.Diagonal`.
+        control_var: the hub's departure, ``(*B, 2, K, D)``.
+    """
+
+    transports: Any = {"displacement": displacement}
+
+    def __init__(self, locs: Tensor, scale: Diagonal, control_var: Tensor) -> None:
+        super().__init__(locs, scale)
+        self.control_var = control_var
+
+    @property
+    def parameters(self):
+        return *self.scale.parameters(self.locs), self.control_var
+
+    @property
+    def field_parameters(self):
+        return (self.control_var,)
+
+    def rebuilt(self, locs, factor, control_var):  # type: ignore[override]
+        return LearnedHub(locs, Diagonal(factor), control_var)
+
+    def pullback(self, here, grad, weighting):
+        gradients, contributions = super().pullback(here, grad, weighting)
+        if weighting is None or not weighting.learns:
+            return (*gradients, torch.zeros_like(self.control_var)), contributions
+        _, within, precision, _ = weighting
+        weights = here.log_weights.to(contributions).exp().unsqueeze(-2)
+        arguments = (here.z, grad, here.log_prob, within, *self.parameters, contributions, weights)
+        by_hub = variance_gradient(*arguments, precision=precision)
+        return (*gradients, by_hub), contributions
+
+    def distances(self):
+        return Normals(self.locs, self.scale).distances()
+
+    def _beside(self, normals: Normals, control_var: Tensor) -> LearnedHub:
+        return LearnedHub(normals.locs, normals.scale, control_var)
+
+    def marginal(self, dims):
+        return self._beside(super().marginal(dims), self.control_var[..., dims])
+
+    def condition(self, value):
+        normals = super().condition(value)
+        control_var = self.control_var[..., value.shape[-1] :]
+        return self._beside(
+            normals, control_var.expand(normals.batch_shape + control_var.shape[-3:])
+        )
+
+    def affine(self, matrix, offset):
+        normals = super().affine(matrix, offset)
+        if matrix.dim() == 2:
+            return normals
+        # a distance in standard deviations, and a logarithm of scales
+        control_var = (
+            self.control_var * torch.stack([matrix.sign(), torch.ones_like(matrix)])[:, None]
+        )
+        return self._beside(
+            normals, control_var.expand(normals.batch_shape + control_var.shape[-3:])
+        )
