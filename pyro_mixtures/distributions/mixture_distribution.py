@@ -148,16 +148,24 @@ class MixtureDistribution(MixtureLaw):
 
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):
-        return self.rsample(sample_shape)
+        return self._value(*self._draw(sample_shape))
 
     def rsample(self, sample_shape=torch.Size()):
-        core = self.core
-        shape = torch.Size(sample_shape) + self.batch_shape
-        count = shape[: len(shape) - len(core.batch_shape)].numel()
         with torch.no_grad():
-            weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-            z = core.components.draw(draw_index(weights, count))  # (*B, S, D)
-        return self._moving(core, z, shape, inside=True)
+            z, shape = self._draw(sample_shape)
+        return self._moving(self.core, z, shape, inside=True)
+
+    def _draw(self, sample_shape) -> tuple[Tensor, Size]:
+        """Samples ``(*B, S, D)``, and the shape of the batch that they are for."""
+        core, shape = self.core, torch.Size(sample_shape) + self.batch_shape
+        count = shape[: len(shape) - len(core.batch_shape)].numel()
+        weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
+        return core.components.draw(draw_index(weights, count)), shape
+
+    def _value(self, z: Tensor, shape: Size) -> Tensor:
+        """``(*B, S, D) -> (*shape, *E)``."""
+        value = self._event(samples_first(z).reshape(*shape, z.shape[-1]))
+        return value.contiguous()  # some transforms of torch ask for it
 
     def reparameterize(self, value: Tensor) -> Tensor:
         """Give samples drawn elsewhere the gradients that ``rsample`` would give them.
@@ -191,8 +199,7 @@ class MixtureDistribution(MixtureLaw):
             moving, receipt = scored_pathwise(z, vjp, *parameters)
         else:
             moving = pathwise(z, vjp, *parameters)
-        value = self._event(samples_first(moving).reshape(*shape, moving.shape[-1]))
-        value = value.contiguous()  # some transforms of torch ask for it
+        value = self._value(moving, shape)
         remember(self, value, Drawn(record, receipt, rule.draws))
         return value
 
