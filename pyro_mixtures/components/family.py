@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.distributions import Distribution, Independent, Transform
 
 from pyro_mixtures.components.base import Components, Weighting
 from pyro_mixtures.components.drawing import draw
-from pyro_mixtures.components.live_tensors import LiveTensors, gradients_of
+from pyro_mixtures.components.live_tensors import LiveTensors
 from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
 from pyro_mixtures.families.registry import (
@@ -23,7 +22,6 @@ from pyro_mixtures.families.registry import (
     factor,
     factors,
     log_density,
-    moved,
     moving_tails,
     tails,
     velocity,
@@ -85,7 +83,7 @@ class Family(Components):
         return self.distributions[0].sample((count,))
 
     def _rsample_each(self, count: int) -> Tensor:
-        return _rsample(self.distributions[0], count)
+        return rsample(self.distributions[0], count)
 
     def _events(self, z: Tensor) -> Tensor:
         """``(*B, S, M, D) -> (S, *B, M, *E)``, where M may be missing."""
@@ -122,7 +120,12 @@ class Family(Components):
         return self.live.tensors
 
     def rebuilt(self, *parameters):
-        return type(self)(*self.live.rebuilt(parameters), tensors=parameters, live=self.live)
+        if torch.compiler.is_compiling():
+            return self._made_of(parameters)
+        return self._made_of([parameter.detach().requires_grad_() for parameter in parameters])
+
+    def _made_of(self, tensors: Sequence[Tensor]):
+        return type(self)(*self.live.rebuilt(tensors), tensors=tensors, live=self.live)
 
     def expand(self, batch_shape):
         shape = torch.Size((*batch_shape, self.num_components))
@@ -224,27 +227,37 @@ class Family(Components):
     # gradients
 
     def pullback(self, here, grad, weighting):
-        rows = at_least_single(here.z)
-        rows += [x.to(rows[0]) for x in (grad, here.responsibilities)]
+        (z,) = at_least_single(here.z)
+        rows = (z, grad.to(z), here.responsibilities.to(z))
         size = self.num_components * self.event_shape.numel() * self.batch_shape.numel()
-        gradients: list[Any] = [0] * len(self.tensors)
-        parts = []
-        for z, slope, share in chunks(tuple(rows), size):
-            points = self._events(z)  # (S, *B, *E)
+        gradients: list[Any] = [torch.zeros_like(x) for x in self.tensors]
+        parts: list[Any] = []
+        for z, slope, share in chunks(rows, size):
             slope, share = slope.movedim(-2, 0), share.movedim(-2, 0)  # (S, *B, D or K)
-            log_weights = here.log_weights.to(points)
-
-            there = (points, slope, share, log_weights, weighting)
-            found, part = self.live.gradients(partial(self._moved, there), self.tensors)
+            there = (self._events(z), slope, share, here.log_weights.to(z), weighting)
+            if torch.compiler.is_compiling():
+                found, part = self._compiled(*there)
+            else:
+                with torch.enable_grad():
+                    outputs, cotangents, part = self._moved(*there)
+                found = self.live.pull(outputs, self.tensors, cotangents)
             gradients = [a + b for a, b in zip(gradients, found, strict=True)]
             parts.append(part)
         return tuple(gradients), None if weighting is None else torch.cat(parts, -2)
 
-    def _moved(self, there: tuple, *tensors: Tensor) -> tuple[Any, Any, Tensor | None]:
-        moving = type(self)(*self.live.rebuilt(tensors), live=self.live)
-        return moving._motion_and_contributions(*there)
+    def _compiled(self, *there: Any) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Gradients and contributions, in the form that ``torch.compile`` follows."""
 
-    def _motion_and_contributions(
+        def moving(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Any]:
+            outputs, *rest = self._made_of(tensors)._moved(*there)
+            return tuple(outputs), tuple(rest)
+
+        _, pull, (cotangents, part) = torch.func.vjp(  # type: ignore[misc]
+            moving, *self.tensors, has_aux=True
+        )
+        return pull(tuple(cotangents)), part
+
+    def _moved(
         self,
         points: Tensor,
         slope: Tensor,
@@ -252,13 +265,20 @@ class Family(Components):
         log_weights: Tensor,
         weighting: Weighting | None,
     ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
-        """What moves, the gradients there, and the weights' contributions ``(*B, S, K)``."""
+        """What moves with the tensors, the gradients there, and the weights' contributions.
+
+        Args:
+            points: ``(S, *B, *E)``.
+            slope: gradients there, ``(S, *B, D)``.
+            share: responsibilities, ``(S, *B, K)``.
+            log_weights: ``(*B, K)``.
+            weighting: None if the weights get no gradient.
+        """
         if weighting is None:
             return *self._pulled(self._motion(points), points, slope, share), None
-        transport, within, *_ = weighting
-        within, dead = within.to(points), log_weights == -math.inf
-        if transport == "displacement":
-            motion = self._motion(points)
+        within = weighting.within.to(points)
+        if weighting.transport == "displacement":
+            motion, shared = self._motion(points), None
             with torch.no_grad():
                 currents = self._displacement(points, log_weights, within)
         else:
@@ -266,17 +286,10 @@ class Family(Components):
                 shared = common_coordinates(*self.distributions)
             motion, own, marginals = self._motion_and_factors(points, shared)
             with torch.no_grad():
-                own, marginals = own.to(points.dtype), marginals.to(points.dtype)
-                log_joint = own.log_pdf.sum(-1) + log_weights  # in the shared coordinates
-                log_prob = log_joint.logsumexp(-1, keepdim=True)
-                # no current of a component without weight overflows
-                log_prob = log_prob.masked_fill(dead, math.inf)
-                currents = exchange(log_prob, own, marginals.mix(within))  # (S, *B, K, D)
-        moving = self._pulled(motion, points, slope, share)
-        if transport != "displacement":
-            slope = self._slope(shared, points, slope)
-        contributions = (currents.detach() @ slope.unsqueeze(-1)).squeeze(-1)
-        return *moving, contributions.movedim(0, -2)
+                currents = _exchange(own, marginals, log_weights, within)
+        there = self._slope(shared, points, slope).unsqueeze(-1)
+        contributions = (currents.detach() @ there).squeeze(-1).movedim(0, -2)  # (*B, S, K)
+        return *self._pulled(motion, points, slope, share), contributions
 
     def _motion(self, points: Tensor) -> Tensor | Affine:
         return velocity(self._base, self._padded(points))
@@ -284,15 +297,14 @@ class Family(Components):
     def _motion_and_factors(
         self, points: Tensor, shared: Transform | None
     ) -> tuple[Tensor | Affine, Factors, Factors]:
-        """Moving points, and the factors ``(S, *B, K, D)`` of their coordinates."""
+        """Moving points, with conditionals and marginals of their coordinates."""
         kind, value = type(self._base), self._padded(points)
         if not moving_tails.owner(kind) is velocity.owner(kind) is tails.owner(kind) is not object:
             return self._motion(points), *self._factors(points, shared)
-        motion, values = moving_tails(self._base, value)
+        motion, both = moving_tails.of(kind)(self._base, value)
         with torch.no_grad():
-            own = factor(self._base, value, values)
-        first = len(self.batch_shape) + 2
-        own = Factors(*(x.detach().unsqueeze(-1).flatten(first) for x in own))
+            own = factor(self._base, value, both)
+        own = Factors(*(x.detach().unsqueeze(-1).flatten(len(self.batch_shape) + 2) for x in own))
         return motion, own, own
 
     def _factors(self, points: Tensor, shared: Transform | None) -> tuple[Factors, Factors]:
@@ -304,9 +316,7 @@ class Family(Components):
         base = self._base
         locs, scales = (self._all(x.to(points.dtype)) for x in (base.loc, base.scale))
         unit = type(base)(locs.new_zeros(()), locs.new_ones(()), validate_args=False)
-        log_joint = self._each(log_density, points) + log_weights
-        log_prob = log_joint.logsumexp(-1, keepdim=True)
-        log_prob = log_prob.masked_fill(log_weights == -math.inf, math.inf)  # (S, *B, K)
+        log_prob = _log_mixture(self._each(log_density, points), log_weights)
         z = points.unsqueeze(-1).flatten(len(self.batch_shape) + 1)
         return location_scale_displacement(z, log_prob, within, locs, scales, unit.log_prob)
 
@@ -314,36 +324,27 @@ class Family(Components):
         """Gradients at the points as those at their coordinates, ``(S, *B, D)``."""
         if shared is None:
             return slope
-        place = shared.inv(self._padded(points))
-
-        def moved(place: Tensor) -> tuple[list[Tensor], list[Tensor], None]:
-            image = shared(place)
-            return [image], [slope.reshape(image.shape).to(image)], None
-
-        (there,), _ = gradients_of(moved, (place,))
+        image, pull, *_ = torch.func.vjp(shared, shared.inv(self._padded(points)))
+        (there,) = pull(slope.reshape(image.shape).to(image))
         return there.reshape(*slope.shape[:-1], math.prod(there.shape[slope.dim() - 1 :]))
 
     def _pulled(
         self, motion: Tensor | Affine, points: Tensor, slope: Tensor, share: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What moves as the components bid it, in shares, and the gradients there."""
-        if isinstance(motion, Affine):
-            return self._pulled_affine(motion, points, slope, share)
-        shape = share.shape + self.event_shape  # (S, *B, K, *E)
-        along = (share.unsqueeze(-1) * slope.unsqueeze(-2)).reshape(shape)
-        return [motion.expand(shape)], [along.to(motion)]
-
-    def _pulled_affine(
-        self, motion: Affine, points: Tensor, slope: Tensor, share: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Of all samples together; in float64, for they may be far apart."""
+        if not isinstance(motion, Affine):
+            shape = share.shape + self.event_shape  # (S, *B, K, *E)
+            along = (share.unsqueeze(-1) * slope.unsqueeze(-2)).reshape(shape)
+            return [motion.expand(shape)], [along.to(motion)]
+        # of all samples together; in float64, for components may be far apart
         origin, gain, center = (self._all(x) for x in motion)  # (*B, K, D)
-        z = points.reshape(slope.shape)
-        z, slope, share, place = double(z, slope, share, center.detach())
-        z, slope, weights = (x.movedim(0, -2) for x in (z, slope, share))  # (*B, S, ...)
+        z, along, weights, place = double(
+            points.reshape(slope.shape), slope, share, center.detach()
+        )
+        z, along, weights = (x.movedim(0, -2) for x in (z, along, weights))  # (*B, S, ...)
         middle = place.mean(-2, keepdim=True)
-        by_origin = weights.mT @ slope  # (*B, K, D)
-        by_gain = weights.mT @ (slope * (z - middle)) - (place - middle) * by_origin
+        by_origin = weights.mT @ along  # (*B, K, D)
+        by_gain = weights.mT @ (along * (z - middle)) - (place - middle) * by_origin
         return [origin, gain], [by_origin.to(origin), by_gain.to(gain)]
 
     @property
@@ -352,61 +353,20 @@ class Family(Components):
         return _base(self.distributions[0])
 
 
-class Several(Family):
-    """Components of any families, side by side on one support.
+def _log_mixture(log_components: Tensor, log_weights: Tensor) -> Tensor:
+    """Log density of the mixture, infinite for components without weight: no current overflows.
 
-    Args:
-        distributions: K, of batch shapes ``B`` and one event shape.
+    ``(S, *B, K), (*B, K) -> (S, *B, K)``.
     """
-
-    transports: Any = {"telescoping": "telescoping"}
-
-    def _set_shapes(self):
-        self.num_components = len(self.distributions)
-        first = self.distributions[0]
-        Components.__init__(self, first.batch_shape, first.event_shape)
-
-    def _each(self, function, *values):
-        dim = len(self.batch_shape) + (1 if values else 0)
-        return _stack([function(component, *values) for component in self.distributions], dim)
-
-    def _padded(self, value):
-        return value
-
-    def _sample_each(self, count):
-        samples = [component.sample((count,)) for component in self.distributions]
-        return torch.stack(samples, 1 + len(self.batch_shape))
-
-    def _rsample_each(self, count):
-        samples = [_rsample(component, count) for component in self.distributions]
-        return torch.stack(samples, 1 + len(self.batch_shape))
-
-    def _pick(self, index):
-        return self._pick_of_all(index)
-
-    def _motion(self, points):
-        return self._each(moved, points)
-
-    def _motion_and_factors(self, points, shared):
-        return self._motion(points), *self._factors(points, shared)
-
-    def expand(self, batch_shape):
-        return Several(*(expanded(each, batch_shape) for each in self.distributions))
-
-    def log_prob_of_own(self, z):
-        (z,) = at_least_single(z)
-        events = self._events(z).unbind(len(self.batch_shape) + 1)
-        pairs = zip(self.distributions, events, strict=True)
-        return torch.stack([log_density(*pair) for pair in pairs], -1).movedim(0, -2)
+    log_prob = (log_components + log_weights).logsumexp(-1, keepdim=True)
+    return log_prob.masked_fill(log_weights == -math.inf, math.inf)
 
 
-def _stack(results: Sequence[Any], dim: int) -> Any:
-    """Of tensors, or of tuples of them, of the same type."""
-    if isinstance(results[0], Tensor):
-        return torch.stack(tuple(results), dim)
-    parts = [_stack(part, dim) for part in zip(*results, strict=True)]
-    kind = type(results[0])
-    return tuple(parts) if kind is tuple else kind(*parts)
+def _exchange(own: Factors, marginals: Factors, log_weights: Tensor, within: Tensor) -> Tensor:
+    """Currents ``(S, *B, K, D)`` of :func:`exchange`, in the shared coordinates."""
+    own, marginals = own.to(within.dtype), marginals.to(within.dtype)
+    log_prob = _log_mixture(own.log_pdf.sum(-1), log_weights)
+    return exchange(log_prob, own, marginals.mix(within))
 
 
 def _base(distribution: Any) -> Any:
@@ -430,7 +390,8 @@ def _location_and_spread(component: Any) -> tuple[Tensor, Tensor]:
         raise NotImplementedError from None
 
 
-def _rsample(component: Distribution, count: int) -> Tensor:
+def rsample(component: Distribution, count: int) -> Tensor:
+    """Samples that move, or an error that tells whose ``rsample`` is missing."""
     if not component.has_rsample:
         kind: Any = component
         while hasattr(kind, "base_dist"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,6 @@ OBJECTS = (Distribution, Transform, nn.Module)
 
 FAMILIAR = ("torch.distributions.", "pyro.distributions.")
 """Modules of classes that hold no tensor elsewhere."""
-
-
-Motion = Callable[..., tuple[Sequence[Tensor], Sequence[Tensor], Any]]
 
 
 class LiveTensors:
@@ -122,13 +119,24 @@ class LiveTensors:
             attributes[name] = value
         return attributes
 
-    def gradients(self, function: Motion, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
-        """:func:`gradients_of`, which finds out whether the function knows other tensors.
+    def pull(
+        self, outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """Gradients of leaves that stand for ``self.tensors`` by those of outputs.
 
         Raises:
-            NotImplementedError: if it does, for no gradient would reach these.
+            NotImplementedError: if the outputs depend on other tensors, for no gradient would
+                reach these.
         """
-        return gradients_of(function, tensors, None if self.familiar else self._check_known)
+        pairs = [(x, y) for x, y in zip(outputs, cotangents, strict=True) if x.requires_grad]
+        if not pairs or not leaves:
+            return [torch.zeros_like(leaf) for leaf in leaves]
+        moving, slopes = zip(*pairs, strict=True)
+        if not self.familiar:
+            self._check_known(moving, leaves)
+        return torch.autograd.grad(
+            moving, leaves, slopes, allow_unused=True, materialize_grads=True
+        )
 
     def _check_known(self, outputs: Iterable[Tensor], leaves: Iterable[Tensor]) -> None:
         known = {id(leaf) for leaf in leaves}
@@ -152,46 +160,3 @@ class LiveTensors:
 def _plain(thing: Any) -> Any:
     """Without the origin that a tensor may tell: it is no parameter."""
     return detach_provenance(thing) if isinstance(thing, ProvenanceTensor) else thing
-
-
-def gradients_of(
-    function: Motion,
-    tensors: Sequence[Tensor],
-    check: Callable[[Iterable[Tensor], Iterable[Tensor]], None] | None = None,
-) -> tuple[list[Tensor], Any]:
-    """Gradients of tensors, within a backward pass.
-
-    Args:
-        function: of the tensors, returns its outputs, their gradients, and something else.
-        tensors: to differentiate by.
-        check: is shown the outputs with their graph, and the tensors in it.
-
-    Returns:
-        The gradients, and what else the function has returned.
-    """
-    if torch.compiler.is_compiling():
-        return _compiled_gradients(function, tensors)
-    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-    with torch.enable_grad():
-        outputs, cotangents, rest = function(*leaves)
-    pairs = [(x, y) for x, y in zip(outputs, cotangents, strict=True) if x.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(leaf) for leaf in leaves], rest
-    moving, pulls = zip(*pairs, strict=True)
-    if check is not None:
-        check(moving, leaves)
-    gradients = torch.autograd.grad(
-        moving, leaves, pulls, allow_unused=True, materialize_grads=True
-    )
-    return list(gradients), rest
-
-
-def _compiled_gradients(function: Motion, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
-    """In the form that ``torch.compile`` follows."""
-
-    def moving(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Any]:
-        outputs, *rest = function(*tensors)
-        return tuple(outputs), tuple(rest)
-
-    _, pull, (cotangents, rest) = torch.func.vjp(moving, *tensors, has_aux=True)  # type: ignore
-    return list(pull(tuple(cotangents))), rest

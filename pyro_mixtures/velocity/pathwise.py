@@ -141,8 +141,10 @@ def _gradients(ctx, grad: Tensor | None, vjp: VectorJacobianProduct) -> tuple[Te
     z, *parameters = ctx.saved_tensors
     if grad is None:
         return (None,) * (2 + len(parameters))
-    gradient = _PathwiseGradient.apply if torch.is_grad_enabled() else _PathwiseGradient.forward
-    gradients = gradient(z, grad, vjp, *parameters)
+    if torch.is_grad_enabled():
+        gradients = _PathwiseGradient.apply(z, grad, vjp, *parameters)
+    else:
+        gradients = vjp(z, grad, *parameters)
     return None, None, *gradients, *(None,) * (len(parameters) - len(gradients))
 
 
