@@ -18,6 +18,7 @@ from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
 from pyro_mixtures.families.registry import (
     Affine,
+    Tails,
     common_coordinates,
     factor,
     factors,
@@ -284,7 +285,11 @@ class Family(Components):
         else:
             with torch.no_grad():
                 shared = common_coordinates(*self.distributions)
-            motion, own, marginals = self._motion_and_factors(points, shared)
+            if (both := self._moving_tails) is None:
+                motion, (own, marginals) = self._motion(points), self._factors(points, shared)
+            else:
+                motion, ends = both(self._base, self._padded(points))
+                own = marginals = self._factors_of(points, ends)
             with torch.no_grad():
                 currents = _exchange(own, marginals, log_weights, within)
         there = self._slope(shared, points, slope).unsqueeze(-1)
@@ -294,18 +299,18 @@ class Family(Components):
     def _motion(self, points: Tensor) -> Tensor | Affine:
         return velocity(self._base, self._padded(points))
 
-    def _motion_and_factors(
-        self, points: Tensor, shared: Transform | None
-    ) -> tuple[Tensor | Affine, Factors, Factors]:
-        """Moving points, with conditionals and marginals of their coordinates."""
-        kind, value = type(self._base), self._padded(points)
-        if not moving_tails.owner(kind) is velocity.owner(kind) is tails.owner(kind) is not object:
-            return self._motion(points), *self._factors(points, shared)
-        motion, both = moving_tails.of(kind)(self._base, value)
+    @property
+    def _moving_tails(self) -> Callable[..., Any] | None:
+        """The rule that yields motion and tails at once, if it is that of both."""
+        kind = type(self._base)
+        own = moving_tails.owner(kind)
+        own_all = own is velocity.owner(kind) is tails.owner(kind) is not object
+        return moving_tails.of(kind) if own_all else None
+
+    def _factors_of(self, points: Tensor, both: Tails) -> Factors:
         with torch.no_grad():
-            own = factor(self._base, value, both)
-        own = Factors(*(x.detach().unsqueeze(-1).flatten(len(self.batch_shape) + 2) for x in own))
-        return motion, own, own
+            own = factor(self._base, self._padded(points), both)
+        return Factors(*(x.detach().unsqueeze(-1).flatten(len(self.batch_shape) + 2) for x in own))
 
     def _factors(self, points: Tensor, shared: Transform | None) -> tuple[Factors, Factors]:
         with torch.no_grad():

@@ -49,8 +49,7 @@ class Several(Family):
     def _motion(self, points):
         return self._each(moved, points)
 
-    def _motion_and_factors(self, points, shared):
-        return self._motion(points), *self._factors(points, shared)
+    _moving_tails = None  # not of all at once
 
     def expand(self, batch_shape):
         return Several(*(expanded(each, batch_shape) for each in self.distributions))
