@@ -240,7 +240,7 @@ class Family(Components):
                 found, part = self._compiled(*there)
             else:
                 with torch.enable_grad():
-                    outputs, cotangents, part = self._moved(*there)
+                    outputs, cotangents, part = self.moves(*there)
                 found = self.live.pull(outputs, self.tensors, cotangents)
             gradients = [a + b for a, b in zip(gradients, found, strict=True)]
             parts.append(part)
@@ -250,7 +250,7 @@ class Family(Components):
         """Gradients and contributions, in the form that ``torch.compile`` follows."""
 
         def moving(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Any]:
-            outputs, *rest = self._made_of(tensors)._moved(*there)
+            outputs, *rest = self._made_of(tensors).moves(*there)
             return tuple(outputs), tuple(rest)
 
         _, pull, (cotangents, part) = torch.func.vjp(  # type: ignore[misc]
@@ -258,7 +258,7 @@ class Family(Components):
         )
         return pull(tuple(cotangents)), part
 
-    def _moved(
+    def moves(
         self,
         points: Tensor,
         slope: Tensor,

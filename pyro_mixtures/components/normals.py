@@ -10,7 +10,7 @@ from torch import Size, Tensor
 
 from pyro_mixtures.components.base import Components
 from pyro_mixtures.components.scale import Diagonal
-from pyro_mixtures.components.shared import Shared
+from pyro_mixtures.components.shared import Shared, Sized
 from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
 from pyro_mixtures.velocity.clustering import plainly
 from pyro_mixtures.velocity.displacement import displacement
@@ -31,7 +31,10 @@ class Normals(Components):
     name = "Normals"
 
     def __init__(
-        self, locs: Tensor | None, scale: Diagonal | Shared, event_shape: Size | None = None
+        self,
+        locs: Tensor | None,
+        scale: Diagonal | Shared | Sized,
+        event_shape: Size | None = None,
     ) -> None:
         self.locs: Any = locs
         self.scale: Any = scale
@@ -66,13 +69,14 @@ class Normals(Components):
         return self.rebuilt(*(x.to(dtype) for x in self.parameters))
 
     def draw(self, index):
-        return self.scale.draw(index, self.locs)
+        return self.scale.draw(index, *self.scale.parameters(self.locs))
 
     def log_prob(self, z, log_weights):
-        return self.scale.log_prob(z, log_weights, self.locs)
+        return self.scale.log_prob(z, log_weights, *self.scale.parameters(self.locs))
 
     def pullback(self, here, grad, weighting):
-        gradients = self.scale.vjp(here.z, grad, here.responsibilities, self.locs)
+        parameters = self.scale.parameters(self.locs)
+        gradients = self.scale.vjp(here.z, grad, here.responsibilities, *parameters)
         if weighting is None:
             return gradients, None
         transport, within, precision, _ = weighting
@@ -80,11 +84,7 @@ class Normals(Components):
         return gradients, transport(*samples, *self.parameters, precision=precision)
 
     def distances(self):
-        def between(*parameters: Tensor) -> Tensor:
-            locs, scale = self.scale.rebuilt(*parameters)
-            return scale.distances(locs)
-
-        return plainly(between, *double(*self.scale.parameters(self.locs)))
+        return plainly(self.scale.distances, *double(*self.scale.parameters(self.locs)))
 
     @property
     def mean(self):

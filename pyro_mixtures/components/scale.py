@@ -8,7 +8,7 @@ A scale is of K components, each with a factor of its own, ``(*B, K, D)`` if dia
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,10 +34,16 @@ Transport = Callable[..., Tensor]
 
 
 class Diagonal:
-    """Standard deviations.
+    r"""Standard deviations.
 
     Args:
         factor: ``(..., D)``, positive.
+
+    Functions of Normals with such a scale are of their parameters, in one order:
+    ``log_prob(z, log_weights, *parameters)``, log densities ``(*B, S, K)``;
+    ``vjp(z, grad, responsibilities, *parameters)``, the gradients of Eq. 12;
+    ``distances(*parameters)``, those of Bhattacharyya, ``(*B, K, K)``;
+    ``draw(index, *parameters)``; and the ``transports``.
     """
 
     event_dim: ClassVar[int] = 1
@@ -108,35 +114,26 @@ class Diagonal:
         """Of a matrix times the vectors, ``(D', D)``."""
         return Cholesky(_lower_factor(matrix * self.factor.unsqueeze(-2)))
 
-    # Normals with a factor each; Eq. 12 of Jankowiak and Karaletsos
+    # of Normals with a factor each, which are made of ``locs, factor``
+
+    log_prob: Any = staticmethod(diag_normal_log_prob)
+    vjp: Any = staticmethod(location_scale_vjp)
+    distances: Any = staticmethod(bhattacharyya_diag_normal)
 
     def parameters(self, locs: Tensor) -> tuple[Tensor, ...]:
-        """What such Normals are made of, in the order of their functions."""
+        """What Normals of this scale are made of, in the order of their functions."""
         return locs, self.factor
 
     def rebuilt(self, locs: Tensor, factor: Tensor):
         """Means and scale of other parameters."""
         return locs, type(self)(factor)
 
-    def draw(self, index: Tensor, locs: Tensor) -> Tensor:
+    @staticmethod
+    def draw(index: Tensor, locs: Tensor, factor: Tensor) -> Tensor:
         """Samples of the components ``index (*B, S)``, ``(*B, S, D)``."""
         index = index.unsqueeze(-1).expand(*index.shape, locs.shape[-1])  # (*B, S, D)
         loc = locs.gather(-2, index)
-        return torch.addcmul(loc, torch.randn_like(loc), self.factor.gather(-2, index))
-
-    def log_prob(self, z: Tensor, log_weights: Tensor, locs: Tensor) -> Tensor:
-        """Log densities, ``(*B, S, K)``."""
-        return diag_normal_log_prob(z, log_weights, locs, self.factor)
-
-    def vjp(
-        self, z: Tensor, grad: Tensor, responsibilities: Tensor, locs: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Gradients of the parameters by those at samples."""
-        return location_scale_vjp(z, grad, responsibilities, locs, self.factor)
-
-    def distances(self, locs: Tensor) -> Tensor:
-        """Bhattacharyya distances of all pairs, ``(*B, K, K)``."""
-        return bhattacharyya_diag_normal(locs, self.factor)
+        return torch.addcmul(loc, torch.randn_like(loc), factor.gather(-2, index))
 
 
 class Cholesky(Diagonal):
@@ -201,25 +198,24 @@ class Cholesky(Diagonal):
     def image(self, matrix):
         return Cholesky(_lower_factor(matrix @ self.factor.tril()))
 
-    def draw(self, index, locs):
+    log_prob = staticmethod(normal_log_prob)
+    vjp = staticmethod(normal_vjp)
+
+    @staticmethod
+    def distances(locs, factor):
+        return bhattacharyya_normal(locs, factor, linkage_cut(locs.shape[-1]))
+
+    @staticmethod
+    def draw(index, locs, factor):
         index = index.unsqueeze(-1).expand(*index.shape, locs.shape[-1])  # (*B, S, D)
         loc = locs.gather(-2, index)
 
         def turned(normal: Tensor, index: Tensor) -> Tensor:
             """By all factors, of which each sample then takes its own."""
-            each = apply_each(self.factor, normal).movedim(-1, -3)  # (*B, S, K, D)
+            each = apply_each(factor, normal).movedim(-1, -3)  # (*B, S, K, D)
             return each.gather(-2, index.unsqueeze(-2)).squeeze(-2)
 
         return loc + map_chunks(turned, (torch.randn_like(loc), index), locs.numel())
-
-    def log_prob(self, z, log_weights, locs):
-        return normal_log_prob(z, log_weights, locs, self.factor)
-
-    def vjp(self, z, grad, responsibilities, locs):
-        return normal_vjp(z, grad, responsibilities, locs, self.factor)
-
-    def distances(self, locs):
-        return bhattacharyya_normal(locs, self.factor, linkage_cut(locs.shape[-1]))
 
 
 def _lower_factor(matrix: Tensor) -> Tensor:

@@ -93,25 +93,25 @@ class Shared:
     def rebuilt(self, locs, factor):
         return locs, Shared(type(self.factor)(factor))
 
-    def draw(self, index, locs):
+    def draw(self, index, locs, factor):
         loc = locs.gather(-2, index.unsqueeze(-1).expand(*index.shape, locs.shape[-1]))
         return loc + self.factor.colored(torch.randn_like(loc))
 
-    def log_prob(self, z, log_weights, locs):
-        ones = torch.ones_like(log_weights)
-        return spherical_log_prob(z, log_weights, self.factor.factor, ones, locs)
+    @staticmethod
+    def log_prob(z, log_weights, locs, factor):
+        return spherical_log_prob(z, log_weights, factor, torch.ones_like(log_weights), locs)
 
-    def vjp(self, z, grad, responsibilities, locs):
+    def vjp(self, z, grad, responsibilities, locs, factor):
         center = locs.mean(-2, keepdim=True)
         offset = (z - center).sub_(responsibilities @ (locs - center))  # from the likely means
-        standard = whiten(offset, self.factor.factor)
-        return responsibilities.mT @ grad, self.factor.pull(standard, grad)
+        return responsibilities.mT @ grad, self.factor.pull(whiten(offset, factor), grad)
 
-    def distances(self, locs):
-        return spherical_distance(self.factor.factor, torch.ones_like(locs[..., 0]), locs)
+    @staticmethod
+    def distances(locs, factor):
+        return spherical_distance(factor, torch.ones_like(locs[..., 0]), locs)
 
 
-class Sized(Shared):
+class Sized:
     r"""One diagonal factor :math:`\sigma` of all components, in sizes :math:`\lambda`.
 
     Args:
@@ -119,7 +119,7 @@ class Sized(Shared):
         sizes: ``(*B, K)``, positive.
     """
 
-    transports = {
+    transports: ClassVar[Mapping[str, Transport]] = {
         "displacement": whitened(_sized_displacement),
         "radial": whitened(radial),
         "telescoping": whitened(spherical_telescoping),
@@ -148,33 +148,31 @@ class Sized(Shared):
     def parameters(self, locs):
         return self.factor.factor, self.sizes, *(() if locs is None else (locs,))
 
-    def rebuilt(self, factor, sizes, locs=None):  # type: ignore[override]
+    def rebuilt(self, factor, sizes, locs=None):
         return locs, Sized(Diagonal(factor), sizes)
 
-    def draw(self, index, locs):
-        size = self.sizes.gather(-1, index).unsqueeze(-1)  # (*B, S, 1)
-        scale = size * self.factor.factor.unsqueeze(-2)  # (*B, S, D)
+    log_prob = staticmethod(spherical_log_prob)
+    distances = staticmethod(spherical_distance)
+
+    @staticmethod
+    def draw(index, factor, sizes, locs=None):
+        scale = sizes.gather(-1, index).unsqueeze(-1) * factor.unsqueeze(-2)  # (*B, S, D)
         noise = torch.randn_like(scale)
         if locs is None:
             return noise * scale
         return torch.addcmul(locs.gather(-2, index.unsqueeze(-1).expand_as(scale)), noise, scale)
 
-    def log_prob(self, z, log_weights, locs):
-        return spherical_log_prob(z, log_weights, self.factor.factor, self.sizes, locs)
-
-    def vjp(self, z, grad, responsibilities, locs):
-        weights, sizes = responsibilities.mT, self.sizes  # (*B, K, S), (*B, K)
+    @staticmethod
+    def vjp(z, grad, responsibilities, factor, sizes, locs=None):
+        weights = responsibilities.mT  # (*B, K, S)
         if locs is None:
             product = grad * z
             grad_sizes = (weights @ product.sum(-1, keepdim=True)).squeeze(-1) / sizes
-            return product.sum(-2) / self.factor.factor, grad_sizes
+            return product.sum(-2) / factor, grad_sizes
         center = locs.mean(-2, keepdim=True)
         z, offset = z - center, locs - center
         grad_locs = weights @ grad  # (*B, K, D)
         along = weights @ (grad * z).sum(-1, keepdim=True)  # (*B, K, 1)
         grad_sizes = (along.squeeze(-1) - (grad_locs * offset).sum(-1)) / sizes
-        standard = whiten(z - responsibilities @ offset, self.factor.factor)
-        return self.factor.pull(standard, grad), grad_sizes, grad_locs
-
-    def distances(self, locs):
-        return spherical_distance(self.factor.factor, self.sizes, locs)
+        grad_factor = (grad * (z - responsibilities @ offset)).sum(-2) / factor
+        return grad_factor, grad_sizes, grad_locs

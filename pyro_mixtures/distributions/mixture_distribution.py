@@ -114,7 +114,7 @@ class MixtureDistribution(MixtureLaw):
 
         That protects from heavy tails, so groups may be chains.
         """
-        return self._copied(blending=blending)
+        return _copied(self, blending=blending)
 
     def with_weight_gradient(self: MixtureT, weight_gradient: str) -> MixtureT:
         """A copy with another ``weight_gradient``, which shares the parameters.
@@ -132,16 +132,8 @@ class MixtureDistribution(MixtureLaw):
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         if self._validate_args:
             self.components.check(exchange=weight_gradient != "hybrid")
-        new = self._copied(weight_gradient=weight_gradient, blending=None)
+        new = _copied(self, weight_gradient=weight_gradient, blending=None)
         new.__dict__.pop("has_rsample", None)
-        return new
-
-    def _copied(self: MixtureT, **options: Any) -> MixtureT:
-        new = copy.copy(self)
-        new.__dict__.pop("_grouping", None)
-        new.__dict__.update(options)
-        if self.core is not self:
-            new.core = self.core._copied(**options)
         return new
 
     # samples
@@ -268,6 +260,16 @@ class MixtureDistribution(MixtureLaw):
         if score.requires_grad and not torch.compiler.is_compiling():  # which tells nobody
             score.register_hook(lambda cost: draws.tell_score(cost.unsqueeze(-1) * own))
         return score
+
+
+def _copied(mixture: MixtureT, **options: Any) -> MixtureT:
+    """A copy with other options, that knows no groups yet."""
+    new = copy.copy(mixture)
+    vars(new).pop("_grouping", None)
+    vars(new).update(options)
+    if mixture.core is not mixture:
+        new.core = _copied(mixture.core, **options)
+    return new
 
 
 def _weighted_sum(shares: Tensor, log_weights: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 
-from pyro_mixtures.components import Components, Diagonal, Shared
+from pyro_mixtures.components import Components, Diagonal, Shared, Sized
 from pyro_mixtures.distributions.groups import Grouping
 
-_VALUES = (Components, Diagonal, Shared, Grouping)  # what mixtures are made of
+_VALUES = (Components, Diagonal, Shared, Sized, Grouping)  # what mixtures are made of
 
 DistributionT = TypeVar("DistributionT", bound=Distribution)
 

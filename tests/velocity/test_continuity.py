@@ -120,7 +120,12 @@ def test_component_velocity(family, scales, D):
     expected = list(gradients(density, each_point).values())[:-1]
 
     velocities = [
-        own.scale.vjp(z.unsqueeze(-2), unit.expand(len(z), 1, D), responsibilities, own.locs)
+        own.scale.vjp(
+            z.unsqueeze(-2),
+            unit.expand(len(z), 1, D),
+            responsibilities,
+            *own.scale.parameters(own.locs),
+        )
         for unit in torch.eye(D, dtype=torch.float64)
     ]
     if "control_var" in parameters:  # no sample moves with it
