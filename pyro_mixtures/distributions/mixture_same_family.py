@@ -31,9 +31,10 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
 
     .. math:: q(z) = \sum_{j=1}^K \pi_j q_j(z)
 
-    The signature and all methods are those of ``torch.distributions.MixtureSameFamily``, and
+    The arguments and all methods are those of ``torch.distributions.MixtureSameFamily``, and
     ``rsample`` carries unbiased gradients to the logits or probabilities of the weights and to
-    everything that the parameters of the components were computed from.
+    everything that the parameters of the components were computed from. Of Normal components
+    there is all that the mixtures of Normals have, but for ``from_samples``.
 
     Families: ``Normal``, ``Laplace``, ``Logistic``, ``Gumbel``, ``Cauchy``, ``StudentT``,
     ``LogNormal``, ``HalfNormal``, ``HalfCauchy``, ``Exponential``, ``Weibull``, ``Gamma``,
@@ -57,10 +58,10 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.
         component_distribution: a distribution of batch shape ``(*B, K)`` and event shape ``E``.
         transport: the velocity field for the weights: ``"telescoping"`` (one coordinate at a time,
-            to the product of the mixture's marginals) or, for ``Normal``,
-            ``MultivariateNormal``, ``Logistic``, ``Gumbel`` and ``Cauchy`` components,
-            ``"displacement"`` (they flow to a hub of their own family). The default is
-            displacement for Normal components, also of low rank, and telescoping for others.
+            to the product of the mixture's marginals); for Normal components, also of low rank,
+            ``Logistic``, ``Gumbel`` and ``Cauchy`` ones ``"displacement"`` (they flow to a hub of
+            their own family); for Normal ones ``"implicit"``, too. The default is displacement
+            for Normal components and telescoping for others.
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
             their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set

@@ -45,7 +45,7 @@ def implicit(mixture: MixtureDistribution) -> ImplicitMixture:
     order of the coordinates.
 
     Args:
-        mixture: of any class made for Normal components.
+        mixture: of any class whose components are Normals.
 
     Returns:
         A distribution with the mixture's law.

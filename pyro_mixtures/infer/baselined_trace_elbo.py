@@ -33,12 +33,12 @@ class BaselinedTrace_ELBO(Trace_ELBO):
     depends on the particle it is applied to, so the gradient stays unbiased. A drop-in for
     ``Trace_ELBO``; sites without a score term are untouched.
 
-    Mixtures of the classes made for Normal components whose weights' gradient is ``"clustered"``
-    are blended: within a group of components the transport and the score function estimate the
-    same gradient, and the share of each is the one of least variance by the moments of earlier
-    steps (:class:`~pyro_mixtures.distributions.blending.Blending`), whatever the current one
-    draws. As the score function takes over where the transport's variance is large, a group may
-    be a chain of components that overlap.
+    Mixtures whose weights' gradient is ``"clustered"`` are blended: within a group of components
+    the transport and the score function estimate the same gradient, and the share of each is the
+    one of least variance by the moments of earlier steps
+    (:class:`~pyro_mixtures.distributions.blending.Blending`), whatever the current one draws. As
+    the score function takes over where the transport's variance is large, a group may be a chain
+    of components that overlap.
 
     Args:
         num_particles: particles a step.
