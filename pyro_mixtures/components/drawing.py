@@ -1,14 +1,14 @@
-"""Drawing under ``torch.func.vmap``: torch's own samplers work in place or look at values."""
+"""Drawing of chosen components, also under ``vmap``: torch's own samplers work in place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from pyro_mixtures.velocity.precision import at_least_single, is_transformed
+from pyro_mixtures.velocity.precision import at_least_single, is_transformed, largest
 
 
 def draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:
@@ -26,6 +26,33 @@ def _draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) ->
     if not is_transformed():
         return family(**parameters, validate_args=False).sample()
     return _Draw.apply(family, tuple(parameters), *parameters.values())
+
+
+def pick(
+    index: Tensor, num_components: int, sample_each: Callable[[int], Tensor], event_shape: Size
+) -> Tensor:
+    """Samples of chosen components, of as many of each as the most frequent asks.
+
+    Args:
+        index: of the components, ``(S, B)``.
+        num_components: K.
+        sample_each: samples of all components, ``(count, B, K, *E)`` of a count.
+        event_shape: E.
+
+    Returns:
+        ``(S B, *E)``.
+    """
+    count, batch = index.shape
+    chosen = index.unsqueeze(-1) == torch.arange(num_components, device=index.device)  # (S, B, K)
+    turn = (chosen.cumsum(0) * chosen).sum(-1) - 1  # among those of its component, (S, B)
+    most = largest(turn)
+    if most is None:
+        turn = torch.arange(count, device=index.device).unsqueeze(-1)
+    else:
+        count = int(most) + 1
+    place = turn * batch + torch.arange(batch, device=index.device)
+    rows = sample_each(count).reshape(-1, *event_shape)  # (count B K, *E)
+    return rows[(place * num_components + index).flatten()]
 
 
 class _Draw(torch.autograd.Function):

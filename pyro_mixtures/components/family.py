@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
-from torch import Size, Tensor
-from torch.distributions import Distribution, Independent, Transform
+from torch import Tensor
+from torch.distributions import Distribution, Transform
 
+from pyro_mixtures.components.asking import base_of, expanded, location_and_spread, rsample
 from pyro_mixtures.components.base import Components, Weighting
-from pyro_mixtures.components.drawing import draw
+from pyro_mixtures.components.drawing import draw, pick
 from pyro_mixtures.components.live_tensors import LiveTensors
 from pyro_mixtures.families import UNIVARIATE, exactly
 from pyro_mixtures.families.location_scale import SMOOTH
@@ -31,7 +32,7 @@ from pyro_mixtures.families.support import check_exchange, check_supports, insid
 from pyro_mixtures.velocity.chunks import chunks
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
-from pyro_mixtures.velocity.precision import at_least_single, double, largest, surely_all
+from pyro_mixtures.velocity.precision import at_least_single, double
 from pyro_mixtures.velocity.telescoping import Factors, exchange
 
 MADE_OF_PARAMETERS = exactly(*UNIVARIATE)
@@ -46,7 +47,7 @@ class Family(Components):
     distribution whose tensors are leaves of a graph of its own.
 
     Args:
-        distribution: of batch shape ``(*B, K)``.
+        distributions: one, of batch shape ``(*B, K)``.
         tensors: what it is made of, in place of the tensors of ``live``.
         live: of the distribution that it was rebuilt of.
     """
@@ -101,7 +102,9 @@ class Family(Components):
 
     @property
     def name(self):
-        return ", ".join(dict.fromkeys(type(_base(each)).__name__ for each in self.distributions))
+        return ", ".join(
+            dict.fromkeys(type(base_of(each)).__name__ for each in self.distributions)
+        )
 
     @property
     def transports(self):
@@ -160,20 +163,7 @@ class Family(Components):
         return track_provenance(draw(type(base), plain).movedim(1, 0), get_provenance(chosen))
 
     def _pick_of_all(self, index: Tensor) -> Tensor:
-        """Of as many samples of each component as the most frequent asks."""
-        count, batch = index.shape
-        every = torch.arange(self.num_components, device=index.device)
-        chosen = index.unsqueeze(-1) == every  # (S, B, K)
-        turn = (chosen.cumsum(0) * chosen).sum(-1) - 1  # among those of its component, (S, B)
-        most = largest(turn)
-        if most is None:
-            turn = torch.arange(count, device=index.device).unsqueeze(-1)
-        else:
-            count = int(most) + 1
-        place = turn * batch + torch.arange(batch, device=index.device)
-        place = place * self.num_components + index
-        rows = self._sample_each(count).reshape(-1, *self.event_shape)  # (count B K, *E)
-        return rows[place.flatten()]
+        return pick(index, self.num_components, self._sample_each, self.event_shape)
 
     def inside(self, z):
         return self._flat(inside_support(self._events(z), *self.distributions))
@@ -192,7 +182,7 @@ class Family(Components):
             return torch.zeros(self.batch_shape + (self.num_components,) * 2)
 
     def spread(self):
-        place, size = self._each(_location_and_spread)
+        place, size = self._each(location_and_spread)
         return self._all(place), self._all(size)
 
     def _all(self, value: Tensor) -> Tensor:
@@ -219,7 +209,7 @@ class Family(Components):
         return density.movedim(0, -2)
 
     def cdf(self, z):
-        if any(each.event_shape and _base(each).event_shape for each in self.distributions):
+        if any(each.event_shape and base_of(each).event_shape for each in self.distributions):
             return super().cdf(z)
         (z,) = at_least_single(z)
         cdf = self._each(lambda component, value: tails(component, value).cdf, self._events(z))
@@ -354,8 +344,7 @@ class Family(Components):
 
     @property
     def _base(self) -> Any:
-        """The components without what makes vectors of independent coordinates."""
-        return _base(self.distributions[0])
+        return base_of(self.distributions[0])
 
 
 def _log_mixture(log_components: Tensor, log_weights: Tensor) -> Tensor:
@@ -372,50 +361,3 @@ def _exchange(own: Factors, marginals: Factors, log_weights: Tensor, within: Ten
     own, marginals = own.to(within.dtype), marginals.to(within.dtype)
     log_prob = _log_mixture(own.log_pdf.sum(-1), log_weights)
     return exchange(log_prob, own, marginals.mix(within))
-
-
-def _base(distribution: Any) -> Any:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _location_and_spread(component: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, or what the family has where these do not exist."""
-    if isinstance(component, Independent):
-        return _location_and_spread(component.base_dist)
-    try:
-        mean, stddev = component.mean, component.stddev
-        if surely_all((mean + stddev).isfinite()):
-            return mean, stddev
-        if hasattr(component, "scale_tril"):
-            return component.loc, torch.linalg.vector_norm(component.scale_tril, dim=-1)
-        return component.loc, component.scale
-    except AttributeError:
-        raise NotImplementedError from None
-
-
-def rsample(component: Distribution, count: int) -> Tensor:
-    """Samples that move, or an error that tells whose ``rsample`` is missing."""
-    if not component.has_rsample:
-        kind: Any = component
-        while hasattr(kind, "base_dist"):
-            kind = kind.base_dist
-        raise NotImplementedError(
-            f"Expected components with reparameterized samples, but got {type(kind).__name__},"
-            " which has none"
-        )
-    return component.rsample((count,))
-
-
-def expanded(distribution: Distribution, batch_shape: Size) -> Distribution:
-    """A distribution of a batch shape, with an error that tells whose ``expand`` is missing."""
-    if distribution.batch_shape == batch_shape:
-        return distribution
-    try:
-        return distribution.expand(batch_shape)
-    except NotImplementedError:
-        raise NotImplementedError(
-            f"Expected {type(distribution).__name__} of batch shape {tuple(batch_shape)}, or with"
-            f" a method expand, but got {tuple(distribution.batch_shape)} and no such method"
-        ) from None

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mixtures.components.asking import expanded, rsample
 from pyro_mixtures.components.base import Components
-from pyro_mixtures.components.family import Family, expanded, rsample
+from pyro_mixtures.components.family import Family
 from pyro_mixtures.families.registry import log_density, moved
 from pyro_mixtures.velocity.precision import at_least_single
 

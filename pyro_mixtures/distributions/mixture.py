@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical, Distribution, constraints
 
 from pyro_mixtures.components import Several
-from pyro_mixtures.components.family import expanded
+from pyro_mixtures.components.asking import expanded
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families.support import check_rules
 

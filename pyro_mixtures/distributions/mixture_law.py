@@ -180,6 +180,9 @@ class MixtureLaw(Expandable):
         They are differentiable, exact for one component, and agree where components are far apart
         or coincide: :func:`~pyro_mixtures.distributions.bounds.mixture_entropy_bounds`.
 
+        Raises:
+            NotImplementedError: for components that are not Normal.
+
         Reference:
             Kolchinsky and Tracey, *Estimating mixture entropy with pairwise distances*, Entropy
             19(7), 2017.
@@ -207,6 +210,7 @@ class MixtureLaw(Expandable):
 
         Raises:
             ValueError: for no coordinate, one named twice, or one that there is not.
+            NotImplementedError: for components that are not Normal.
 
         Example:
             >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
@@ -237,6 +241,7 @@ class MixtureLaw(Expandable):
         Raises:
             ValueError: for no coordinate, all of them, one named twice, one that there is not, or
                 a value whose shape does not fit.
+            NotImplementedError: for components that are not Normal.
 
         Example:
             >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
@@ -246,6 +251,7 @@ class MixtureLaw(Expandable):
             tensor([[-4.9753],
                     [ 0.0000]])
         """
+        self.components.normals("condition")
         size = self.event_shape.numel()
         known = linear.checked_dims(dims, size)
         others = [dim for dim in range(size) if dim not in known]
@@ -265,7 +271,8 @@ class MixtureLaw(Expandable):
                 the class; or ``(D', D)`` of full rank with D' <= D, which makes
                 :class:`~pyro_mixtures.distributions.MixtureOfNormals` of a family of diagonal
                 Normals, :class:`~pyro_mixtures.distributions.MixtureOfNormalsSharedCovariance`
-                if they share their covariance.
+                if they share their covariance. ``MixtureSameFamily`` stays what it is, with
+                components over vectors.
             offset: ``(*X, D')`` where X broadcasts with the batch, or None for zero.
 
         Returns:
@@ -274,6 +281,7 @@ class MixtureLaw(Expandable):
 
         Raises:
             ValueError: for shapes that do not fit, zeros in ``(D,)``, and a rank below D'.
+            NotImplementedError: for components that are not Normal.
 
         Example:
             >>> from pyro_mixtures.distributions import MixtureOfDiagNormals

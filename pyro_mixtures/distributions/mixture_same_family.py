@@ -17,7 +17,7 @@ from torch.distributions import (
 )
 
 from pyro_mixtures.components import Cholesky, Components, Diagonal, Family, Normals
-from pyro_mixtures.components.family import expanded
+from pyro_mixtures.components.asking import expanded
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families import exactly
 from pyro_mixtures.families.support import check_rules, first_component
