@@ -265,8 +265,8 @@ class MixtureDistribution(MixtureLaw):
 def _copied(mixture: MixtureT, **options: Any) -> MixtureT:
     """A copy with other options, that knows no groups yet."""
     new = copy.copy(mixture)
-    vars(new).pop("_grouping", None)
-    vars(new).update(options)
+    new.__dict__.pop("_grouping", None)
+    new.__dict__.update(options)
     if mixture.core is not mixture:
         new.core = _copied(mixture.core, **options)
     return new

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyro_mixtures.distributions.blending import Blending
-from pyro_mixtures.estimators.weight_gradient import MixtureT, with_weight_gradient
+from pyro_mixtures.estimators.estimated_mixture import MixtureT, checked
 
 
 def blended(mixture: MixtureT, blending: Blending) -> MixtureT:
@@ -56,4 +56,4 @@ def blended(mixture: MixtureT, blending: Blending) -> MixtureT:
         >>> bool((share > 0).all() and (share < 1).all())
         True
     """
-    return with_weight_gradient(mixture, "clustered").blended(blending)
+    return checked(mixture).with_weight_gradient("clustered").blended(blending)

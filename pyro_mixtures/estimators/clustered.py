@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_mixtures.estimators.weight_gradient import MixtureT, with_weight_gradient
+from pyro_mixtures.estimators.estimated_mixture import MixtureT, checked
 
 
 def clustered(mixture: MixtureT) -> MixtureT:
@@ -44,4 +44,4 @@ def clustered(mixture: MixtureT) -> MixtureT:
         >>> q.score_parts(q.rsample((5,))).score_function.shape
         torch.Size([5])
     """
-    return with_weight_gradient(mixture, "clustered")
+    return checked(mixture).with_weight_gradient("clustered")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+
+MixtureT = TypeVar("MixtureT", bound=MixtureDistribution)
 
 
 class EstimatedMixture(TorchDistribution):
@@ -29,7 +31,7 @@ class EstimatedMixture(TorchDistribution):
     has_rsample = True
 
     def __init__(self, mixture: Any) -> None:
-        check_mixture(mixture)
+        checked(mixture)
         self.mixture = mixture
         super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
 
@@ -63,13 +65,14 @@ class EstimatedMixture(TorchDistribution):
         return self.mixture.log_prob(value)
 
 
-def check_mixture(mixture: Any) -> None:
-    """Raise a ``ValueError`` for what is no mixture of this package."""
+def checked(mixture: MixtureT) -> MixtureT:
+    """The mixture, or a ``ValueError`` for what is no mixture of this package."""
     if not isinstance(mixture, MixtureDistribution):
         raise ValueError(
             "Expected a mixture of pyro_mixtures.distributions, to which to_event, mask and other"
             f" estimators are not yet applied, but got {type(mixture).__name__}"
         )
+    return mixture
 
 
 def check_normals(mixture: Any, estimator: str, *, diagonal: bool = False) -> None:
@@ -79,7 +82,7 @@ def check_normals(mixture: Any, estimator: str, *, diagonal: bool = False) -> No
         ValueError: for what is no mixture of this package.
         NotImplementedError: for mixtures whose components are not Normal, or not ``diagonal``.
     """
-    check_mixture(mixture)
+    checked(mixture)
     try:
         mixture.components.normals(f"the estimator {estimator!r}")
     except NotImplementedError as error:

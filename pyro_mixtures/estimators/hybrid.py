@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_mixtures.estimators.weight_gradient import MixtureT, with_weight_gradient
+from pyro_mixtures.estimators.estimated_mixture import MixtureT, checked
 
 
 def hybrid(mixture: MixtureT) -> MixtureT:
@@ -39,4 +39,4 @@ def hybrid(mixture: MixtureT) -> MixtureT:
         >>> hybrid(q).weight_gradient
         'hybrid'
     """
-    return with_weight_gradient(mixture, "hybrid")
+    return checked(mixture).with_weight_gradient("hybrid")

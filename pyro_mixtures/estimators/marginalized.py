@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators.costs import checked_costs
-from pyro_mixtures.estimators.estimated_mixture import check_mixture
+from pyro_mixtures.estimators.estimated_mixture import checked
 
 
 class MarginalizedMixture:
@@ -20,7 +20,7 @@ class MarginalizedMixture:
     """
 
     def __init__(self, mixture: MixtureDistribution) -> None:
-        check_mixture(mixture)
+        checked(mixture)
         self.mixture = mixture
 
     def expectation(self, cost: Callable[[Tensor], Tensor], num_samples: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_mixtures.estimators.weight_gradient import MixtureT, with_weight_gradient
+from pyro_mixtures.estimators.estimated_mixture import MixtureT, checked
 
 
 def pathwise(mixture: MixtureT) -> MixtureT:
@@ -40,4 +40,4 @@ def pathwise(mixture: MixtureT) -> MixtureT:
         >>> bool(logits.grad[0] < 0 < logits.grad[1])
         True
     """
-    return with_weight_gradient(mixture, "pathwise")
+    return checked(mixture).with_weight_gradient("pathwise")

@@ -7,8 +7,7 @@ from torch import Size, Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.shapes import samples_first
-from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
-from pyro_mixtures.estimators.weight_gradient import with_weight_gradient
+from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture, checked
 from pyro_mixtures.velocity.precision import double_dtype
 
 
@@ -102,7 +101,7 @@ def stratified(mixture: MixtureDistribution, expanded: bool = False) -> Stratifi
         >>> int((stratified(q).sample((100,)) > 0).sum())
         50
     """
-    return StratifiedMixture(with_weight_gradient(mixture, "pathwise"), expanded)
+    return StratifiedMixture(checked(mixture).with_weight_gradient("pathwise"), expanded)
 
 
 def systematic_index(weights: Tensor, count: int) -> Tensor:
