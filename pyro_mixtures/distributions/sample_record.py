@@ -95,11 +95,12 @@ class SampleRecord:
 
     def cast(self) -> SampleRecord:
         """The record in the precision of its densities."""
-        densities, dtype = self.densities, self.log_prob.dtype
+        dtype = self.log_prob.dtype
         z = self.z.to(dtype) if self.components.numbers else self.z
-        return SampleRecord(
-            self.components.to(dtype), self.logits.to(dtype), z, self.grouping, densities
-        )
+        components, logits = self.components.to(dtype), self.logits.to(dtype)
+        if components is self.components and logits is self.logits and z is self.z:
+            return self
+        return SampleRecord(components, logits, z, self.grouping, self.densities)
 
     # gradients of the logits by single samples
 
