@@ -85,14 +85,13 @@ def measure_row(
         torch.manual_seed(1000 * seed + number)
         mixture = row.mixture(separation)
         found = measure(mixture, COSTS[name](mixture), sizes, with_hub=with_hub)
-        groups = [_count(find(mixture)) for find in (estimators.overlapping, estimators.chained)]
         cells.append(
             {
                 **asdict(row),
                 "separation": separation,
                 "cost": name,
-                "groups": groups[0],
-                "chains": groups[1],
+                "groups": _count(mixture.groups),
+                "chains": _count(estimators.chained(mixture)),
                 "moments": found,
             }
         )

@@ -64,7 +64,7 @@ def _along(
     cost = costs.linear(axis)
     exact = exact_gradient(mixture, cost)
     found, trial = (
-        Draws.of(mixture, cost, each.z, torch.zeros((), dtype=torch.float64))
+        Draws.of(mixture, cost, each.record.z, torch.zeros((), dtype=torch.float64))
         for each in (found, trial)
     )
     every = estimators.single(found, trial)
@@ -81,7 +81,7 @@ def by_grid(mixture: PaperSharedCovariance, sigma: float) -> dict[str, float]:
     exact = exact_gradient(mixture, cost).gradient
     baseline = 1 + torch.tensor(2 * sigma**2, dtype=torch.float64)  # the mean cost
     points = Draws.of(mixture, cost, z, baseline)
-    mass = points.log_prob.exp() * (side[1] - side[0]) ** 2  # (N, 1)
+    mass = points.record.log_prob.exp() * (side[1] - side[0]) ** 2  # (N, 1)
     every = {"score": estimators.score(points)}
     every |= {name: estimators.transported(points, name) for name in TRANSPORTS}
     return {

@@ -18,7 +18,7 @@ from experiments.logit_gradients.paper import (
     PaperSharedCovariance,
 )
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
 
 RADIUS = 2.0
 SPREAD = 0.1
@@ -30,7 +30,7 @@ LOGITS = 0.5
 STRATA = 10
 """Samples that share their strata."""
 
-FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor], NormalMixture]] = {
+FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor], ParametricMixture]] = {
     "shared covariance": lambda locs, scales, logits: PaperSharedCovariance(
         locs, scales[0], logits
     ),
@@ -45,7 +45,7 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor], NormalMixture]] = {
 """Mixtures of means ``(K, D)``, scales ``(K, D)`` and logits ``(K,)``, by name."""
 
 
-def random_mixture(family: str, components: int, dim: int, seed: int) -> NormalMixture:
+def random_mixture(family: str, components: int, dim: int, seed: int) -> ParametricMixture:
     """Means on the sphere of radius 2, covariances near the identity, in double precision."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -59,7 +59,7 @@ def random_mixture(family: str, components: int, dim: int, seed: int) -> NormalM
 
 
 def measure(
-    mixture: NormalMixture, cost: Cost, draws: int, pilot: int, hub_steps: int
+    mixture: ParametricMixture, cost: Cost, draws: int, pilot: int, hub_steps: int
 ) -> dict[str, Moments]:
     """Moments of all estimators that the mixture's family has.
 

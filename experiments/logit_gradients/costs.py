@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mixtures.distributions.normal_mixture import NormalMixture
+from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+from pyro_mixtures.distributions.strata import component_samples
 
 MODE = 2.0
 """Distance from the origin of the target's two modes."""
@@ -38,7 +39,7 @@ def linear(weights: Tensor) -> Cost:
     return Cost(lambda z: z @ weights, lambda locs, _: (locs @ weights)[None])
 
 
-def quadratic(_: NormalMixture) -> Cost:
+def quadratic(_: ParametricMixture) -> Cost:
     """f(z) = |z|^2."""
     return Cost(
         lambda z: z.square().sum(-1),
@@ -46,7 +47,7 @@ def quadratic(_: NormalMixture) -> Cost:
     )
 
 
-def cosine(mixture: NormalMixture) -> Cost:
+def cosine(mixture: ParametricMixture) -> Cost:
     """f(z) = cos(w . z) with w of length about 1, the same for all mixtures of that D."""
     dim = mixture.event_shape[0]
     generator = torch.Generator().manual_seed(dim)
@@ -58,7 +59,7 @@ def cosine(mixture: NormalMixture) -> Cost:
     return Cost(lambda z: (z @ w).cos(), means)
 
 
-def ragged(_: NormalMixture) -> Cost:
+def ragged(_: ParametricMixture) -> Cost:
     """f(z) = |z|^2 / 2 + sum_i sin(5 z_i), whose slope says little about its differences."""
 
     def means(locs: Tensor, scales: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def ragged(_: NormalMixture) -> Cost:
     return Cost(lambda z: z.square().sum(-1) / 2 + (5 * z).sin().sum(-1), means)
 
 
-def elbo(mixture: NormalMixture) -> Cost:
+def elbo(mixture: ParametricMixture) -> Cost:
     """f(z) = log q(z) - log p(z) for a target of two unit Normals, 4 standard deviations apart.
 
     The q within is held fixed: its own gradient has the expectation zero.
@@ -83,7 +84,7 @@ def elbo(mixture: NormalMixture) -> Cost:
     return Cost(value)
 
 
-COSTS: dict[str, Callable[[NormalMixture], Cost]] = {
+COSTS: dict[str, Callable[[ParametricMixture], Cost]] = {
     "quadratic": quadratic,
     "cosine": cosine,
     "ragged": ragged,
@@ -100,22 +101,25 @@ class Exact(NamedTuple):
     weights: Tensor
 
 
-def exact_gradient(mixture: NormalMixture, cost: Cost) -> Exact:
+def of_components(mixture: ParametricMixture, costs: Tensor) -> Tensor:
+    r"""Gradients :math:`\pi_j (f_j - \sum_k \pi_k f_k)` by the components' costs, ``(N, K)``."""
+    weights = mixture.log_weights.exp()
+    return weights * (costs - costs @ weights[:, None])
+
+
+@torch.no_grad()
+def exact_gradient(mixture: ParametricMixture, cost: Cost) -> Exact:
     r"""Gradient of the logits, :math:`\pi_j (E_j f - E_q f)`.
 
     Without a closed form each component is sampled, with common random numbers.
     """
-    locs, scales = mixture._normals
-    scales = scales.expand_as(locs)
+    locs, scales = mixture.components.spread()
     if cost.means is not None:
         means = cost.means(locs, scales)  # (1, K)
     else:
-        white = torch.randn(PAIRS, 1, locs.shape[-1], dtype=locs.dtype)
-        with torch.no_grad():
-            means = cost.value(locs + scales * white) + cost.value(locs - scales * white)
-            means = means / 2  # (PAIRS, K)
-    weights = mixture.log_weights.exp()
-    gradients = weights * (means - means @ weights[:, None])
+        z = component_samples(mixture, (PAIRS,))  # (PAIRS, K, D)
+        means = (cost.value(z) + cost.value(2 * locs - z)) / 2  # (PAIRS, K)
+    gradients = of_components(mixture, means)
     count = len(gradients)
-    error = gradients.std(0) / math.sqrt(count) if count > 1 else torch.zeros_like(weights)
-    return Exact(gradients.mean(0), error, weights)
+    error = gradients.std(0) / math.sqrt(count) if count > 1 else torch.zeros_like(gradients[0])
+    return Exact(gradients.mean(0), error, mixture.log_weights.exp())

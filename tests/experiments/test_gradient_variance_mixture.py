@@ -91,10 +91,23 @@ def test_samples_have_the_gradients_of_the_package(family):
         chosen = {"score": package.hybrid, "clustered": package.clustered}
         chosen["blended"] = partial(package.blended, blending=blending)
         many = chosen.get(name, package.pathwise)(many)
-        z = many.reparameterize(draws.z)
+        z = many.reparameterize(draws.record.z)
         value, score = cost.value(z), many.score_parts(z).score_function
         (value + (value - BASELINE).detach() * score).sum().backward()
         torch.testing.assert_close(logits.grad, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_learned_hub_has_the_gradients_of_the_package():
+    torch.manual_seed(0)
+    mixture = random_mixture("diagonal covariances", 4, 3, seed=1)
+    cost = costs.ragged(mixture)
+    draws = Draws.draw(mixture, cost, 60, BASELINE)
+    hub = estimators.learned_hub(mixture, cost, 5, 20)
+    many, logits = copies(hub, 60)
+    cost.value(package.pathwise(many).reparameterize(draws.record.z)).sum().backward()
+    found = estimators.by_learned_hub(draws, hub)
+    torch.testing.assert_close(logits.grad, found, rtol=1e-8, atol=1e-10)
+    assert not torch.allclose(found, estimators.transported(draws, "displacement"), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +157,7 @@ def test_exact_gradients_are_those_of_a_quadrature(cost):
     chosen = COSTS[cost](mixture)
     z = torch.linspace(-15, 15, 20_001, dtype=torch.float64)[:, None]
     draws = Draws.of(mixture, chosen, z, BASELINE)
-    mass = draws.log_prob.exp() * (z[1] - z[0])
+    mass = draws.record.log_prob.exp() * (z[1] - z[0])
     expected = (mass * estimators.score(draws)).sum(0)
     exact = exact_gradient(mixture, chosen)
     assert ((exact.gradient - expected).abs() <= 5 * exact.error + 1e-7).all()
