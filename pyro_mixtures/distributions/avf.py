@@ -111,7 +111,7 @@ class AVFElliptical(EllipticalDistribution):
         return {**super()._parameter_shapes(), "control_var": "2MD"}
 
     @property
-    def _field_parameters(self) -> tuple[Tensor, ...]:
+    def field_parameters(self):
         return (self.control_var,)
 
     def variance_gradient(self, value: Tensor, grad: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class AVFElliptical(EllipticalDistribution):
             core, z, _ = folded(self, self._validated(value))
             grad = folded(self, grad)[1]
             parameters = (core.scale_tril, core.control_var)
-            return self.field(*at_least_single(core._white(z), grad, *parameters))[2]
+            return self.field(*at_least_single(core.white(z), grad, *parameters))[2]
 
 
 class AVFMultivariateNormal(AVFElliptical, EllipticalNormal):  # type: ignore[override]

@@ -18,6 +18,7 @@ from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tenso
 from pyro_mixtures.distributions.shapes import folded, samples_first
 from pyro_mixtures.velocity.pathwise import pathwise
 from pyro_mixtures.velocity.precision import at_least_single, double
+from pyro_mixtures.velocity.whitening import whiten
 
 
 class EllipticalDistribution(ParametricDistribution):
@@ -53,7 +54,8 @@ class EllipticalDistribution(ParametricDistribution):
         return {"loc": "D", "scale_tril": "DD"}
 
     @property
-    def _field_parameters(self) -> tuple[Tensor, ...]:
+    def field_parameters(self) -> tuple[Tensor, ...]:
+        """The last of the parameters, which belong to the field and not to the law."""
         return ()
 
     @property
@@ -62,19 +64,21 @@ class EllipticalDistribution(ParametricDistribution):
         return self.core.scale_tril
 
     def rsample(self, sample_shape=torch.Size()):
-        core = self.core
-        shape = torch.Size(sample_shape) + self.batch_shape
-        count = shape[: len(shape) - len(core.batch_shape)].numel()
-        white = core._rsample_white(core.batch_shape + (count,) + core.event_shape)
-        parameters = (white, core.loc, core.scale_tril, *core._field_parameters)
-        with torch.no_grad():
-            z = core.loc.unsqueeze(-2) + white @ core.scale_tril.mT  # (*B, S, D)
-        vjp = functools.partial(self._vjp, self.field)
-        value = samples_first(pathwise(z, vjp, *parameters)).reshape(shape + self.event_shape)
+        core, shape = self.core, torch.Size(sample_shape) + self.batch_shape
+        z, white = core.draw(shape[: len(shape) - len(core.batch_shape)].numel())
+        value = samples_first(z).reshape(shape + self.event_shape)
         value = value.contiguous()  # some transforms of torch ask for it
         if torch.is_grad_enabled():  # samples without gradient have nothing to spare
             remember(self, value, white)
         return value
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        r"""Samples with their gradients, and their :math:`\varepsilon`, each ``(*B, S, D)``."""
+        white = self._rsample_white(self.batch_shape + (count,) + self.event_shape)
+        parameters = (white, self.loc, self.scale_tril, *self.field_parameters)
+        with torch.no_grad():
+            z = self.loc.unsqueeze(-2) + white @ self.scale_tril.mT  # (*B, S, D)
+        return pathwise(z, functools.partial(self._vjp, self.field), *parameters), white
 
     @staticmethod
     def _vjp(field, z: Tensor, grad: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -85,7 +89,7 @@ class EllipticalDistribution(ParametricDistribution):
 
     def log_prob(self, value):
         core, z, shape = folded(self, self._validated(value))
-        density = core._log_prob(core._white(z))
+        density = core.log_prob_of_white(core.white(z))
         dtype = torch.promote_types(value.dtype, self.loc.dtype)
         return density.movedim(-1, 0).reshape(shape).to(dtype)
 
@@ -101,7 +105,8 @@ class EllipticalDistribution(ParametricDistribution):
         if white is None or not self.has_rsample:
             return super().score_parts(x)
         white = track_provenance(white, get_provenance(x))
-        density = self.core._log_prob(white).movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
+        density = self.core.log_prob_of_white(white)  # (*B, S)
+        density = density.movedim(-1, 0).reshape(x.shape[:-1]).to(x.dtype)
         return ScoreParts(density, 0, density)  # type: ignore[arg-type]
 
     @property
@@ -116,17 +121,16 @@ class EllipticalDistribution(ParametricDistribution):
     def mask(self, mask):
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
 
-    def _log_prob(self, white: Tensor) -> Tensor:
+    def log_prob_of_white(self, white: Tensor) -> Tensor:
         r"""Of the points :math:`\mu + L \varepsilon`, ``(*B, S, D) -> (*B, S)``."""
         white, scale_tril = at_least_single(white, self.scale_tril)
         volume = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
         return self._log_density(white.square().sum(-1)) - volume
 
-    def _white(self, z: Tensor) -> Tensor:
+    def white(self, z: Tensor) -> Tensor:
         r""":math:`L^{-1} (z - \mu)`, ``(*B, S, D) -> (*B, S, D)``."""
         z, loc, scale_tril = at_least_single(z, self.loc, self.scale_tril)
-        offset = (z - loc.unsqueeze(-2)).mT
-        return torch.linalg.solve_triangular(scale_tril, offset, upper=False).mT
+        return whiten(z - loc.unsqueeze(-2), scale_tril)
 
 
 class EllipticalNormal(EllipticalDistribution, torch.distributions.MultivariateNormal):  # type: ignore[override]

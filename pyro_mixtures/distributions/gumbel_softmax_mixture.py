@@ -188,7 +188,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
     def rsample(self, sample_shape=torch.Size()):
         core = self.core
         shape = torch.Size(sample_shape) + self.batch_shape
-        loc, scale = core._chosen(shape[: len(shape) - len(core.batch_shape)].numel())
+        loc, scale = _chosen(core, shape[: len(shape) - len(core.batch_shape)].numel())
         z = loc + scale * torch.randn_like(loc)  # (*B, S, D)
         value = samples_first(z).reshape(shape + self.event_shape)
         remember(self, value, (loc, scale))
@@ -197,30 +197,34 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
     def log_prob(self, value):
         core, z, shape = folded(self, self._validated(value))
         if self.density == "nested":
-            log_prob = core._nested_log_prob(z, own=recall(self, value))
+            log_prob = _nested_log_prob(core, z, own=recall(self, value))
         else:
             log_prob = core.mixture.log_prob(samples_first(z))
         dtype = torch.promote_types(value.dtype, self.component_logits.dtype)
         return log_prob.reshape(shape).to(dtype)
 
-    def _nested_log_prob(self, z: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
-        """``(*B, S, D) -> (S, *B)``, with the means and scales of each value's own y if known."""
-        locs, scales = self._chosen(self.num_nested)  # (*B, M, D)
-        fresh = MixtureOfDiagNormals(
-            locs, scales, torch.zeros_like(locs[..., 0]), validate_args=False
-        ).log_prob(samples_first(z))
-        if own is None:
-            return fresh
-        each = Normal(*own, validate_args=False).log_prob(z).sum(-1, keepdim=True)
-        total = torch.logaddexp(
-            fresh + math.log(self.num_nested), samples_first(each).reshape(fresh.shape)
-        )
-        return total - math.log(self.num_nested + 1)
 
-    def _chosen(self, count: int) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations between those of the components, ``(*B, count, D)``."""
-        family = RelaxedCategoricalStraightThrough if self.hard else RelaxedCategorical
-        law = family(self.temperature, logits=self.component_logits, validate_args=False)
-        y = law.rsample((count,))  # (count, *B, K)
-        y = y.movedim(0, -2) if self.batch_shape else y
-        return y @ self.locs, y @ self.coord_scale
+def _nested_log_prob(
+    law: GumbelSoftmaxMixtureOfDiagNormals, z: Tensor, own: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """``(*B, S, D) -> (S, *B)``, with the means and scales of each value's own y if known."""
+    locs, scales = _chosen(law, law.num_nested)  # (*B, M, D)
+    fresh = MixtureOfDiagNormals(
+        locs, scales, torch.zeros_like(locs[..., 0]), validate_args=False
+    ).log_prob(samples_first(z))
+    if own is None:
+        return fresh
+    each = Normal(*own, validate_args=False).log_prob(z).sum(-1, keepdim=True)
+    total = torch.logaddexp(
+        fresh + math.log(law.num_nested), samples_first(each).reshape(fresh.shape)
+    )
+    return total - math.log(law.num_nested + 1)
+
+
+def _chosen(law: GumbelSoftmaxMixtureOfDiagNormals, count: int) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations between those of the components, ``(*B, count, D)``."""
+    family = RelaxedCategoricalStraightThrough if law.hard else RelaxedCategorical
+    choice = family(law.temperature, logits=law.component_logits, validate_args=False)
+    y = choice.rsample((count,))  # (count, *B, K)
+    y = y.movedim(0, -2) if law.batch_shape else y
+    return y @ law.locs, y @ law.coord_scale

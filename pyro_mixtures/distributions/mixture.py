@@ -110,8 +110,7 @@ class Mixture(MixtureDistribution):
             expanded(each, batch_shape) for each in self.component_distributions
         )
         new.component_logits = new.mixture_distribution.logits
-        super(Mixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
+        self._shape_as_expanded(new, batch_shape)
         self._expand_into(new, batch_shape)
         return new
 

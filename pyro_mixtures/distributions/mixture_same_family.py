@@ -124,7 +124,7 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         torch.distributions.MixtureSameFamily.expand(self, batch_shape, new)
-        new._event_shape = self.event_shape
+        self._shape_as_expanded(new, batch_shape)  # torch's event shape may be a plain tuple
         new.component_logits = new.mixture_distribution.logits
         self._expand_into(new, batch_shape)
         return new

@@ -77,6 +77,5 @@ class ParametricDistribution(Expandable):
         core = self.core
         if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
             new.core = core
-        new._set_shapes(batch_shape, self.event_shape, False)
-        new._validate_args = self._validate_args
+        self._shape_as_expanded(new, batch_shape)
         return new

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from pyro.ops.provenance import ProvenanceTensor
+from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -62,7 +62,7 @@ def recall(owner: Distribution, value: Tensor) -> Any | None:
 
 def _itself(tensor: Tensor) -> Tensor:
     """The tensor in one that tells its origin, which is a wrapper of it."""
-    return tensor._t if isinstance(tensor, ProvenanceTensor) else tensor
+    return detach_provenance(tensor) if isinstance(tensor, ProvenanceTensor) else tensor
 
 
 def current_trace() -> Any | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
@@ -26,6 +26,12 @@ class Expandable(TorchDistribution):
     @core.setter
     def core(self, distribution) -> None:
         self._unexpanded = distribution
+
+    def _shape_as_expanded(self, new: Any, batch_shape: Size) -> None:
+        """Give one that is to be this distribution, expanded, its shapes; nothing is checked."""
+        # not its own constructor, which has arguments of its own
+        TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
 
     def _validated(self, value: Tensor) -> Tensor:
         if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
