@@ -115,9 +115,9 @@ class AVFPowerExponential(AVFElliptical):
 
     arg_constraints = AVFMultivariateNormal.arg_constraints
 
-    def __init__(self, loc, scale_tril, control_var, validate_args=None, planes="axes"):
+    def __init__(self, loc, scale_tril, control_var, *, planes="axes", validate_args=None):
         given = {"loc": loc, "scale_tril": scale_tril, "control_var": control_var}
-        super().__init__(given, validate_args, planes)
+        super().__init__(given, planes=planes, validate_args=validate_args)
 
     def _rsample_white(self, shape):
         direction = torch.nn.functional.normalize(torch.randn(shape, dtype=self.loc.dtype), dim=-1)

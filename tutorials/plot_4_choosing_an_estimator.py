@@ -70,7 +70,8 @@ def ragged(z):
 def learned(q, cost):
     """``blended`` with shares from 2,000 samples."""
     blending = Blending()
-    expectation(q, cost, partial(blended, blending=blending), num_samples=2000).backward()
+    chosen = partial(blended, blending=blending)
+    expectation(q, cost, estimator=chosen, num_samples=2000).backward()
     blending.learn()
     return partial(blended, blending=blending)
 

@@ -105,7 +105,7 @@ def gumbel(
     """By the package's ``gumbel_soft`` or ``gumbel_hard``, of N mixtures; biased."""
     logits = mixture.component_logits.expand(count, -1).clone().requires_grad_()
     many = MixtureOfDiagNormals(mixture.locs, mixture.coord_scale, logits, validate_args=False)
-    relaxed = getattr(estimators, kind)(many, temperature)
+    relaxed = getattr(estimators, kind)(many, temperature=temperature)
     cost.value(relaxed.rsample()).sum().backward()
     assert logits.grad is not None
     return logits.grad

@@ -64,7 +64,7 @@ def steps(count: int, dim: int, samples: int) -> dict[str, Callable[[], object]]
     def step(estimator: str, transport: str) -> Callable[[], object]:
         def run() -> None:
             q = PaperMixtureOfDiagNormals(**leaves(), transport=transport, validate_args=False)
-            expectation(q, square, estimator, num_samples=samples).backward()
+            expectation(q, square, estimator=estimator, num_samples=samples).backward()
 
         return run
 
@@ -74,13 +74,13 @@ def steps(count: int, dim: int, samples: int) -> dict[str, Callable[[], object]]
     def blending_step() -> None:
         q = MixtureOfDiagNormals(**leaves(), validate_args=False)
         chosen = partial(blended, blending=blending)
-        expectation(q, square, chosen, num_samples=samples).backward()
+        expectation(q, square, estimator=chosen, num_samples=samples).backward()
         blending.learn()
 
     def learning() -> None:
         control_var = control.clone().requires_grad_()
         q = AVFMixtureOfDiagNormals(**leaves(), control_var=control_var, validate_args=False)
-        expectation(q, square, "pathwise", num_samples=samples).backward()
+        expectation(q, square, estimator="pathwise", num_samples=samples).backward()
 
     found: dict[str, Callable[[], object]] = {name: step(*call) for name, call in CALLS.items()}
     return {**found, "blended": blending_step, "learned hub": learning}

@@ -61,16 +61,16 @@ class AVFElliptical(EllipticalDistribution):
 
     Args:
         given: all parameters by name, tensors that broadcast against each other.
-        validate_args: check the values of the arguments and of ``log_prob``'s argument.
         planes: ``"axes"`` or ``"rows"``.
+        validate_args: check the values of the arguments and of ``log_prob``'s argument.
 
     Example:
         >>> import math
         >>> class AVFMultivariateLaplace(AVFElliptical):  # density ~ exp(-|L^-1 (z - mu)|)
         ...     arg_constraints = AVFMultivariateNormal.arg_constraints
-        ...     def __init__(self, loc, scale_tril, control_var, validate_args=None):
+        ...     def __init__(self, loc, scale_tril, control_var, *, validate_args=None):
         ...         given = {"loc": loc, "scale_tril": scale_tril, "control_var": control_var}
-        ...         super().__init__(given, validate_args)
+        ...         super().__init__(given, validate_args=validate_args)
         ...     def _rsample_white(self, shape):
         ...         direction = torch.nn.functional.normalize(torch.randn(shape), dim=-1)
         ...         radius = torch._standard_gamma(torch.full(shape[:-1], float(shape[-1])))
@@ -90,11 +90,15 @@ class AVFElliptical(EllipticalDistribution):
     planes: str
 
     def __init__(
-        self, given: Mapping[str, Any], validate_args: bool | None = None, planes: str = "axes"
+        self,
+        given: Mapping[str, Any],
+        *,
+        planes: str = "axes",
+        validate_args: bool | None = None,
     ) -> None:
         check_choice("planes", planes, tuple(FIELDS))
         self.planes = planes
-        super().__init__(given, validate_args)
+        super().__init__(given, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
         new = super().expand(batch_shape, _instance)
@@ -165,9 +169,9 @@ class AVFMultivariateNormal(AVFElliptical, EllipticalNormal):  # type: ignore[ov
         loc: the mean :math:`\mu`, shape ``(*B, D)``.
         scale_tril: the lower triangular L with a positive diagonal, shape ``(*B, D, D)``.
         control_var: B and C, shape ``(*B, 2, M, D)`` with M >= 1.
+        planes: ``"axes"`` or ``"rows"``.
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
             to False under ``torch.func.vmap``, where values cannot be looked at).
-        planes: ``"axes"`` or ``"rows"``.
 
     Raises:
         ValueError: for shapes that do not fit, M or D of zero, a factor that is not lower
@@ -200,11 +204,12 @@ class AVFMultivariateNormal(AVFElliptical, EllipticalNormal):  # type: ignore[ov
         loc: Tensor,
         scale_tril: Tensor,
         control_var: Tensor,
-        validate_args: bool | None = None,
+        *,
         planes: str = "axes",
+        validate_args: bool | None = None,
     ) -> None:
         given = {"loc": loc, "scale_tril": scale_tril, "control_var": control_var}
-        super().__init__(given, validate_args, planes)
+        super().__init__(given, planes=planes, validate_args=validate_args)
 
 
 class AVFMultivariateStudentT(AVFElliptical, EllipticalStudentT):  # type: ignore[misc]
@@ -221,8 +226,8 @@ class AVFMultivariateStudentT(AVFElliptical, EllipticalStudentT):  # type: ignor
         loc: :math:`\mu`, shape ``(*B, D)``.
         scale_tril: the lower triangular L with a positive diagonal, shape ``(*B, D, D)``.
         control_var: B and C, shape ``(*B, 2, M, D)`` with M >= 1.
-        validate_args: as for :class:`AVFMultivariateNormal`.
         planes: ``"axes"`` or ``"rows"``.
+        validate_args: as for :class:`AVFMultivariateNormal`.
 
     Raises:
         ValueError: as for :class:`AVFMultivariateNormal`, and for ``df`` that is not positive.
@@ -245,10 +250,11 @@ class AVFMultivariateStudentT(AVFElliptical, EllipticalStudentT):  # type: ignor
         loc: Tensor,
         scale_tril: Tensor,
         control_var: Tensor,
-        validate_args: bool | None = None,
+        *,
         planes: str = "axes",
+        validate_args: bool | None = None,
     ) -> None:
         if isinstance(df, (int, float)) and isinstance(loc, Tensor):
             df = loc.new_tensor(df)
         given = {"loc": loc, "scale_tril": scale_tril, "control_var": control_var, "df": df}
-        super().__init__(given, validate_args, planes)
+        super().__init__(given, planes=planes, validate_args=validate_args)

@@ -103,7 +103,12 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
     ) -> None:
         given = {"locs": locs, "coord_scale": coord_scale, "control_var": control_var}
         ParametricMixture.__init__(
-            self, given, component_logits, transport, weight_gradient, validate_args
+            self,
+            given,
+            component_logits,
+            transport=transport,
+            weight_gradient=weight_gradient,
+            validate_args=validate_args,
         )
 
     @staticmethod

@@ -36,7 +36,7 @@ class Blending:
         ValueError: for a ``decay`` outside [0, 1).
     """
 
-    def __init__(self, decay: float = 0.995) -> None:
+    def __init__(self, *, decay: float = 0.995) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"Expected 0 <= decay < 1, but got {decay}")
         self.decay = decay

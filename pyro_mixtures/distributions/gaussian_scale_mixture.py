@@ -88,7 +88,13 @@ class GaussianScaleMixture(ParametricMixture):
             "component_scale": component_scale,
             "locs": locs,
         }
-        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
+        super().__init__(
+            components,
+            component_logits,
+            transport=transport,
+            weight_gradient=weight_gradient,
+            validate_args=validate_args,
+        )
 
     @staticmethod
     def _components(coord_scale, component_scale, locs=None):

@@ -110,6 +110,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         coord_scale: Tensor,
         component_logits: Tensor,
         temperature: Tensor | float,
+        *,
         hard: bool = False,
         density: str | None = None,
         num_nested: int = 100,
@@ -134,7 +135,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
             "component_logits": component_logits,
             "temperature": temperature,
         }
-        super().__init__(given, validate_args)
+        super().__init__(given, validate_args=validate_args)
         if self._validate_args:
             self._check_values()
 

@@ -82,7 +82,13 @@ class MixtureOfDiagNormals(ParametricMixture):
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "coord_scale": coord_scale}
-        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
+        super().__init__(
+            components,
+            component_logits,
+            transport=transport,
+            weight_gradient=weight_gradient,
+            validate_args=validate_args,
+        )
 
     @staticmethod
     def _components(locs, coord_scale):

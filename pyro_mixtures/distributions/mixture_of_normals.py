@@ -78,7 +78,13 @@ class MixtureOfNormals(ParametricMixture):
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "scale_tril": scale_tril}
-        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
+        super().__init__(
+            components,
+            component_logits,
+            transport=transport,
+            weight_gradient=weight_gradient,
+            validate_args=validate_args,
+        )
 
     @staticmethod
     def _components(locs, scale_tril):

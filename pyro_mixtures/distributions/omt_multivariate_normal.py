@@ -42,5 +42,7 @@ class OMTMultivariateNormal(EllipticalNormal):
 
     field = staticmethod(optimal_transport)
 
-    def __init__(self, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__({"loc": loc, "scale_tril": scale_tril}, validate_args)
+    def __init__(
+        self, loc: Tensor, scale_tril: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        super().__init__({"loc": loc, "scale_tril": scale_tril}, validate_args=validate_args)

@@ -27,7 +27,7 @@ class ParametricDistribution(Expandable):
     support = constraints.real_vector
     optional_parameters: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, given: Mapping[str, Any], validate_args: bool | None = None) -> None:
+    def __init__(self, given: Mapping[str, Any], *, validate_args: bool | None = None) -> None:
         parameters = {
             name: value
             for name, value in given.items()

@@ -36,11 +36,13 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         self,
         given: Mapping[str, Tensor | None],
         component_logits: Tensor,
+        *,
         transport: str,
         weight_gradient: str,
         validate_args: bool | None = None,
     ) -> None:
-        super().__init__({**given, "component_logits": component_logits}, validate_args)
+        parameters = {**given, "component_logits": component_logits}
+        super().__init__(parameters, validate_args=validate_args)
         components = self._components(*self.given.values())
         self._set_up(components, self.component_logits, transport, weight_gradient)
         if self._validate_args:

@@ -47,7 +47,7 @@ class RelaxedDistribution(ParametricDistribution):
     temperature: Tensor
     logits: Tensor
 
-    def __init__(self, temperature, probs=None, logits=None, validate_args=None) -> None:
+    def __init__(self, temperature, probs=None, logits=None, *, validate_args=None) -> None:
         if (probs is None) == (logits is None):
             count = "none" if probs is None else "both"
             raise ValueError(f"Expected one of probs and logits, but got {count} of them")

@@ -70,7 +70,13 @@ class MixtureOfNormalsSharedCovariance(ParametricMixture):
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "scale_tril": scale_tril}
-        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
+        super().__init__(
+            components,
+            component_logits,
+            transport=transport,
+            weight_gradient=weight_gradient,
+            validate_args=validate_args,
+        )
 
     @staticmethod
     def _components(locs, scale_tril):
@@ -146,7 +152,13 @@ class MixtureOfDiagNormalsSharedCovariance(ParametricMixture):
         validate_args: bool | None = None,
     ) -> None:
         components = {"locs": locs, "coord_scale": coord_scale}
-        super().__init__(components, component_logits, transport, weight_gradient, validate_args)
+        super().__init__(
+            components,
+            component_logits,
+            transport=transport,
+            weight_gradient=weight_gradient,
+            validate_args=validate_args,
+        )
 
     @staticmethod
     def _components(locs, coord_scale):

@@ -51,7 +51,8 @@ def blended(mixture: MixtureT, blending: Blending) -> MixtureT:
         >>> learned = partial(blended, blending=blending)
         >>> for step in range(2):  # the second by what the first has found
         ...     blending.learn()
-        ...     expectation(q, lambda z: (2 * z[..., 0]).sin(), learned, 500).backward()
+        ...     cost = lambda z: (2 * z[..., 0]).sin()
+        ...     expectation(q, cost, estimator=learned, num_samples=500).backward()
         >>> share = blending.shares(torch.tensor([0, 0]))
         >>> bool((share > 0).all() and (share < 1).all())
         True

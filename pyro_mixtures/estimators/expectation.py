@@ -38,6 +38,7 @@ ESTIMATORS: dict[str, Callable[..., Any]] = {
 def expectation(
     mixture: MixtureDistribution,
     cost: Callable[[Tensor], Tensor],
+    *,
     estimator: str | Callable[..., Any] = "clustered",
     num_samples: int = 1,
     baseline: Tensor | float | None = None,
@@ -79,7 +80,8 @@ def expectation(
         >>> _ = torch.manual_seed(0)
         >>> logits = torch.zeros(2, requires_grad=True)
         >>> q = MixtureOfDiagNormals(torch.tensor([[-1.0], [1.0]]), torch.ones(2, 1), logits)
-        >>> mean = expectation(q, lambda z: z.squeeze(-1), "implicit", num_samples=100_000)
+        >>> cost = lambda z: z.squeeze(-1)
+        >>> mean = expectation(q, cost, estimator="implicit", num_samples=100_000)
         >>> mean.backward()  # the exact gradient is [-1/2, 1/2]
         >>> torch.allclose(logits.grad, torch.tensor([-0.5, 0.5]), atol=0.02)
         True

@@ -10,7 +10,7 @@ from pyro_mixtures.estimators.gumbel_soft import relaxed
 
 
 def gumbel_hard(
-    mixture: MixtureDistribution, temperature: Tensor | float = 0.5
+    mixture: MixtureDistribution, *, temperature: Tensor | float = 0.5
 ) -> GumbelSoftmaxMixtureOfDiagNormals:
     r"""Samples of the mixture with the gradient of a relaxed choice (GS-Hard, straight-through).
 
@@ -47,4 +47,4 @@ def gumbel_hard(
         >>> gumbel_hard(q).hard
         True
     """
-    return relaxed(mixture, "gumbel_hard", temperature, True)
+    return relaxed(mixture, "gumbel_hard", temperature, hard=True)

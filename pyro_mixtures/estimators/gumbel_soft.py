@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
@@ -11,6 +13,7 @@ from pyro_mixtures.estimators.estimated_mixture import check_normals
 
 def gumbel_soft(
     mixture: MixtureDistribution,
+    *,
     temperature: Tensor | float = 0.5,
     density: str | None = None,
     num_nested: int = 100,
@@ -50,10 +53,10 @@ def gumbel_soft(
         >>> gumbel_soft(q, temperature=0.1).temperature
         tensor(0.1000)
     """
-    return relaxed(mixture, "gumbel_soft", temperature, False, density, num_nested)
+    return relaxed(mixture, "gumbel_soft", temperature, density=density, num_nested=num_nested)
 
 
-def relaxed(mixture: MixtureDistribution, name: str, temperature, hard: bool, *density):
+def relaxed(mixture: MixtureDistribution, name: str, temperature: Any, **options: Any):
     """The relaxed mixture of the parameters of one that the estimator of this name serves."""
     check_normals(mixture, name, diagonal=True)
     if len(mixture.event_shape) != 1:
@@ -64,6 +67,6 @@ def relaxed(mixture: MixtureDistribution, name: str, temperature, hard: bool, *d
     core = mixture.core
     locs, scales = core.components.normals(name)
     law = GumbelSoftmaxMixtureOfDiagNormals(
-        locs, scales.expand_as(locs), core.component_logits, temperature, hard, *density
+        locs, scales.expand_as(locs), core.component_logits, temperature, **options
     )
     return law.expand(mixture.batch_shape)

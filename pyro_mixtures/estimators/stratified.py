@@ -14,7 +14,7 @@ from pyro_mixtures.velocity.precision import double_dtype
 class StratifiedMixture(EstimatedMixture):
     """Samples of evenly spread components, with the mixture's pathwise gradient."""
 
-    def __init__(self, mixture: MixtureDistribution, expanded: bool = False) -> None:
+    def __init__(self, mixture: MixtureDistribution, *, expanded: bool = False) -> None:
         super().__init__(mixture)
         self.expanded = expanded
 
@@ -59,7 +59,7 @@ class _Expanded(EstimatedMixture):
         return self.mixture.reparameterize(self.sample(sample_shape))
 
 
-def stratified(mixture: MixtureDistribution, expanded: bool = False) -> StratifiedMixture:
+def stratified(mixture: MixtureDistribution, *, expanded: bool = False) -> StratifiedMixture:
     r"""Samples whose components are drawn systematically, with the pathwise gradient.
 
     Of S samples of one mixture the i-th takes the component at
@@ -101,7 +101,8 @@ def stratified(mixture: MixtureDistribution, expanded: bool = False) -> Stratifi
         >>> int((stratified(q).sample((100,)) > 0).sum())
         50
     """
-    return StratifiedMixture(checked(mixture).with_weight_gradient("pathwise"), expanded)
+    mixture = checked(mixture).with_weight_gradient("pathwise")
+    return StratifiedMixture(mixture, expanded=expanded)
 
 
 def systematic_index(weights: Tensor, count: int) -> Tensor:

@@ -72,6 +72,7 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal, _CheckedGuide):
         num_rotations: int = 1,
         init_loc_fn=init_to_median,
         init_scale: float = 0.1,
+        *,
         planes: str = "axes",
     ) -> None:
         if isinstance(num_rotations, bool) or not isinstance(num_rotations, Integral):
@@ -138,12 +139,13 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
         num_rotations: int = 1,
         init_loc_fn=init_to_median,
         init_scale: float = 0.1,
+        *,
         planes: str = "axes",
         init_df: float = 10.0,
     ) -> None:
         if not (isinstance(init_df, (int, float)) and 0 < init_df < math.inf):
             raise ValueError(f"Expected a finite init_df > 0, but got {init_df!r}")
-        super().__init__(model, num_rotations, init_loc_fn, init_scale, planes)
+        super().__init__(model, num_rotations, init_loc_fn, init_scale, planes=planes)
         self._init_df = float(init_df)
 
     def _setup_prototype(self, *args, **kwargs):

@@ -84,6 +84,7 @@ class AutoMixture(_CheckedGuide):
         num_components: int,
         init_loc_fn: InitLoc | None = None,
         init_scale: float = 0.1,
+        *,
         transport: str = "displacement",
         weight_gradient: str = "clustered",
         estimator: str | Callable[[Any], Any] | None = None,

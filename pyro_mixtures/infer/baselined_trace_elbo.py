@@ -99,7 +99,7 @@ class BaselinedTrace_ELBO(Trace_ELBO):
             self._blendings[name].load_state_dict(blending)
 
     def _new_blending(self) -> Blending:
-        return Blending(self.blending_decay)
+        return Blending(decay=self.blending_decay)
 
     def _get_trace(self, model, guide, args, kwargs):
         blended = _Blended(self._blendings, self._new_blending)(guide) if self.blending else guide

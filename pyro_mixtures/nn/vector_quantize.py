@@ -77,7 +77,7 @@ class VectorQuantize(nn.Module):
     """
 
     def __init__(
-        self, num_codes: int, dim: int, commitment: float = 0.25, num_levels: int = 1
+        self, num_codes: int, dim: int, *, commitment: float = 0.25, num_levels: int = 1
     ) -> None:
         super().__init__()
         for name, size in (("num_codes", num_codes), ("dim", dim), ("num_levels", num_levels)):

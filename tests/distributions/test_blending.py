@@ -183,9 +183,9 @@ def test_shares_stay_until_learn():
 def test_moments_decay():
     """New moments come in with one minus the decay, the first ones, too."""
     q, _ = mixture()
-    blending, other = knowing([8.0] * 4, [16.0] * 4, 100), Blending(0.75)
+    blending, other = knowing([8.0] * 4, [16.0] * 4, 100), Blending(decay=0.75)
     blending.decay = 0.75
-    alone = Blending(0.0)
+    alone = Blending(decay=0.0)
     for each in (blending, other, alone):
         torch.manual_seed(0)
         q = q.blended(each)
@@ -220,7 +220,7 @@ def test_a_batch_of_mixtures_shares_the_moments():
         LOCS.expand(6, 4, 2), torch.ones(4, 2), torch.zeros(4), weight_gradient="clustered"
     )
     with pytest.raises(ValueError, match="decay"):
-        Blending(1.0)
+        Blending(decay=1.0)
     own.component_logits.requires_grad_()
     own = own.blended(blending)
     value = own.rsample((3,))

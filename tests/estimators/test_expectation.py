@@ -26,7 +26,7 @@ def test_value_and_shape(name, batch_shape):
     """The value is the mean cost; a constant cost leaves no gradient but noise."""
     parameters = FAMILY.parameters(batch_shape)
     mixture = FAMILY.build(parameters)
-    ones = expectation(mixture, lambda z: 1 + 0 * z[..., 0], name, num_samples=4)
+    ones = expectation(mixture, lambda z: 1 + 0 * z[..., 0], estimator=name, num_samples=4)
     torch.testing.assert_close(ones, torch.ones(batch_shape, dtype=torch.float64))
     # leave-one-out baselines take a constant away altogether
     assert all(value.abs().max() < 1e-12 for value in gradients(ones, parameters).values())
@@ -38,7 +38,7 @@ def test_cost_may_depend_on_the_parameters(name):
     parameters = FAMILY.parameters(K=3, D=1, scales=(0.7, 1.3))
     replicas = leaves({key: x.expand(4000, *x.shape) for key, x in parameters.items()})
     mixture = FAMILY.build(replicas)
-    value = expectation(mixture, mixture.log_prob, name, num_samples=2)
+    value = expectation(mixture, mixture.log_prob, estimator=name, num_samples=2)
     sampled = gradients(value.sum(), replicas)
     points = torch.arange(-12, 12, 0.02, dtype=torch.float64).unsqueeze(-1)
     density = FAMILY.reference(parameters).log_prob(points)
@@ -91,20 +91,24 @@ def test_leave_one_out_is_the_default():
     parameters = FAMILY.parameters(spread=3.0)
     mixture = FAMILY.build(parameters)
     torch.manual_seed(0)
-    actual = gradients(expectation(mixture, square, "hybrid", num_samples=3), parameters)
+    actual = gradients(expectation(mixture, square, estimator="hybrid", num_samples=3), parameters)
     torch.manual_seed(0)
     costs = square(mixture.sample((3,)))
     baseline = torch.stack([costs[[1, 2]].mean(), costs[[0, 2]].mean(), costs[[0, 1]].mean()])
     torch.manual_seed(0)
-    value = expectation(mixture, square, "hybrid", num_samples=3, baseline=baseline)
+    value = expectation(mixture, square, estimator="hybrid", num_samples=3, baseline=baseline)
     torch.testing.assert_close(actual, gradients(value, parameters))
 
 
 def test_functions_for_estimators():
     mixture = FAMILY.build(FAMILY.parameters((2,)))
-    value = expectation(mixture, square, partial(gumbel_soft, temperature=0.1), num_samples=3)
+    value = expectation(
+        mixture, square, estimator=partial(gumbel_soft, temperature=0.1), num_samples=3
+    )
     assert value.shape == (2,)
-    own = expectation(mixture, square, lambda q: Independent(Normal(q.mean, q.stddev), 1))
+    own = expectation(
+        mixture, square, estimator=lambda q: Independent(Normal(q.mean, q.stddev), 1)
+    )
     assert own.shape == (2,)
 
 
@@ -118,7 +122,7 @@ def test_a_component_without_weight_may_have_any_cost():
     def cost(z):  # neither the value nor the slope at the first component is finite
         return z.sum(-1).log()
 
-    value = expectation(FAMILY.build(parameters), cost, "marginalized", num_samples=5)
+    value = expectation(FAMILY.build(parameters), cost, estimator="marginalized", num_samples=5)
     assert value.isfinite()
     for gradient in gradients(value, parameters).values():
         assert gradient.isfinite().all()

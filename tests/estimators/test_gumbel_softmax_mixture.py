@@ -170,7 +170,7 @@ def test_expanded_dimensions_hold_samples_of_one_mixture():
     """An estimator of an expanded mixture is the estimator's expanded distribution."""
     parameters = FAMILY.parameters((2,))
     mixture = FAMILY.build(parameters).expand((4, 2))
-    q = gumbel_soft(mixture, torch.tensor([0.3, 0.6]))
+    q = gumbel_soft(mixture, temperature=torch.tensor([0.3, 0.6]))
     assert q.batch_shape == (4, 2)
     assert q.core.batch_shape == (2,)
     assert torch.equal(q.temperature[0], torch.tensor([0.3, 0.6]).to(q.temperature))

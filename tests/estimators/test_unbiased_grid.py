@@ -109,7 +109,10 @@ def test_marginalized(family, D):
         size = float((slope.abs().sum(-1) * mass).sum())
         with mock.patch.object(torch, "randn", on_a_grid):
             value = expectation(
-                mixture, lambda z, f=COSTS[label]: repeated * f(z), "marginalized", len(noise)
+                mixture,
+                lambda z, f=COSTS[label]: repeated * f(z),
+                estimator="marginalized",
+                num_samples=len(noise),
             )
         assert relative_error(gradients(value, parameters), exact, size) < TOLERANCE
 

@@ -53,7 +53,7 @@ def test_mean_gradient(name, family, D, batch_shape, samples):
     with torch.no_grad():  # the gradients of a rare component would not be Normal in the mean
         parameters["component_logits"] /= 4
     replicas = replicas_of(parameters)
-    value = expectation(family.build(replicas), cost, named(name), num_samples=samples)
+    value = expectation(family.build(replicas), cost, estimator=named(name), num_samples=samples)
     assert value.shape == (REPLICAS, *batch_shape)
     expected = expected_cost(family.reference(parameters))
     assert_mean(gradients(value.sum(), replicas), gradients(expected, parameters))
@@ -85,7 +85,7 @@ def test_mixtures_of_distributions(name, build):
     parameters = {"concentration": torch.tensor([0.2, 1.5]), "logits": torch.tensor([0.3, -0.2])}
     parameters = leaves(parameters, torch.float64)
     replicas = replicas_of(parameters, 4000)
-    value = expectation(build(replicas), lambda x: x.square(), name, num_samples=2)
+    value = expectation(build(replicas), lambda x: x.square(), estimator=name, num_samples=2)
     law = build(parameters)
     exact = gradients(law.variance + law.mean.square(), parameters)
     assert_mean(gradients(value.sum(), replicas), exact)

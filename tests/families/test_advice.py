@@ -131,10 +131,10 @@ def square(z):
 def test_other_estimators(build, refused):
     """Each of those that the refusal names."""
     with pytest.raises(NotImplementedError) as caught:
-        expectation(build(TWO), square, refused, num_samples=4)
+        expectation(build(TWO), square, estimator=refused, num_samples=4)
     names = str(caught.value).split("; use ")[1].split("'")[1::2]
     assert len(names) >= 3
     for name in names:
         x = TWO.clone().requires_grad_()
-        expectation(build(x), square, name, num_samples=4).sum().backward()
+        expectation(build(x), square, estimator=name, num_samples=4).sum().backward()
         assert x.grad.isfinite().all(), name
