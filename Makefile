@@ -34,10 +34,11 @@ docs: $(VENV)/.installed-docs ## Build the documentation: docs/_build/html
 	rm -rf docs/api/generated
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -E docs docs/_build/html
 
-lint: $(VENV)/.installed-test ## Run ruff and mypy
+lint: $(VENV)/.installed-test ## Run ruff, mypy and the check of private attributes
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/python .ci/private_attributes.py
 
 clean: ## Remove the virtual environment, caches and build outputs (results/ stays)
 	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/tutorials *.egg-info

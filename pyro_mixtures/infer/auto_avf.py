@@ -17,11 +17,11 @@ from pyro_mixtures.distributions import AVFMultivariateNormal, AVFMultivariateSt
 from pyro_mixtures.distributions.avf import FIELDS
 from pyro_mixtures.distributions.quantiles import student_t_icdf
 from pyro_mixtures.distributions.validation import check_choice
-from pyro_mixtures.infer.checked_guide import _CheckedGuide
+from pyro_mixtures.infer.checked_guide import CheckedGuide
 from pyro_mixtures.infer.site_quantiles import site_quantiles
 
 
-class AutoAVFMultivariateNormal(AutoMultivariateNormal, _CheckedGuide):
+class AutoAVFMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
     """``AutoMultivariateNormal`` whose gradients have a control variate that learns with it.
 
     The same guide, with a smaller variance of its Cholesky factor's gradient:

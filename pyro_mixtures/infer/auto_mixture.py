@@ -18,7 +18,7 @@ from pyro_mixtures.distributions.groups import KeptGroups
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.distributions.validation import check_choice
 from pyro_mixtures.estimators import ESTIMATORS, stratified
-from pyro_mixtures.infer.checked_guide import _CheckedGuide
+from pyro_mixtures.infer.checked_guide import CheckedGuide
 from pyro_mixtures.infer.site_quantiles import site_quantiles
 from pyro_mixtures.infer.starting_points import InitLoc, StartingPoints
 
@@ -30,7 +30,7 @@ IN_GUIDES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class AutoMixture(_CheckedGuide):
+class AutoMixture(CheckedGuide):
     """Base of the guides whose posterior is a mixture over the packed latent vector.
 
     A guide names its ``distribution`` and creates the component parameters of that in

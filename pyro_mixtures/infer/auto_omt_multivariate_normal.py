@@ -7,10 +7,10 @@ from typing import Any
 from pyro.infer.autoguide import AutoMultivariateNormal
 
 from pyro_mixtures.distributions import OMTMultivariateNormal
-from pyro_mixtures.infer.checked_guide import _CheckedGuide
+from pyro_mixtures.infer.checked_guide import CheckedGuide
 
 
-class AutoOMTMultivariateNormal(AutoMultivariateNormal, _CheckedGuide):
+class AutoOMTMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
     """``AutoMultivariateNormal`` with the gradients of optimal transport, at O(D^3) a step.
 
     Arguments are those of Pyro's guide; the gradients are described at

@@ -120,8 +120,8 @@ class BaselinedTrace_ELBO(Trace_ELBO):
             self._averages = {**first, **self._averages}
         for index, (model_trace, guide_trace) in enumerate(traces):
             elbo = model_trace.log_prob_sum() - guide_trace.log_prob_sum()
-            surrogate = sum(site["log_prob_sum"] for site in _sample_sites(model_trace).values())
-            for name, site in _sample_sites(guide_trace).items():
+            surrogate = sum(site["log_prob_sum"] for site in sample_sites(model_trace).values())
+            for name, site in sample_sites(guide_trace).items():
                 entropy_term = self._entropy_term(site)
                 if not is_identically_zero(entropy_term):
                     surrogate = surrogate - entropy_term.sum()
@@ -208,14 +208,14 @@ def _costs(
     if names is None:
         names = tuple(
             name
-            for name, site in _sample_sites(guide_trace).items()
+            for name, site in sample_sites(guide_trace).items()
             if not is_identically_zero(site["score_parts"].score_function)
         )
     if not names:
         return {}
     log_ratio = MultiFrameTensor()
     for sign, trace in ((1, model_trace), (-1, guide_trace)):
-        for site in _sample_sites(trace).values():
+        for site in sample_sites(trace).values():
             log_ratio.add((site["cond_indep_stack"], sign * site["log_prob"].detach()))
     return {name: log_ratio.sum_to(guide_trace.nodes[name]["cond_indep_stack"]) for name in names}
 
@@ -225,5 +225,6 @@ def _like(value: Tensor, cost: Tensor) -> Tensor:
     return (value if value.shape == cost.shape else value.mean()).to(cost)
 
 
-def _sample_sites(trace: Trace) -> dict[str, Any]:
+def sample_sites(trace: Trace) -> dict[str, Any]:
+    """Of a trace, by name: latent and observed ones."""
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}

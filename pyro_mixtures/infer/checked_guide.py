@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import transform_to
 
 
-class _CheckedGuide(AutoContinuous):
+class CheckedGuide(AutoContinuous):
     """Base of the guides, which checks the model's plates and the parameters in Pyro's store.
 
     Pyro hands a guide what another one of the same name left in the parameter store, of whatever

@@ -21,7 +21,7 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.pyro_context import is_masked
 from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators import EstimatedMixture
-from pyro_mixtures.infer.baselined_trace_elbo import _sample_sites
+from pyro_mixtures.infer.baselined_trace_elbo import sample_sites
 from pyro_mixtures.infer.common_scale import common_scale
 from pyro_mixtures.infer.importance_traces import importance_traces
 from pyro_mixtures.infer.sticking_the_landing import detached
@@ -157,7 +157,7 @@ class Strata:
         return tuple(
             Term(name, sign, site["log_prob"], _plates(site))
             for sign, trace in ((1, self.model_trace), (-1, self.guide_trace))
-            for name, site in _sample_sites(trace).items()
+            for name, site in sample_sites(trace).items()
         )
 
     def common_scale(self, terms: Iterable[Term]) -> float | Tensor:
@@ -200,7 +200,7 @@ class Strata:
             " with several particles its values would mix within the logarithms; use"
             " num_particles=1 or MarginalizedMixture_ELBO"
         )
-        for name, site in _sample_sites(self.guide_trace).items():
+        for name, site in sample_sites(self.guide_trace).items():
             if not (site["is_observed"] or self.site.plates.keys() <= _plates(site)):
                 raise NotImplementedError(
                     f"Expected no latent site like {name!r} outside of" + advice
@@ -215,7 +215,7 @@ class Strata:
 
     def check_data(self) -> None:
         """Raise an error if data, that depend on no component, have the components' dimension."""
-        for name, node in _sample_sites(self.model_trace).items():
+        for name, node in sample_sites(self.model_trace).items():
             data = node["value"]
             if not node["is_observed"] or data.requires_grad or is_masked(node):
                 continue
