@@ -257,6 +257,7 @@ class MixtureLaw(Expandable):
         others = [dim for dim in range(size) if dim not in known]
         if not others:
             raise ValueError(f"Expected dims to leave a coordinate, but got all of them: {dims!r}")
+        self.components.normals("condition")  # else the error were that of a marginal
         linear.check_vectors("value", value, len(known), self.batch_shape)
         value = value.to(self.component_logits)
         logits = self.component_logits + self.marginal(known).component_log_prob(value)
