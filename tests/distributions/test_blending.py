@@ -2,7 +2,7 @@
 variance."""
 
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from unittest import mock
 
 import pytest
@@ -12,6 +12,9 @@ from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.remembering import recall
 from tests.distributions.test_unbiased_grid import TOLERANCE, some, worst_error
+from tests.families.components import Components
+from tests.families.registry import COMPONENTS
+from tests.families.test_unbiased_grid import worst_errors
 from tests.registry import beside_its_score, each_family, same_group
 
 # of two overlapping pairs
@@ -69,6 +72,26 @@ def test_unbiased_for_shares_that_differ_between_groups(family, D):
     errors = worst_error(
         replace(family, distribution=blended), parameters, some("cosine", "quartic", "product")
     )
+    assert max(errors.values()) < TOLERANCE, errors
+
+
+@pytest.mark.parametrize(
+    "name", ["gamma", "laplace", "multivariate_student_t", "mixed_real", "mixed_positive"]
+)
+def test_unbiased_for_components_of_any_family(name):
+    """Of one class or of several; on a half line they make one chain."""
+    blending = knowing([0.9, 0.3, 0.1, 0.4], [1.0, 1.0, 1.0, 1.0])
+
+    class Blended(Components):
+        def mixture(self, parameters, **options):
+            return super().mixture(parameters, **options).blended(blending)
+
+    given = COMPONENTS[name]
+    family = Blended(**{field.name: getattr(given, field.name) for field in fields(given)})
+    parameters = family.parameters(K=4, D=1, scales=(0.45, 1.5), spread=2.3, seed=2)
+    shares = blending.shares(family.mixture(parameters).groups)
+    assert len(shares.unique()) == (1 if name in {"gamma", "mixed_positive"} else 2)
+    errors = worst_errors(family, parameters, 1)
     assert max(errors.values()) < TOLERANCE, errors
 
 
