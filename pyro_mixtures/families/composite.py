@@ -20,7 +20,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import logsigmoid
 
-from pyro_mixtures.families.interior import within_constraint
+from pyro_mixtures.families.interior import bounds, within_constraint
 from pyro_mixtures.families.registry import (
     Tails,
     coordinates,
@@ -205,10 +205,26 @@ def _pulled_back(transforms: Sequence[Transform], value: Tensor) -> tuple[Tensor
     sign, log_slope = torch.ones_like(value), torch.zeros_like(value)
     for transform in reversed(transforms):
         before = _before(transform, value)
-        sign = sign * transform.sign
+        sign = sign * _sign(transform, value)
         log_slope = log_slope + _log_slope(transform, before, value)
         value = before
     return value, sign, log_slope
+
+
+@torch.no_grad()
+def _sign(transform: Transform, value: Tensor) -> Tensor | int:
+    """Of the slope, also of those that do not tell: Pyro's splines, for one."""
+    try:
+        return transform.sign
+    except NotImplementedError:
+        low, high = bounds(transform.domain)
+        if not (isinstance(low, float) and isinstance(high, float) and low <= 0 < 1 <= high):
+            raise NotImplementedError(
+                f"Expected transforms of numbers to tell the sign of their slope, but {transform}"
+                " does not: give its class an attribute sign"
+            ) from None
+        images = transform(torch.zeros_like(value)), transform(torch.ones_like(value))
+        return (images[1] - images[0]).sign()
 
 
 def _turned(sign: Tensor, cdf: Tensor, sf: Tensor) -> tuple[Tensor, Tensor]:
