@@ -121,12 +121,14 @@ class Family(Components):
 
     @property
     def parameters(self):
-        return self.live.tensors
+        # the backward pass would not see that the others were changed in place, but autograd does
+        return *self.live.tensors, *self.live.fixed
 
     def rebuilt(self, *parameters):
+        moving = parameters[: len(self.live.tensors)]
         if torch.compiler.is_compiling():
-            return self._made_of(parameters)
-        return self._made_of([parameter.detach().requires_grad_() for parameter in parameters])
+            return self._made_of(moving)
+        return self._made_of([parameter.detach().requires_grad_() for parameter in moving])
 
     def _made_of(self, tensors: Sequence[Tensor]):
         return type(self)(*self.live.rebuilt(tensors), tensors=tensors, live=self.live)
@@ -234,6 +236,8 @@ class Family(Components):
                 found = self.live.pull(outputs, self.tensors, cotangents)
             gradients = [a + b for a, b in zip(gradients, found, strict=True)]
             parts.append(part)
+        if not torch.compiler.is_compiling():
+            self.live.forget(self.distributions)
         return tuple(gradients), None if weighting is None else torch.cat(parts, -2)
 
     def _compiled(self, *there: Any) -> tuple[Sequence[Tensor], Tensor | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
+from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
@@ -27,52 +29,54 @@ OBJECTS = (Distribution, Transform, nn.Module)
 FAMILIAR = ("torch.distributions.", "pyro.distributions.")
 """Modules of classes that hold no tensor elsewhere."""
 
+PLAIN = (
+    *(bool, int, float, str, slice, type(None), torch.Size, torch.dtype, torch.device),
+    *(Constraint, weakref.ref),
+)
+"""What holds no tensor that moves points."""
+
 
 class LiveTensors:
-    """The floating point tensors of some distributions that may need a gradient.
+    """The floating point tensors of some distributions.
 
     They are looked for in attributes of distributions, transforms and modules, in containers and
-    in the arguments of partial functions.
+    in the arguments of partial functions. What a transform remembers of its last points is none.
 
     Args:
         wholes: the distributions.
+
+    Attributes:
+        tensors: those that may need a gradient.
+        fixed: the others.
     """
 
     def __init__(self, wholes: Sequence[Distribution]) -> None:
         self.wholes = wholes
-        self.familiar = True
-        self._hidden_values = records_graph() or is_transformed()  # which may need gradients
+        self.familiar, self.transformed = True, False
         found: dict[int, Tensor] = {}
         self._find(wholes, found, set())
-        self.tensors = tuple(found.values())
+        hidden = records_graph() or is_transformed()  # which may need gradients
+        every = found.values()
+        self.tensors = tuple(x for x in every if hidden or x.requires_grad)
+        self.fixed = () if hidden else tuple(x for x in every if not x.requires_grad)
 
     def _find(self, thing: Any, found: dict[int, Tensor], seen: set[int]) -> None:
         if isinstance(thing, Tensor):
-            if thing.is_floating_point() and (self._hidden_values or thing.requires_grad):
+            if thing.is_floating_point():
                 found[id(thing)] = thing
             return
         if id(thing) in seen:
             return
-        parts = self._parts(thing)
-        if parts is not None:
+        parts = _parts(thing)
+        if parts is None:
+            self.familiar &= isinstance(thing, PLAIN)
+        else:
+            known = not isinstance(thing, OBJECTS) or type(thing).__module__.startswith(FAMILIAR)
+            self.familiar &= known
+            self.transformed |= isinstance(thing, Transform)
             seen.add(id(thing))
             for part in parts:
                 self._find(part, found, seen)
-
-    def _parts(self, thing: Any) -> Iterable[Any] | None:
-        """What a thing is made of, or None of one that holds no tensors."""
-        if isinstance(thing, OBJECTS):
-            self.familiar &= type(thing).__module__.startswith(FAMILIAR)
-            return vars(thing).values()
-        if isinstance(thing, dict):
-            return thing.values()
-        if type(thing) in (list, tuple):
-            return thing
-        if isinstance(thing, functools.partial):
-            return thing.func, *thing.args, *thing.keywords.values()
-        if isinstance(thing, types.MethodType):
-            return (thing.__self__,)
-        return None
 
     def rebuilt(self, tensors: Iterable[Tensor]) -> list[Any]:
         """The distributions with other tensors in place of ``self.tensors``."""
@@ -94,6 +98,7 @@ class LiveTensors:
         elif isinstance(thing, functools.partial):
             args, keywords = self._copied(thing.args, made), self._copied(thing.keywords, made)
             new = functools.partial(self._copied(thing.func, made), *args, **keywords)
+            vars(new).update(self._copied(vars(thing), made))
         elif isinstance(thing, types.MethodType):
             new = types.MethodType(thing.__func__, self._copied(thing.__self__, made))
         else:
@@ -102,14 +107,13 @@ class LiveTensors:
         return new
 
     def _attributes(self, thing: Any, made: dict[int, Any]) -> dict[str, Any]:
-        attributes = {}
+        attributes: dict[str, Any] = _as_new(thing) if isinstance(thing, Transform) else {}
         for name, value in vars(thing).items():
-            if isinstance(thing, Transform) and name == "_cached_x_y":
-                value = None, None
-            elif isinstance(thing, Transform) and name == "_inv":
-                inverse = isinstance(thing, _InverseTransform)
-                value = self._copied(value, made) if inverse else None
-            elif isinstance(value, Tensor) and id(value) not in made:
+            if name in attributes:
+                continue
+            if _is_own_method(thing, name, value):
+                continue  # the class has it, and the copy is no cycle
+            if isinstance(value, Tensor) and id(value) not in made:
                 # computed since from what is replaced: to be computed anew
                 if isinstance(getattr(type(thing), name, None), lazy_property):
                     continue
@@ -118,6 +122,21 @@ class LiveTensors:
                 value = self._copied(value, made)
             attributes[name] = value
         return attributes
+
+    def forget(self, rebuilt: Iterable[Any]) -> None:
+        """Free the points that the transforms of rebuilt distributions remember.
+
+        A transform and its inverse hold each other, and so would wait for the collector.
+        """
+        open_things, seen = list(rebuilt) if self.transformed else [], set()
+        while open_things:
+            thing = open_things.pop()
+            if id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            open_things.extend(_parts(thing) or ())
+            if isinstance(thing, Transform):
+                vars(thing).update(_as_new(thing))
 
     def pull(
         self, outputs: Sequence[Tensor], leaves: Sequence[Tensor], cotangents: Sequence[Tensor]
@@ -155,6 +174,45 @@ class LiveTensors:
                     f" shape {tuple(variable.shape)} that is none: make it an attribute"
                 )
             open_nodes.extend(parent for parent, _ in node.next_functions)
+
+
+def _parts(thing: Any) -> Iterable[Any] | None:
+    """What a thing is made of, or None of one that holds no tensors."""
+    if isinstance(thing, OBJECTS):
+        return [each for name, each in vars(thing).items() if not _is_cache(thing, name)]
+    if isinstance(thing, dict):
+        return thing.values()
+    if type(thing) in (list, tuple):
+        return thing
+    if isinstance(thing, functools.partial):
+        return thing.func, thing.args, thing.keywords, vars(thing)
+    if isinstance(thing, types.MethodType):
+        return (thing.__self__,)
+    return None
+
+
+def _as_new(transform: Transform) -> dict[str, Any]:
+    """Attributes of a transform that has seen no points yet and has not been inverted."""
+    attributes: dict[str, Any] = {
+        name: None
+        for name, value in vars(transform).items()
+        if _is_cache(transform, name) and isinstance(value, Tensor)
+    }
+    attributes["_cached_x_y"] = None, None
+    if not isinstance(transform, _InverseTransform):  # which is made of that
+        attributes["_inv"] = None
+    return attributes
+
+
+def _is_cache(thing: Any, name: str) -> bool:
+    """Whether a transform remembers its last points so, in a graph of their own."""
+    return isinstance(thing, Transform) and name.startswith("_cache")
+
+
+def _is_own_method(thing: Any, name: str, value: Any) -> bool:
+    """Whether an attribute holds a method of the thing that it has without."""
+    is_bound = isinstance(value, types.MethodType) and value.__self__ is thing
+    return is_bound and value.__func__ is getattr(type(thing), name, None)
 
 
 def _plain(thing: Any) -> Any:

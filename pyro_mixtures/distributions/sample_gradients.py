@@ -101,7 +101,7 @@ def sample_gradients(
 
 
 def _typed(gradients: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    pairs = zip(gradients, parameters, strict=True)
+    pairs = zip(gradients, parameters, strict=False)  # the last ones may go without
     return tuple(gradient.to(parameter.dtype) for gradient, parameter in pairs)
 
 
