@@ -76,6 +76,10 @@ class Components:
         """Those of them, the last, that belong to the field and not to the law."""
         return ()
 
+    def moving(self) -> Components:
+        """The components that samples drawn now move with."""
+        return self
+
     def rebuilt(self, *parameters: Tensor) -> Components:
         """Components of other parameters."""
         raise NotImplementedError

@@ -49,7 +49,7 @@ class Family(Components):
     Args:
         distributions: one, of batch shape ``(*B, K)``.
         tensors: what it is made of, in place of the tensors of ``live``.
-        live: of the distribution that it was rebuilt of.
+        live: of the distribution that it was rebuilt of, or None before.
     """
 
     any_batch = False
@@ -61,15 +61,12 @@ class Family(Components):
         live: LiveTensors | None = None,
     ) -> None:
         self.distributions, self.tensors = distributions, tensors
-        self._live = live
+        self.live: Any = live
         self._set_shapes()
 
     def _set_shapes(self) -> None:
         *batch, self.num_components = self.distributions[0].batch_shape
         super().__init__(torch.Size(batch), self.distributions[0].event_shape)
-
-    def __getstate__(self):
-        return {**self.__dict__, "_live": None}  # copies have tensors of their own
 
     # as tensors see them: (S, *B, *E) for a component, (S, *B, K, *E) for all
 
@@ -112,17 +109,14 @@ class Family(Components):
         names = ("telescoping", "displacement") if smooth else ("telescoping",)
         return {name: name for name in names}
 
-    @property
-    def live(self) -> LiveTensors:
-        """The tensors that the distributions are made of."""
-        if self._live is None:
-            self._live = LiveTensors(self.distributions)
-        return self._live
+    def moving(self):
+        return type(self)(*self.distributions, live=LiveTensors(self.distributions))
 
     @property
     def parameters(self):
+        live = LiveTensors(self.distributions) if self.live is None else self.live
         # the backward pass would not see that the others were changed in place, but autograd does
-        return *self.live.tensors, *self.live.fixed
+        return *live.tensors, *live.fixed
 
     def rebuilt(self, *parameters):
         moving = parameters[: len(self.live.tensors)]

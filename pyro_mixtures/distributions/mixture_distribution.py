@@ -172,7 +172,7 @@ class MixtureDistribution(MixtureLaw):
 
     def _moving(self, core: Any, z: Tensor, shape: Size, inside: bool) -> Tensor:
         """Samples ``(*B, S, D)`` of ``core`` as a value ``(*shape, *E)`` with gradients."""
-        components, logits = core.components, core.component_logits
+        components, logits = core.components.moving(), core.component_logits
         record = SampleRecord(components, logits, z, core.grouping)
         learns = needs_gradient(*components.field_parameters)
         has_weights = learns or needs_gradient(logits)

@@ -251,13 +251,12 @@ class MixtureLaw(Expandable):
             tensor([[-4.9753],
                     [ 0.0000]])
         """
-        self.components.normals("condition")
+        self.components.normals("condition")  # else the error were that of a marginal
         size = self.event_shape.numel()
         known = linear.checked_dims(dims, size)
         others = [dim for dim in range(size) if dim not in known]
         if not others:
             raise ValueError(f"Expected dims to leave a coordinate, but got all of them: {dims!r}")
-        self.components.normals("condition")  # else the error were that of a marginal
         linear.check_vectors("value", value, len(known), self.batch_shape)
         value = value.to(self.component_logits)
         logits = self.component_logits + self.marginal(known).component_log_prob(value)
