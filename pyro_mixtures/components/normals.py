@@ -38,9 +38,11 @@ class Normals(Components):
     ) -> None:
         self.locs: Any = locs
         self.scale: Any = scale
-        *batch, self.num_components, size = (scale.own.factor if locs is None else locs).shape
+        self.given = scale.parameters(locs)  # type: ignore[arg-type]
+        shape = scale.shape if locs is None else locs.shape  # type: ignore[union-attr]
+        *batch, self.num_components, size = shape
         super().__init__(
-            torch.Size(batch), torch.Size([size]) if event_shape is None else event_shape
+            torch.Size(batch), torch.Size([size] if event_shape is None else event_shape)
         )
 
     @property
@@ -49,11 +51,11 @@ class Normals(Components):
 
     @property
     def parameters(self):
-        return self.scale.parameters(self.locs)
+        return self.given
 
     @property
     def numbers(self):
-        return self.parameters
+        return self.given
 
     def rebuilt(self, *parameters):
         locs, scale = self.scale.rebuilt(*parameters)
@@ -69,14 +71,13 @@ class Normals(Components):
         return self.rebuilt(*(x.to(dtype) for x in self.parameters))
 
     def draw(self, index):
-        return self.scale.draw(index, *self.scale.parameters(self.locs))
+        return self.scale.draw(index, *self.given)
 
     def log_prob(self, z, log_weights):
-        return self.scale.log_prob(z, log_weights, *self.scale.parameters(self.locs))
+        return self.scale.log_prob(z, log_weights, *self.given)
 
     def pullback(self, here, grad, weighting):
-        parameters = self.scale.parameters(self.locs)
-        gradients = self.scale.vjp(here.z, grad, here.responsibilities, *parameters)
+        gradients = self.scale.vjp(here.z, grad, here.responsibilities, *self.given)
         if weighting is None:
             return gradients, None
         transport, within, precision, _ = weighting
@@ -84,7 +85,7 @@ class Normals(Components):
         return gradients, transport(*samples, *self.parameters, precision=precision)
 
     def distances(self):
-        return plainly(self.scale.distances, *double(*self.scale.parameters(self.locs)))
+        return plainly(self.scale.distances, *double(*self.given))
 
     @property
     def mean(self):
@@ -187,7 +188,7 @@ class LearnedHub(Normals):
 
     @property
     def parameters(self):
-        return *self.scale.parameters(self.locs), self.control_var
+        return *self.given, self.control_var
 
     @property
     def field_parameters(self):

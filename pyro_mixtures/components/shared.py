@@ -130,6 +130,11 @@ class Sized:
         self.factor, self.sizes, self.kind = factor, sizes, f"sized {factor.kind}"
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """That of means, ``(*B, K, D)``."""
+        return *self.sizes.shape, self.factor.factor.shape[-1]
+
+    @property
     def own(self):
         return Diagonal(self.sizes.unsqueeze(-1) * self.factor.factor.unsqueeze(-2))
 
