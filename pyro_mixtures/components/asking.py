@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,8 +21,7 @@ def base_of(distribution: Any) -> Any:
 
 def location_and_spread(component: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, or what the family has where these do not exist."""
-    if isinstance(component, Independent):
-        return location_and_spread(component.base_dist)
+    component = base_of(component)
     try:
         mean, stddev = component.mean, component.stddev
         if surely_all((mean + stddev).isfinite()):
@@ -44,6 +44,15 @@ def rsample(component: Distribution, count: int) -> Tensor:
             " which has none"
         )
     return component.rsample((count,))
+
+
+def unchecked(distribution: Any) -> Any:
+    """A copy that does not look at values: the mixture has, and in the precision of its users."""
+    new = copy.copy(distribution)
+    new.__dict__["_validate_args"] = False
+    if "base_dist" in vars(new):
+        new.__dict__["base_dist"] = unchecked(new.base_dist)
+    return new
 
 
 def expanded(distribution: Distribution, batch_shape: Size) -> Distribution:

@@ -138,8 +138,9 @@ class Family(Components):
             check_supports(*self.distributions)
 
     def draw(self, index):
-        rows = index.reshape(self.batch_shape.numel(), -1).T  # (S, B)
-        value = self._pick(rows).reshape(-1, *self.batch_shape, *self.event_shape)
+        count = index.shape[-1]
+        rows = index.reshape(self.batch_shape.numel(), count).T  # (S, B)
+        value = self._pick(rows).reshape(count, *self.batch_shape, *self.event_shape)
         return self._flat(inside_support(value, *self.distributions))
 
     def _pick(self, index: Tensor) -> Tensor:
@@ -175,7 +176,8 @@ class Family(Components):
         except (NotImplementedError, RuntimeError) as error:
             if not isinstance(error, NotImplementedError) and "vmap" not in str(error):
                 raise
-            return torch.zeros(self.batch_shape + (self.num_components,) * 2)
+            like = next(iter(self.parameters), torch.zeros(()))
+            return like.new_zeros(self.batch_shape + (self.num_components,) * 2)
 
     def spread(self):
         place, size = self._each(location_and_spread)
@@ -317,8 +319,14 @@ class Family(Components):
         """Gradients at the points as those at their coordinates, ``(S, *B, D)``."""
         if shared is None:
             return slope
-        image, pull, *_ = torch.func.vjp(shared, shared.inv(self._padded(points)))
-        (there,) = pull(slope.reshape(image.shape).to(image))
+        place = shared.inv(self._padded(points))
+        if torch.compiler.is_compiling():
+            image, pull, *_ = torch.func.vjp(shared, place)
+            (there,) = pull(slope.reshape(image.shape).to(image))
+        else:
+            place = place.detach().requires_grad_()
+            image = shared(place)
+            (there,) = torch.autograd.grad(image, place, slope.reshape(image.shape).to(image))
         return there.reshape(*slope.shape[:-1], math.prod(there.shape[slope.dim() - 1 :]))
 
     def _pulled(

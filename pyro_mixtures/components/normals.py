@@ -14,7 +14,7 @@ from pyro_mixtures.components.shared import Shared, Sized
 from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
 from pyro_mixtures.velocity.clustering import plainly
 from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.velocity.precision import at_least_single, double
 
 
 class Normals(Components):
@@ -125,8 +125,9 @@ class Normals(Components):
 
     def log_prob_of_own(self, z):
         own = self.scale.own
-        factor = type(own)(own.factor.unsqueeze(-2 - own.event_dim))  # (*B, 1, K, ...)
-        square = factor.whiten(z - self.mean.unsqueeze(-3)).square().sum(-1)
+        z, locs, factor = at_least_single(z, self.mean, own.factor)
+        factor = type(own)(factor.unsqueeze(-2 - own.event_dim))  # (*B, 1, K, ...)
+        square = factor.whiten(z - locs.unsqueeze(-3)).square().sum(-1)
         return -square / 2 - factor.log_volume - z.shape[-1] / 2 * math.log(2 * math.pi)
 
     def normals(self, purpose):

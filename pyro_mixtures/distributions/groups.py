@@ -43,10 +43,6 @@ class Grouping:
         self.components, self.chained, self.kept = components, chained, kept
         self.found: Tensor | None = None
 
-    def of(self, components: Components) -> Grouping:
-        """The same of other components."""
-        return Grouping(components, self.chained, self.kept)
-
     @property
     def labels(self) -> Tensor:
         """For each component the number of the first one in its group, ``(*B, K)``."""

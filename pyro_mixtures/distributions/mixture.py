@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical, Distribution, constraints
 
 from pyro_mixtures.components import Several
-from pyro_mixtures.components.asking import expanded
+from pyro_mixtures.components.asking import expanded, unchecked
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families.support import check_rules
 
@@ -97,7 +97,7 @@ class Mixture(MixtureDistribution):
         self.mixture_distribution = mixture_distribution.expand(batch_shape)
         self.component_distributions = tuple(expanded(each, batch_shape) for each in components)
         super().__init__(batch_shape, torch.Size(components[0].event_shape), validate_args)
-        several = Several(*self.component_distributions)
+        several = Several(*map(unchecked, self.component_distributions))
         self._set_up(several, self.mixture_distribution.logits, transport, weight_gradient)
         if self._validate_args:
             several.check(exchange=weight_gradient != "hybrid")

@@ -61,7 +61,8 @@ class MixtureDistribution(MixtureLaw):
         weight_gradient: see above.
         blending: what was learned of the shares of transport and score function within groups, or
             None (:class:`~pyro_mixtures.distributions.blending.Blending`).
-        kept_groups: keeps the groups of many components while these are trained, or None.
+        kept_groups: keeps the groups of many components while these are trained, or None; it is
+            for a mixture before ``expand``.
     """
 
     has_rsample = True
@@ -99,15 +100,18 @@ class MixtureDistribution(MixtureLaw):
 
     @property
     def grouping(self) -> Grouping:
-        if "_grouping" not in self.__dict__:
+        known: Grouping | None = self.__dict__.get("_grouping")
+        if known is None or known.kept is not self.kept_groups:
             chained = self.blending is not None
-            self._grouping = Grouping(self.components, chained, self.kept_groups)
-        return self._grouping
+            self._grouping = known = Grouping(self.components, chained, self.kept_groups)
+        return known
 
     @property
     def groups(self) -> Tensor:
         """Labels of the groups of overlapping components, ``(*B, K)``."""
-        return self.grouping.labels
+        labels = self.core.grouping.labels
+        same = labels.shape == self.component_logits.shape
+        return labels if same else labels.expand(self.component_logits.shape)
 
     def blended(self: MixtureT, blending: Blending | None) -> MixtureT:
         """A copy that blends transport and score function within each group as was learned.
@@ -182,13 +186,16 @@ class MixtureDistribution(MixtureLaw):
             learns,
             None if core.blending is None else core.blending.draws(),
             inside,
-            fixed=not (records_graph() or is_transformed()),
+            len(components.parameters),
         )
         vjp, receipt = functools.partial(sample_gradients, record, rule), None
         parameters = (logits, *components.parameters)
         has_score = self.weight_gradient != "pathwise" and self.num_components > 1
         if has_score and needs_gradient(logits):
-            moving, receipt = scored_pathwise(z, vjp, *parameters)
+            # not to be found again, by values that are hidden here
+            hidden = records_graph() or is_transformed()
+            passed = _groups_and_shares(core, rule.draws) if hidden else ()
+            moving, receipt = scored_pathwise(z, vjp, *parameters, *passed)
         else:
             moving = pathwise(z, vjp, *parameters)
         value = self._value(moving, shape)
@@ -260,6 +267,12 @@ class MixtureDistribution(MixtureLaw):
         if score.requires_grad and not torch.compiler.is_compiling():  # which tells nobody
             score.register_hook(lambda cost: draws.tell_score(cost.unsqueeze(-1) * own))
         return score
+
+
+def _groups_and_shares(core: MixtureDistribution, draws: Draws | None) -> tuple[Tensor, ...]:
+    if core.weight_gradient != "clustered":
+        return ()
+    return (core.groups,) if draws is None else (core.groups, draws.shares(core.groups))
 
 
 def _copied(mixture: MixtureT, **options: Any) -> MixtureT:

@@ -15,6 +15,7 @@ from pyro_mixtures.distributions.groups import Grouping
 from pyro_mixtures.distributions.quantiles import mixture_icdf
 from pyro_mixtures.distributions.sample_record import SampleRecord
 from pyro_mixtures.distributions.shapes import Expandable, folded, samples_first
+from pyro_mixtures.velocity.precision import at_least_single
 
 MixtureT = TypeVar("MixtureT", bound="MixtureLaw")
 
@@ -126,8 +127,8 @@ class MixtureLaw(Expandable):
         .. math:: F_i(z_i) = \sum_k \pi_k F_{ki}(z_i)
         """
         core, z, shape = folded(self, self._event(value))
-        weights = core.log_weights.exp()[..., None, None, :]  # (*B, 1, 1, K)
-        cdf = (weights @ core.components.cdf(z)).squeeze(-2)
+        each, weights = at_least_single(core.components.cdf(z), core.log_weights.exp())
+        cdf = (weights[..., None, None, :] @ each).squeeze(-2)  # (*B, S, D)
         return self._result(cdf, value, shape)
 
     def marginal_icdf(self, value: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.distributions import (
 )
 
 from pyro_mixtures.components import Cholesky, Components, Diagonal, Family, Normals
-from pyro_mixtures.components.asking import expanded
+from pyro_mixtures.components.asking import base_of, expanded, unchecked
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families import exactly
 from pyro_mixtures.families.support import check_rules, first_component
@@ -135,7 +135,7 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         return first_component(self.component_distribution.support, len(self.event_shape))
 
     def _like(self, components, logits):
-        return type(self)(
+        return MixtureSameFamily(
             Categorical(logits=logits, validate_args=False),
             distribution_of(components),
             transport=self.transport,
@@ -148,11 +148,9 @@ def components_of(distribution: Any) -> Components:
     """Those of a distribution of batch shape ``(*B, K)``: Normals where it is Normal."""
     if type(distribution) in VECTORS:
         return Normals(distribution.loc, Cholesky(distribution.scale_tril))
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = base_of(distribution)
     if type(base) not in NUMBERS:
-        return Family(distribution)
+        return Family(unchecked(distribution))
     first = len(distribution.batch_shape)
     locs, scales = (x.unsqueeze(-1).flatten(first) for x in (base.loc, base.scale))
     return Normals(locs, Diagonal(scales), torch.Size(distribution.event_shape))

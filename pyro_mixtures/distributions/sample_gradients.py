@@ -25,8 +25,9 @@ class Rule(NamedTuple):
         learns: whether that field has parameters that are to be learned.
         draws: to be told of both gradients, if transport and score function are blended.
         inside: whether the samples are known to be inside of their support.
-        fixed: whether the values of the parameters are those of the record: not where a graph was
-            recorded to run with others, and not where ``torch.func`` transformed them.
+        num_parameters: of the components. What follows are the groups and, if they are blended,
+            the transport's shares in them, where a graph is recorded to run with other values or
+            ``torch.func`` hides them; else the record knows its groups.
     """
 
     weight_gradient: str
@@ -34,7 +35,7 @@ class Rule(NamedTuple):
     learns: bool
     draws: Draws | None
     inside: bool
-    fixed: bool
+    num_parameters: int
 
 
 def sample_gradients(
@@ -43,7 +44,7 @@ def sample_gradients(
     z: Tensor,
     grad: Tensor,
     logits: Tensor,
-    *parameters: Tensor,
+    *tensors: Tensor,
     used: bool | None = None,
 ) -> tuple[Tensor, ...]:
     r"""Gradients of the logits and of the components' parameters from those at the samples.
@@ -61,24 +62,26 @@ def sample_gradients(
         z: ``(*B, S, D)``.
         grad: gradient at the samples, ``(*B, S, D)``.
         logits: ``(*B, K)``.
-        parameters: of the components.
+        tensors: the components' parameters, and what ``rule`` says.
         used: whether a score term does what is left to it: False if not, None if there is none or
             that is not known.
     """
     if not known.components.any_batch and z.dim() - 2 > len(known.components.batch_shape):
-        rows = zip(z, grad, logits, *parameters, strict=True)
+        rows = zip(z, grad, logits, *tensors, strict=True)
         each = [sample_gradients(known, rule, *row, used=used) for row in rows]
         return tuple(torch.stack(gradients) for gradients in zip(*each, strict=True))
+    parameters, passed = tensors[: rule.num_parameters], tensors[rule.num_parameters :]
     itself = z is known.z
     components = known.components.rebuilt(*parameters)
     place = z if rule.inside else components.inside(z)
     densities = known.known_densities if itself and place is z else None
-    grouping = known.grouping if rule.fixed else known.grouping.of(components)
-    here = SampleRecord(components, logits, place, grouping, densities).cast()
+    here = SampleRecord(components, logits, place, known.grouping, densities).cast()
     dtype = here.log_prob.dtype
     if used is False:
-        _check_alone(here, rule)
-    groups = here.groups if used and rule.weight_gradient == "clustered" else None
+        _check_alone(here, rule, *passed[:1])
+    groups = None
+    if used and rule.weight_gradient == "clustered":
+        groups = passed[0] if passed else known.groups
     weighting = None
     alone = not used and logits.shape[-1] > 1
     if rule.transport is not None and (alone or groups is not None):
@@ -94,7 +97,8 @@ def sample_gradients(
     average = (weighting.within.to(total) @ total.mT).squeeze(-1)  # (*B, K or 1)
     by_logits = here.log_weights.exp() * (total.squeeze(-2) - average)
     if rule.draws is not None and groups is not None:
-        by_logits = by_logits * rule.draws.shares(groups).to(by_logits)
+        shares = passed[1] if passed else rule.draws.shares(groups)
+        by_logits = by_logits * shares.to(by_logits)
         if itself and not torch.compiler.is_compiling():  # what is told has no place in a graph
             rule.draws.tell_transport(here.transported(contributions, groups))
     return _typed((by_logits, *gradients), (logits, *parameters))
@@ -105,7 +109,7 @@ def _typed(gradients: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> tup
     return tuple(gradient.to(parameter.dtype) for gradient, parameter in pairs)
 
 
-def _check_alone(here: SampleRecord, rule: Rule) -> None:
+def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -> None:
     """Warn of a loss that leaves the score term to the samples, or refuse if they cannot bear it.
 
     Raises:
@@ -122,5 +126,5 @@ def _check_alone(here: SampleRecord, rule: Rule) -> None:
                 f" and its components have no transport. {error}"
             ) from error
         warn_unused()
-    elif rule.draws is not None or not surely_one_group(here.groups):
+    elif rule.draws is not None or not surely_one_group(here.groups if groups is None else groups):
         warn_unused()

@@ -34,7 +34,8 @@ class Expandable(TorchDistribution):
         new._validate_args = self._validate_args
 
     def _validated(self, value: Tensor) -> Tensor:
-        if self._validate_args and value.numel():  # torch's constraints fail for empty tensors
+        # torch's constraints fail for empty tensors
+        if self._validate_args and value.numel() and self.batch_shape.numel():
             self._validate_sample(value)
         return value
 

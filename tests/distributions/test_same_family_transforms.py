@@ -3,9 +3,10 @@
 import pytest
 import torch
 from pyro.distributions import TorchDistribution
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution, Laplace, LogNormal
 from torch.func import grad, vmap
 
+from pyro_mixtures import MixtureSameFamily
 from tests.families.registry import (
     COMPONENTS,
     EXACT,
@@ -154,3 +155,37 @@ def test_compile(name):
     (expected, expected_gradients), (actual, actual_gradients) = results
     torch.testing.assert_close(actual, expected, **EXACT)
     assert relative_error(actual_gradients, expected_gradients) < 1e-8
+
+
+@pytest.mark.parametrize("way", ["vmap", "trace"])
+@pytest.mark.parametrize("kind", [Laplace, LogNormal])
+@pytest.mark.usefixtures("no_validation")
+@pytest.mark.filterwarnings("ignore")  # of choices by values in torch's own code
+def test_groups_of_the_score_term_are_those_of_the_samples(kind, way):
+    """Where values are hidden, the groups are others: what is left to the score term is, too."""
+    locs = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    logits = torch.tensor([0.3, -0.2], dtype=torch.float64, requires_grad=True)
+    real = torch.linspace(-12, 14, 20_001, dtype=torch.float64)
+    points = real.exp() if kind is LogNormal else real
+    spacing = (points if kind is LogNormal else torch.ones_like(points)) * (real[1] - real[0])
+
+    def cost(z):
+        return (z.log() if kind is LogNormal else z).tanh() + 1
+
+    def surrogate(logits):
+        q = MixtureSameFamily(Categorical(logits=logits), kind(locs, torch.ones_like(locs)))
+        z = q.reparameterize(points)
+        value, score = cost(z), q.score_parts(z).score_function
+        return (
+            (value + value.detach() * score) * q.log_prob(points).exp().detach() * spacing
+        ).sum()
+
+    law = MixtureSameFamily(Categorical(logits=logits), kind(locs, torch.ones_like(locs)))
+    mean = (law.log_prob(points).exp() * cost(points) * spacing).sum()
+    (exact,) = torch.autograd.grad(mean, logits)
+    if way == "vmap":
+        actual = vmap(grad(surrogate))(logits.detach().expand(2, 2))[1]
+    else:
+        traced = torch.jit.trace(surrogate, logits, check_trace=False)
+        (actual,) = torch.autograd.grad(traced(logits), logits)
+    torch.testing.assert_close(actual, exact, rtol=1e-4, atol=1e-5)
