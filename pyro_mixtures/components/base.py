@@ -68,12 +68,12 @@ class Components:
 
     @property
     def numbers(self) -> tuple[Tensor, ...]:
-        """Tensors whose precision the arithmetic has to have."""
+        """Those whose dtype the arithmetic is to have, at least."""
         return ()
 
     @property
     def field_parameters(self) -> tuple[Tensor, ...]:
-        """Those of them, the last, that belong to the field and not to the law."""
+        """The last of ``parameters``, if they belong to the field and not to the law."""
         return ()
 
     def moving(self) -> Components:

@@ -75,14 +75,20 @@ class Shared:
         """The scale with a factor for each component, ``(*B, K or 1, ...)``."""
         return type(self.factor)(self.factor.factor.unsqueeze(-1 - self.factor.event_dim))
 
+    def _with(self, factor: Diagonal):
+        return Shared(factor)
+
     def marginal(self, dims):
-        return Shared(self.factor.marginal(dims))
+        """Of some coordinates."""
+        return self._with(self.factor.marginal(dims))
 
     def rest(self, count):
-        return Shared(self.factor.rest(count))
+        """Of the coordinates after the first ``count``, given those."""
+        return self._with(self.factor.rest(count))
 
     def rescaled(self, vector):
-        return Shared(self.factor.rescaled(vector))
+        """Of each coordinate times a number, ``(D,)``."""
+        return self._with(self.factor.rescaled(vector))
 
     def image(self, matrix):
         return Shared(self.factor.image(matrix))
@@ -111,7 +117,7 @@ class Shared:
         return spherical_distance(factor, torch.ones_like(locs[..., 0]), locs)
 
 
-class Sized:
+class Sized(Shared):
     r"""One diagonal factor :math:`\sigma` of all components, in sizes :math:`\lambda`.
 
     Args:
@@ -119,7 +125,7 @@ class Sized:
         sizes: ``(*B, K)``, positive.
     """
 
-    transports: ClassVar[Mapping[str, Transport]] = {
+    transports = {
         "displacement": whitened(_sized_displacement),
         "radial": whitened(radial),
         "telescoping": whitened(spherical_telescoping),
@@ -138,14 +144,8 @@ class Sized:
     def own(self):
         return Diagonal(self.sizes.unsqueeze(-1) * self.factor.factor.unsqueeze(-2))
 
-    def marginal(self, dims):
-        return Sized(self.factor.marginal(dims), self.sizes)
-
-    def rest(self, count):
-        return Sized(self.factor.rest(count), self.sizes)
-
-    def rescaled(self, vector):
-        return Sized(self.factor.rescaled(vector), self.sizes)
+    def _with(self, factor):
+        return Sized(factor, self.sizes)
 
     def image(self, matrix):
         return self.own.image(matrix)
@@ -153,14 +153,14 @@ class Sized:
     def parameters(self, locs):
         return self.factor.factor, self.sizes, *(() if locs is None else (locs,))
 
-    def rebuilt(self, factor, sizes, locs=None):
+    def rebuilt(self, factor, sizes, locs=None):  # type: ignore[override]
         return locs, Sized(Diagonal(factor), sizes)
 
-    log_prob = staticmethod(spherical_log_prob)
-    distances = staticmethod(spherical_distance)
+    log_prob = staticmethod(spherical_log_prob)  # type: ignore[assignment]
+    distances = staticmethod(spherical_distance)  # type: ignore[assignment]
 
     @staticmethod
-    def draw(index, factor, sizes, locs=None):
+    def draw(index, factor, sizes, locs=None):  # type: ignore[override]
         scale = sizes.gather(-1, index).unsqueeze(-1) * factor.unsqueeze(-2)  # (*B, S, D)
         noise = torch.randn_like(scale)
         if locs is None:
@@ -168,7 +168,7 @@ class Sized:
         return torch.addcmul(locs.gather(-2, index.unsqueeze(-1).expand_as(scale)), noise, scale)
 
     @staticmethod
-    def vjp(z, grad, responsibilities, factor, sizes, locs=None):
+    def vjp(z, grad, responsibilities, factor, sizes, locs=None):  # type: ignore[override]
         weights = responsibilities.mT  # (*B, K, S)
         if locs is None:
             product = grad * z

@@ -35,6 +35,9 @@ class Grouping:
         components: to be grouped.
         chained: let groups be chains of overlapping components.
         kept: groups of earlier parameters.
+
+    Attributes:
+        found: the labels, once they were asked for.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from pyro_mixtures.distributions.relaxed_categorical import (
 )
 from pyro_mixtures.distributions.remembering import recall, remember
 from pyro_mixtures.distributions.shapes import folded, samples_first
-from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.distributions.validation import check_choice, check_logits
 
 DENSITIES = ("nested", "mixture")
 
@@ -144,11 +144,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         return {"locs": "KD", "coord_scale": "KD", "component_logits": "K", "temperature": ""}
 
     def _check_values(self) -> None:
-        if not float(self.component_logits.detach().amax(-1).abs().amax()) < math.inf:
-            raise ValueError(
-                "Expected component_logits below +inf with a finite entry in each mixture, but got"
-                f" {self.component_logits}"
-            )
+        check_logits(self.component_logits)
         if not float(self.temperature.detach().amax()) < math.inf:
             raise ValueError(f"Expected a finite temperature, but got {self.temperature}")
 

@@ -45,7 +45,7 @@ class MixtureOfDiagNormals(ParametricMixture):
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions* (2019),
         https://arxiv.org/abs/1806.01856, Eq. 12 for the components; the fields for the weights
         are described at :func:`~pyro_mixtures.velocity.displacement.displacement` and
-        :func:`~pyro_mixtures.velocity.telescoping.telescoping`.
+        :func:`~pyro_mixtures.velocity.telescoping.diag_normal_telescoping`.
 
     Example:
         >>> import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +12,7 @@ from pyro_mixtures.components import Normals
 from pyro_mixtures.distributions.from_samples import fit
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.parametric import ParametricDistribution
+from pyro_mixtures.distributions.validation import check_logits
 
 ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
 
@@ -46,7 +46,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         components = self._components(*self.given.values())
         self._set_up(components, self.component_logits, transport, weight_gradient)
         if self._validate_args:
-            self._check_logits()
+            check_logits(self.component_logits)
 
     @classmethod
     def _parameter_shapes(cls) -> dict[str, str]:
@@ -57,13 +57,6 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         """The component parameters that are not None, by name."""
         values = {name: getattr(self, name) for name in self.component_parameters}
         return {name: value for name, value in values.items() if value is not None}
-
-    def _check_logits(self) -> None:
-        if not float(self.component_logits.detach().amax(-1).abs().amax()) < math.inf:
-            raise ValueError(
-                "Expected component_logits below +inf with a finite entry in each mixture, but got"
-                f" {self.component_logits}"
-            )
 
     def expand(self, batch_shape, _instance=None):
         new = super().expand(batch_shape, _instance)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Size, Tensor
 
@@ -60,6 +62,15 @@ def check_shapes(
                 f" but got {tuple(batch)} (shape {shape})"
             ) from None
     return batch_shape, sizes
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise a ``ValueError`` for logits that make no weights."""
+    if not float(logits.detach().amax(-1).abs().amax()) < math.inf:
+        raise ValueError(
+            "Expected component_logits below +inf with a finite entry in each mixture, but got"
+            f" {logits}"
+        )
 
 
 def broadcast_shapes(first: Size, second: Size) -> Size:

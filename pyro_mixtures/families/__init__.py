@@ -5,28 +5,7 @@ Importing the package registers those for the distributions of torch and Pyro.
 
 import pyro.distributions
 import torch
-from pyro.distributions import Logistic
-from torch.distributions import (
-    Beta,
-    Cauchy,
-    Chi2,
-    Distribution,
-    Exponential,
-    Gamma,
-    Gumbel,
-    HalfCauchy,
-    HalfNormal,
-    InverseGamma,
-    Kumaraswamy,
-    Laplace,
-    LogNormal,
-    Normal,
-    Pareto,
-    StudentT,
-    Uniform,
-    VonMises,
-    Weibull,
-)
+from torch.distributions import Distribution
 
 from pyro_mixtures.families import (  # noqa: F401
     composite,
@@ -45,26 +24,13 @@ from pyro_mixtures.families.registry import (
 )
 from pyro_mixtures.velocity.telescoping import Factors
 
-UNIVARIATE = (
-    Beta,
-    Cauchy,
-    Chi2,
-    Exponential,
-    Gamma,
-    Gumbel,
-    HalfCauchy,
-    HalfNormal,
-    InverseGamma,
-    Kumaraswamy,
-    Laplace,
-    Logistic,
-    LogNormal,
-    Normal,
-    Pareto,
-    StudentT,
-    Uniform,
-    VonMises,
-    Weibull,
+_NAMES = (
+    "Beta Cauchy Chi2 Exponential Gamma Gumbel HalfCauchy HalfNormal InverseGamma Kumaraswamy "
+    "Laplace Logistic LogNormal Normal Pareto StudentT Uniform VonMises Weibull"
+)
+UNIVARIATE = tuple(
+    getattr(torch.distributions, name, None) or getattr(pyro.distributions, name)
+    for name in _NAMES.split()
 )
 """Families of numbers that have rules."""
 
