@@ -212,26 +212,19 @@ class LearnedHub(Normals):
         return Normals(self.locs, self.scale).distances()
 
     def _beside(self, normals: Normals, control_var: Tensor) -> LearnedHub:
-        return LearnedHub(normals.locs, normals.scale, control_var)
+        shape = normals.batch_shape + control_var.shape[-3:]
+        return LearnedHub(normals.locs, normals.scale, control_var.expand(shape))
 
     def marginal(self, dims):
         return self._beside(super().marginal(dims), self.control_var[..., dims])
 
     def condition(self, value):
-        normals = super().condition(value)
-        control_var = self.control_var[..., value.shape[-1] :]
-        return self._beside(
-            normals, control_var.expand(normals.batch_shape + control_var.shape[-3:])
-        )
+        return self._beside(super().condition(value), self.control_var[..., value.shape[-1] :])
 
     def affine(self, matrix, offset):
         normals = super().affine(matrix, offset)
         if matrix.dim() == 2:
             return normals
         # a distance in standard deviations, and a logarithm of scales
-        control_var = (
-            self.control_var * torch.stack([matrix.sign(), torch.ones_like(matrix)])[:, None]
-        )
-        return self._beside(
-            normals, control_var.expand(normals.batch_shape + control_var.shape[-3:])
-        )
+        signs = torch.stack([matrix.sign(), torch.ones_like(matrix)]).unsqueeze(-2)
+        return self._beside(normals, self.control_var * signs)

@@ -85,13 +85,8 @@ class MixtureDistribution(MixtureLaw):
         """Give a mixture that is to be this one, expanded, what all have beside its parameters."""
         new.transport, new.weight_gradient = self.transport, self.weight_gradient
         new.blending, new.kept_groups = self.blending, self.kept_groups
-        if "has_rsample" in self.__dict__:
-            new.has_rsample = self.has_rsample
-        core = self.core
-        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
-            new.core, new.components = core, core.components
-        else:
-            new.components = self.components.expand(batch_shape)
+        expanded = new.core is new
+        new.components = self.components.expand(batch_shape) if expanded else new.core.components
 
     @property
     def transports(self) -> Mapping[str, Any]:

@@ -73,9 +73,5 @@ class ParametricDistribution(Expandable):
                 event_shape = value.shape[value.dim() - len(letters) :]
                 setattr(new, name, value.expand(batch_shape + event_shape))
         new.__dict__["arg_constraints"] = self.arg_constraints
-        new.__dict__.update({k: v for k, v in self.__dict__.items() if k == "has_rsample"})
-        core = self.core
-        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
-            new.core = core
         self._shape_as_expanded(new, batch_shape)
         return new

@@ -29,6 +29,11 @@ class Expandable(TorchDistribution):
 
     def _shape_as_expanded(self, new: Any, batch_shape: Size) -> None:
         """Give one that is to be this distribution, expanded, its shapes; nothing is checked."""
+        core = self.core
+        if batch_shape[len(batch_shape) - len(core.batch_shape) :] == core.batch_shape:
+            new.core = core
+        if "has_rsample" in self.__dict__:
+            new.has_rsample = self.has_rsample
         # not its own constructor, which has arguments of its own
         TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.shapes import samples_first
@@ -12,48 +12,41 @@ from pyro_mixtures.velocity.precision import double_dtype
 
 
 class StratifiedMixture(EstimatedMixture):
-    """Samples of evenly spread components, with the mixture's pathwise gradient."""
+    """Samples of evenly spread components, with the mixture's pathwise gradient.
 
-    def __init__(self, mixture: MixtureDistribution, *, expanded: bool = False) -> None:
+    Args:
+        mixture: with the weight gradient ``"pathwise"``.
+        expanded: whether dimensions that ``expand`` adds hold samples of one draw.
+        num_added: how many of those there are.
+    """
+
+    def __init__(
+        self, mixture: MixtureDistribution, *, expanded: bool = False, num_added: int = 0
+    ) -> None:
         super().__init__(mixture)
-        self.expanded = expanded
+        self.expanded, self.num_added = expanded, num_added
 
     def expand(self, batch_shape, _instance=None):
-        if self.expanded:
-            return _Expanded(self, torch.Size(batch_shape))
-        return super().expand(batch_shape)
+        batch_shape = torch.Size(batch_shape)
+        own = self.batch_shape[self.num_added :]
+        added = max(0, len(batch_shape) - len(own)) if self.expanded else 0
+        if batch_shape[added:] != own:
+            added = 0
+        return StratifiedMixture(
+            self.mixture.expand(batch_shape), expanded=self.expanded, num_added=added
+        )
 
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):
         core, shape = self.mixture.core, torch.Size(sample_shape)
-        added = self.batch_shape[: len(self.batch_shape) - len(core.batch_shape)].numel()
+        strata = shape + self.batch_shape[: self.num_added]  # samples of one draw
+        size = len(self.batch_shape) - len(core.batch_shape)
+        others = self.batch_shape[self.num_added : size].numel()
         weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-        index = systematic_index(weights.expand(added, *weights.shape), shape.numel())
-        index = index.movedim(-1, 0).flatten(0, 1).movedim(0, -1)  # (*B, S added)
-        z = core.components.draw(index)  # (*B, S added, D)
+        index = systematic_index(weights.expand(others, *weights.shape), strata.numel())
+        index = index.movedim(-1, 0).flatten(0, 1).movedim(0, -1)  # (*B, S others)
+        z = core.components.draw(index)  # (*B, S others, D)
         return samples_first(z).reshape(shape + self.batch_shape + self.event_shape)
-
-    def rsample(self, sample_shape=torch.Size()):
-        return self.mixture.reparameterize(self.sample(sample_shape))
-
-
-class _Expanded(EstimatedMixture):
-    """One draw of as many samples as dimensions were added on the left."""
-
-    def __init__(self, base: StratifiedMixture, batch_shape: Size) -> None:
-        super().__init__(base.mixture.expand(batch_shape))
-        self.base = base
-
-    def expand(self, batch_shape, _instance=None):
-        return self.base.expand(batch_shape)
-
-    @torch.no_grad()
-    def sample(self, sample_shape=torch.Size()):
-        own = self.base.batch_shape
-        added = self.batch_shape[: len(self.batch_shape) - len(own)]
-        if added + own != self.batch_shape:
-            return StratifiedMixture(self.mixture).sample(sample_shape)
-        return self.base.sample(torch.Size(sample_shape) + added)
 
     def rsample(self, sample_shape=torch.Size()):
         return self.mixture.reparameterize(self.sample(sample_shape))
