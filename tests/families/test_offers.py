@@ -110,7 +110,7 @@ def test_what_is_offered(family, expand):
     joint = parts + q.log_weights
     torch.testing.assert_close(q.log_prob(z), joint.logsumexp(-1), **EXACT)
     torch.testing.assert_close(q.responsibilities(z), joint.softmax(-1), **EXACT)
-    assert q.groups.shape == (2, 3)
+    assert q.groups.shape == (*q.batch_shape, 3)
     assert component_summary(q, num_samples=20).overlaps.shape == (*q.batch_shape, 3, 3)
 
     def cost(z):
