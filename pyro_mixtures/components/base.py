@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Size, Tensor
 
-if TYPE_CHECKING:
-    from pyro_mixtures.distributions.sample_record import SampleRecord
+
+class Evaluated(Protocol):
+    """Samples of a mixture, with what it says of them.
+
+    They are z, ``(*B, S, D)``, log q, ``(*B, S, 1)``, the responsibilities, ``(*B, S, K)``, and
+    the log weights, ``(*B, K)``.
+    """
+
+    z: Tensor
+
+    @property
+    def log_prob(self) -> Tensor: ...
+
+    @property
+    def responsibilities(self) -> Tensor: ...
+
+    @property
+    def log_weights(self) -> Tensor: ...
 
 
 class Weighting(NamedTuple):
@@ -113,7 +129,7 @@ class Components:
         raise NotImplementedError
 
     def pullback(
-        self, here: SampleRecord, grad: Tensor, weighting: Weighting | None
+        self, here: Evaluated, grad: Tensor, weighting: Weighting | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         r"""Gradients of the parameters (Eq. 12) and the contributions of the weights.
 

@@ -32,7 +32,7 @@ from pyro_mixtures.families.support import check_exchange, check_supports, insid
 from pyro_mixtures.velocity.chunks import chunks
 from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
-from pyro_mixtures.velocity.precision import at_least_single, double
+from pyro_mixtures.velocity.precision import at_least_single, double, records_graph
 from pyro_mixtures.velocity.telescoping import Factors, exchange
 
 MADE_OF_PARAMETERS = exactly(*UNIVARIATE)
@@ -116,10 +116,14 @@ class Family(Components):
     def parameters(self):
         live = LiveTensors(self.distributions) if self.live is None else self.live
         # the backward pass would not see that the others were changed in place, but autograd does
-        return *live.tensors, *live.fixed
+        every = (*live.tensors, *live.fixed)
+        if records_graph():  # torch.jit would take numbers for constants that are no tensors
+            return tuple(x if x.dim() else x.reshape(1) for x in every)
+        return every
 
     def rebuilt(self, *parameters):
-        moving = parameters[: len(self.live.tensors)]
+        pairs = zip(parameters, self.live.tensors, strict=False)
+        moving = [given if own.dim() else given.reshape(()) for given, own in pairs]
         if torch.compiler.is_compiling():
             return self._made_of(moving)
         return self._made_of([parameter.detach().requires_grad_() for parameter in moving])

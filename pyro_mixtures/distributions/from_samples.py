@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
-
-ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
 Parameters = dict[str, Any]  # tensors, but mypy cannot know which a family asks for
 
 STARTS = 5
@@ -42,13 +38,13 @@ covariance: components of their own start small, but one that is shared would st
 
 
 def fit(
-    family: type[ParametricMixtureT],
+    family: Any,
     samples: Tensor,
     num_components: int,
     seed: int | None,
     centered: bool,
     options: dict[str, Any],
-) -> ParametricMixtureT:
+) -> Any:
     """:meth:`~pyro_mixtures.distributions.ParametricMixture.from_samples`, for a family.
 
     The samples are standardized before, and the fit is scaled back.
@@ -118,7 +114,7 @@ def _fit_by_sklearn(
 
 
 def _fit_common_shape(
-    family: type[ParametricMixtureT],
+    family: Any,
     x: Tensor,
     num_components: int,
     seed: int | None,
@@ -163,7 +159,7 @@ def _starts(points: list[Tensor], num_components: int, seed: int | None) -> Iter
 
 
 def expectation_maximization(
-    family: type[ParametricMixture], x: Tensor, responsibilities: Tensor, centered: bool
+    family: Any, x: Tensor, responsibilities: Tensor, centered: bool
 ) -> Iterator[tuple[Parameters, float]]:
     """Steps of expectation maximization for a family whose components share the ``coord_scale``.
 

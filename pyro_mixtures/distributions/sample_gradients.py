@@ -106,7 +106,9 @@ def sample_gradients(
 
 def _typed(gradients: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     pairs = zip(gradients, parameters, strict=False)  # the last ones may go without
-    return tuple(gradient.to(parameter.dtype) for gradient, parameter in pairs)
+    return tuple(
+        gradient.to(parameter.dtype).reshape(parameter.shape) for gradient, parameter in pairs
+    )
 
 
 def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -> None:

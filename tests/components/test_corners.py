@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from torch.distributions import Categorical, Dirichlet, Laplace
+from pyro.distributions import TorchDistribution
+from torch.distributions import Categorical, Dirichlet, Distribution, Laplace
+from torch.func import grad, vmap
 
 from pyro_mixtures import MixtureSameFamily
-from pyro_mixtures.distributions import MixtureDistribution, MixtureOfDiagNormals
+from pyro_mixtures.distributions import MixtureDistribution, MixtureOfDiagNormals, groups
 from pyro_mixtures.distributions.groups import KeptGroups
+from pyro_mixtures.velocity.clustering import complete_linkage
 from tests.every import KINDS
 from tests.registry import FAMILIES
 
@@ -93,6 +96,43 @@ def test_density_of_each_at_points_of_its_own(kind, dtype):
     assert near[finite].double().mean() > 0.9
     each = exact.components.log_prob(z.flatten(0, 1), exact.log_weights).unflatten(0, z.shape[:2])
     torch.testing.assert_close(each.diagonal(dim1=1, dim2=2), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("way", ["eager", "grad", "vmap", "trace"])
+@pytest.mark.parametrize("weight_gradient", ["clustered", "pathwise", "hybrid"])
+@each_mixture
+@pytest.mark.filterwarnings("ignore")  # of choices by values in torch's own code
+def test_groups_are_found_once(monkeypatch, kind, weight_gradient, way):
+    """For the samples and their score term: two findings may differ where values are hidden."""
+    found = []
+
+    def linkage(distance, cut):
+        found.append(distance)
+        return complete_linkage(distance, cut)
+
+    monkeypatch.setattr(groups, "complete_linkage", linkage)
+    for cls in (Distribution, TorchDistribution):  # which looks at values
+        monkeypatch.setattr(cls, "_validate_args", False)
+    points = constant(kind, ()).sample((4,))
+    parameters = kind.parameters(())
+
+    def loss(parameters):
+        q = kind.build(parameters).with_weight_gradient(weight_gradient)
+        z = q.reparameterize(points)
+        value, score = z.cos().reshape(4, -1).sum(-1), q.score_parts(z).score_function
+        return (value + value.detach() * score).sum()
+
+    if way == "grad":
+        grad(loss)(parameters)
+    elif way == "vmap":
+        vmap(grad(loss))({name: torch.stack([x, x]) for name, x in parameters.items()})
+    elif way == "trace":
+        traced = torch.jit.trace(loss, (parameters,), check_trace=False, strict=False)
+        found.clear()  # of the trace
+        torch.autograd.grad(traced(parameters), list(parameters.values()), allow_unused=True)
+    else:
+        torch.autograd.grad(loss(parameters), list(parameters.values()), allow_unused=True)
+    assert len(found) <= (way != "trace")
 
 
 def test_kept_groups_that_come_late():
