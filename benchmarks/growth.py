@@ -16,7 +16,7 @@ from benchmarks.processes import KEEP, in_fresh_process
 from benchmarks.report import milliseconds, table
 from benchmarks.settings import Settings
 from benchmarks.speed import rounds_within
-from experiments.timing import medians
+from experiments.lab.timing import medians
 
 Row = dict[str, Any]
 

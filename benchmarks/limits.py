@@ -19,7 +19,7 @@ from benchmarks.report import milliseconds, table
 from benchmarks.settings import Settings
 from benchmarks.speed import rounds_within
 from benchmarks.steps import Step
-from experiments.timing import medians
+from experiments.lab.timing import medians
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.run import atomic_write, environment
+from experiments.lab.run import atomic_write, environment
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

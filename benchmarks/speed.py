@@ -16,7 +16,7 @@ from benchmarks.processes import KEEP, in_fresh_process
 from benchmarks.report import milliseconds, table
 from benchmarks.settings import Settings
 from benchmarks.steps import Step
-from experiments.timing import times
+from experiments.lab.timing import times
 
 Row = dict[str, Any]
 

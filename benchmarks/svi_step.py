@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from experiments.baseball.fits import K20, MEAN_FIELD, PEER_K20, step
-from experiments.timing import medians
+from experiments.lab.timing import medians
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 
 

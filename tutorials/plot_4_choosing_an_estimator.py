@@ -20,10 +20,10 @@ from pyro.infer.autoguide import init_to_uniform
 
 from pyro_mixtures import MixtureOfDiagNormals
 from pyro_mixtures.diagnostics import elbo_gradient_variance, gradient_variance
-from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.estimators import blended, expectation, gumbel_hard, gumbel_soft
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 from pyro_mixtures.plotting import plot_gradient_variance
+from pyro_mixtures.samples.blending import Blending
 
 # %%
 # What is compared

@@ -13,9 +13,9 @@ import torch
 from torch.distributions import Distribution
 
 from experiments.baseball import curves, figures, fits, reference
-from experiments.run import Run, atomic_write, on_device
-from experiments.timing import medians
-from experiments.training import Schedule
+from experiments.lab.run import Run, atomic_write, on_device
+from experiments.lab.timing import medians
+from experiments.lab.training import Schedule
 
 PARTICLES = 32
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.baseball.model import log_joint, model
-from experiments.run import Run
-from experiments.training import Schedule, train
+from experiments.lab.run import Run
+from experiments.lab.training import Schedule, train
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 
 

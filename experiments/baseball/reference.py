@@ -15,7 +15,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from experiments.baseball.model import COORDINATES, log_joint
-from experiments.run import Run, atomic_write
+from experiments.lab.run import Run, atomic_write
 
 
 def reference(run: Run, chains: int, draws: int, warmup: int, seed: int) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from experiments.estimator_map.regimes import (
     measure_row,
     slices,
 )
+from experiments.lab.run import Run, atomic_write
 from experiments.logit_gradients.seconds import seconds
-from experiments.run import Run, atomic_write
 
 SLICE = "D"
 """The slice in which hubs are learned as well, and which is shown estimator by estimator."""

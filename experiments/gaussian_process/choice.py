@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from experiments.gaussian_process.fits import NUM_ROTATIONS, ROWS, Setting
-from experiments.sweep import Diverged
+from experiments.lab.sweep import Diverged
 
 ADAM = ((0.004, 0.9), (0.008, 0.9), (0.008, 0.97), (0.016, 0.9), (0.016, 0.97), (0.032, 0.9))
 """Learning rates and first betas of all estimators."""

@@ -9,7 +9,7 @@ import numpy
 from numpy.typing import NDArray
 from statsmodels.datasets import co2
 
-from experiments.data import VARIABLE
+from experiments.lab.datasets import VARIABLE
 
 MONTHS = 468
 FILE = "co2.csv"

@@ -16,9 +16,9 @@ from experiments.gaussian_process.data import MONTHS, source
 from experiments.gaussian_process.figures import Curve
 from experiments.gaussian_process.fits import Setting
 from experiments.gaussian_process.model import Regression
-from experiments.run import Run, atomic_write
-from experiments.sweep import Diverged, sweep
-from experiments.timing import medians
+from experiments.lab.run import Run, atomic_write
+from experiments.lab.sweep import Diverged, sweep
+from experiments.lab.timing import medians
 
 REFERENCE = "RT"
 

@@ -19,8 +19,8 @@ from experiments.gradient_variance_avf.estimators import (
     mean_below_diagonal,
 )
 from experiments.gradient_variance_avf.problem import COSTS, Problem
-from experiments.run import Run, atomic_write
-from experiments.training import Schedule
+from experiments.lab.run import Run, atomic_write
+from experiments.lab.training import Schedule
 
 
 @dataclass

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from experiments.gradient_variance_mixture import circle, figures, tables
 from experiments.gradient_variance_mixture.families import FAMILIES, ratios
+from experiments.lab.run import Run, atomic_write
 from experiments.logit_gradients.seconds import seconds
-from experiments.run import Run, atomic_write
 
 
 @dataclass

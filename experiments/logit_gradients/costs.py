@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.estimators.strata import component_samples
 
 MODE = 2.0
 """Distance from the origin of the target's two modes."""

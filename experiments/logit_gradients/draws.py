@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.logit_gradients.costs import Cost
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
-from pyro_mixtures.distributions.sample_record import SampleRecord
+from pyro_mixtures.samples.record import SampleRecord
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from experiments.logit_gradients.costs import Cost, of_components
 from experiments.logit_gradients.draws import Draws
 from pyro_mixtures import estimators
 from pyro_mixtures.distributions import AVFMixtureOfDiagNormals, MixtureOfDiagNormals
-from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
-from pyro_mixtures.distributions.strata import component_samples
-from pyro_mixtures.distributions.weights import within_group
+from pyro_mixtures.estimators.strata import component_samples
+from pyro_mixtures.samples.blending import Blending
+from pyro_mixtures.samples.weights import within_group
 
 HUB_RATE = 0.1
 """Learning rate of a hub, in its standard deviations, for one dimension."""

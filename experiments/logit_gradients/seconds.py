@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.lab.timing import medians
 from experiments.logit_gradients.paper import PaperMixtureOfDiagNormals
-from experiments.timing import medians
 from pyro_mixtures.distributions import AVFMixtureOfDiagNormals, MixtureOfDiagNormals
-from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.estimators import blended, expectation
+from pyro_mixtures.samples.blending import Blending
 
 SEPARATION = 2.0
 """Root mean square of the distances between means, in standard deviations."""

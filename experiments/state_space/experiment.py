@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from experiments.run import Run, atomic_write, on_device
+from experiments.lab.run import Run, atomic_write, on_device
+from experiments.lab.sweep import Diverged, sweep
+from experiments.lab.timing import medians
+from experiments.lab.trainer_settings import Training
 from experiments.state_space import figures, fits, smoother
 from experiments.state_space.model import datasets
-from experiments.sweep import Diverged, sweep
-from experiments.timing import medians
-from experiments.trainer_settings import Training
 
 Result = dict[str, Any] | Diverged
 TIMES = (4, 5, 6)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from experiments.processes import launch
+from experiments.lab.processes import launch
+from experiments.lab.trainer import Trainer
+from experiments.lab.trainer_settings import Training
 from experiments.state_space.bounds import lower_bounds
 from experiments.state_space.guide import MixtureGuide
 from experiments.state_space.model import datasets, model
-from experiments.trainer import Trainer
-from experiments.trainer_settings import Training
 from pyro_mixtures.infer import BaselinedTrace_ELBO
 
 VALIDATION_DRAWS = 10
@@ -66,7 +66,7 @@ def fit(
         candidate: what to fit.
         training: settings.
         num_sequences: of each set, at most.
-        device: as for :func:`~experiments.processes.launch`.
+        device: as for :func:`~experiments.lab.processes.launch`.
         resume: go on from a checkpoint.
         progress: show a bar.
 

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from pyro_mixtures import estimators
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.distributions.validation import check_choice
+from pyro_mixtures.numerics.validation import check_choice
 
 ESTIMATORS: dict[str, Callable[[Any], Any]] = {
     "pathwise": estimators.pathwise,

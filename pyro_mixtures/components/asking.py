@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_mixtures.velocity.precision import surely_all
+from pyro_mixtures.numerics.precision import surely_all
 
 
 def base_of(distribution: Any) -> Any:

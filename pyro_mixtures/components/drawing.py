@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from pyro_mixtures.velocity.precision import at_least_single, is_transformed, largest
+from pyro_mixtures.numerics.precision import at_least_single, is_transformed, largest
 
 
 def draw(family: Callable[..., Distribution], parameters: dict[str, Tensor]) -> Tensor:

@@ -29,10 +29,10 @@ from pyro_mixtures.families.registry import (
     velocity,
 )
 from pyro_mixtures.families.support import check_exchange, check_supports, inside_support
-from pyro_mixtures.velocity.chunks import chunks
-from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal
+from pyro_mixtures.numerics.chunks import chunks
+from pyro_mixtures.numerics.linkage import bhattacharyya_diag_normal
+from pyro_mixtures.numerics.precision import at_least_single, double, records_graph
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
-from pyro_mixtures.velocity.precision import at_least_single, double, records_graph
 from pyro_mixtures.velocity.telescoping import Factors, exchange
 
 MADE_OF_PARAMETERS = exactly(*UNIVARIATE)

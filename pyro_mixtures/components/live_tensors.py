@@ -21,7 +21,7 @@ from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
-from pyro_mixtures.velocity.precision import is_transformed, records_graph
+from pyro_mixtures.numerics.precision import is_transformed, records_graph
 
 OBJECTS = (Distribution, Transform, nn.Module)
 """Those whose attributes may hold tensors."""

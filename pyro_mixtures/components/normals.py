@@ -11,10 +11,10 @@ from torch import Size, Tensor
 from pyro_mixtures.components.base import Components
 from pyro_mixtures.components.scale import Diagonal
 from pyro_mixtures.components.shared import Shared, Sized
+from pyro_mixtures.numerics.linkage import plainly
+from pyro_mixtures.numerics.precision import at_least_single, double
 from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
-from pyro_mixtures.velocity.clustering import plainly
 from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.precision import at_least_single, double
 
 
 class Normals(Components):

@@ -13,12 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity import full_covariance
-from pyro_mixtures.velocity.chunks import map_chunks
-from pyro_mixtures.velocity.clustering import bhattacharyya_diag_normal, linkage_cut
-from pyro_mixtures.velocity.components import diag_normal_log_prob, location_scale_vjp
+from pyro_mixtures.numerics.chunks import map_chunks
+from pyro_mixtures.numerics.linkage import bhattacharyya_diag_normal, linkage_cut
+from pyro_mixtures.numerics.precision import at_least_single
+from pyro_mixtures.velocity import full_components
+from pyro_mixtures.velocity.diagonal_components import diag_normal_log_prob, location_scale_vjp
+from pyro_mixtures.velocity.diagonal_implicit import implicit
 from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.full_covariance import (
+from pyro_mixtures.velocity.full_components import (
     apply_each,
     bhattacharyya_normal,
     normal_log_prob,
@@ -26,8 +28,6 @@ from pyro_mixtures.velocity.full_covariance import (
 )
 from pyro_mixtures.velocity.full_implicit import normal_implicit
 from pyro_mixtures.velocity.full_transports import normal_displacement, normal_telescoping
-from pyro_mixtures.velocity.implicit import implicit
-from pyro_mixtures.velocity.precision import at_least_single
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
 
 Transport = Callable[..., Tensor]
@@ -219,5 +219,5 @@ class Cholesky(Diagonal):
 
 
 def _lower_factor(matrix: Tensor) -> Tensor:
-    """:func:`~pyro_mixtures.velocity.full_covariance.lower_factor`, also in half precision."""
-    return full_covariance.lower_factor(*at_least_single(matrix)).to(matrix.dtype)
+    """:func:`~pyro_mixtures.velocity.full_components.lower_factor`, also in half precision."""
+    return full_components.lower_factor(*at_least_single(matrix)).to(matrix.dtype)

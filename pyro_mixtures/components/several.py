@@ -12,7 +12,7 @@ from pyro_mixtures.components.asking import expanded, rsample
 from pyro_mixtures.components.base import Components
 from pyro_mixtures.components.family import Family
 from pyro_mixtures.families.registry import log_density, moved
-from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.numerics.precision import at_least_single
 
 
 class Several(Family):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.components.scale import Diagonal, Transport
+from pyro_mixtures.numerics.whitening import whiten
+from pyro_mixtures.velocity.diagonal_implicit import spherical_implicit
 from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.implicit import spherical_implicit
 from pyro_mixtures.velocity.radial import radial
 from pyro_mixtures.velocity.spherical import (
     shared_displacement,
@@ -21,7 +22,6 @@ from pyro_mixtures.velocity.spherical import (
     spherical_telescoping,
     whitened,
 )
-from pyro_mixtures.velocity.whitening import whiten
 
 
 def _of_one_size(transport: Transport) -> Transport:

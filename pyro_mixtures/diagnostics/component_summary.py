@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.components import Normals
-from pyro_mixtures.distributions.bounds import bhattacharyya_distances
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.velocity.chunks import MEMORY_BUDGET
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.normals.bounds import bhattacharyya_distances
+from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
+from pyro_mixtures.numerics.precision import double
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.chunks import MEMORY_BUDGET
+from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.numerics.precision import double
 
 FEWEST_SAMPLES = 25
 """With fewer the largest fifth has less than the five weights that a Pareto law is fitted to."""

@@ -6,7 +6,6 @@ from pyro_mixtures.distributions.avf import (
     AVFMultivariateStudentT,
 )
 from pyro_mixtures.distributions.avf_mixture_of_diag_normals import AVFMixtureOfDiagNormals
-from pyro_mixtures.distributions.divergence import kl_bounds
 from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
 from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
 from pyro_mixtures.distributions.mixture import Mixture
@@ -30,7 +29,7 @@ from pyro_mixtures.distributions.shared_covariance import (
     MixtureOfNormalsSharedCovariance,
 )
 from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
-from pyro_mixtures.velocity.score_use import UnusedScoreWarning
+from pyro_mixtures.numerics.score_use import UnusedScoreWarning
 
 __all__ = [
     "AVFElliptical",
@@ -55,5 +54,4 @@ __all__ = [
     "RelaxedCategoricalStraightThrough",
     "TransformedDistribution",
     "UnusedScoreWarning",
-    "kl_bounds",
 ]

@@ -14,9 +14,9 @@ from pyro_mixtures.distributions.elliptical import (
     EllipticalNormal,
     EllipticalStudentT,
 )
-from pyro_mixtures.distributions.shapes import folded
-from pyro_mixtures.distributions.validation import check_choice
-from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.numerics.precision import at_least_single
+from pyro_mixtures.numerics.validation import check_choice
+from pyro_mixtures.samples.shapes import folded
 from pyro_mixtures.velocity.rotations import rotations
 from pyro_mixtures.velocity.row_rotations import row_rotations
 

@@ -13,12 +13,12 @@ from pyro.ops.provenance import get_provenance, track_provenance
 from torch import Size, Tensor
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution
-from pyro_mixtures.distributions.remembering import recall, remember
-from pyro_mixtures.distributions.score_parts import IndependentParts, mask_tensor
-from pyro_mixtures.distributions.shapes import folded, samples_first
-from pyro_mixtures.velocity.pathwise import pathwise
-from pyro_mixtures.velocity.precision import at_least_single, double
-from pyro_mixtures.velocity.whitening import whiten
+from pyro_mixtures.numerics.pathwise_function import pathwise
+from pyro_mixtures.numerics.precision import at_least_single, double
+from pyro_mixtures.numerics.whitening import whiten
+from pyro_mixtures.samples.remembering import recall, remember
+from pyro_mixtures.samples.score_parts import IndependentParts, mask_tensor
+from pyro_mixtures.samples.shapes import folded, samples_first
 
 
 class EllipticalDistribution(ParametricDistribution):

@@ -16,9 +16,9 @@ from pyro_mixtures.distributions.relaxed_categorical import (
     RelaxedCategorical,
     RelaxedCategoricalStraightThrough,
 )
-from pyro_mixtures.distributions.remembering import recall, remember
-from pyro_mixtures.distributions.shapes import folded, samples_first
-from pyro_mixtures.distributions.validation import check_choice, check_logits
+from pyro_mixtures.numerics.validation import check_choice, check_logits
+from pyro_mixtures.samples.remembering import recall, remember
+from pyro_mixtures.samples.shapes import folded, samples_first
 
 DENSITIES = ("nested", "mixture")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Size, Tensor
 
-from pyro_mixtures.distributions.validation import broadcast_shapes
-from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.numerics.precision import at_least_single
+from pyro_mixtures.numerics.validation import broadcast_shapes
 
 
 def checked_dims(dims: int | Iterable[int], size: int) -> list[int]:

@@ -11,23 +11,23 @@ import torch
 from torch import Size, Tensor
 
 from pyro_mixtures.components import Components
-from pyro_mixtures.distributions.blending import Blending, Draws
-from pyro_mixtures.distributions.groups import Grouping, KeptGroups
 from pyro_mixtures.distributions.mixture_law import MixtureLaw
-from pyro_mixtures.distributions.remembering import recall, remember
-from pyro_mixtures.distributions.sample_gradients import Rule, sample_gradients
-from pyro_mixtures.distributions.sample_record import SampleRecord
-from pyro_mixtures.distributions.score_parts import (
+from pyro_mixtures.numerics.pathwise_function import needs_gradient, pathwise, scored_pathwise
+from pyro_mixtures.numerics.precision import double_dtype, is_transformed, records_graph
+from pyro_mixtures.numerics.validation import check_choice
+from pyro_mixtures.samples.blending import Blending, Draws
+from pyro_mixtures.samples.gradients import Rule, sample_gradients
+from pyro_mixtures.samples.groups import Grouping, KeptGroups
+from pyro_mixtures.samples.record import SampleRecord
+from pyro_mixtures.samples.remembering import recall, remember
+from pyro_mixtures.samples.score_parts import (
     IndependentParts,
     ScoreTerm,
     mask_tensor,
     parts_without_gradient,
 )
-from pyro_mixtures.distributions.shapes import folded, samples_first
-from pyro_mixtures.distributions.validation import check_choice
-from pyro_mixtures.distributions.weights import draw_index, group_shares, surely_one_group
-from pyro_mixtures.velocity.pathwise import needs_gradient, pathwise, scored_pathwise
-from pyro_mixtures.velocity.precision import double_dtype, is_transformed, records_graph
+from pyro_mixtures.samples.shapes import folded, samples_first
+from pyro_mixtures.samples.weights import draw_index, group_shares, surely_one_group
 
 WEIGHT_GRADIENTS = ("clustered", "pathwise", "hybrid")
 
@@ -47,7 +47,7 @@ class MixtureDistribution(MixtureLaw):
       which ``Trace_ELBO``, ``TraceEnum_ELBO`` and ``BaselinedTrace_ELBO`` use. A loss that does
       not (a cost of your own, any other objective) makes the samples carry the whole gradient, as
       with ``"pathwise"``: the backward pass finds out which of the two it is
-      (:mod:`~pyro_mixtures.velocity.score_use`). Components of which no means and standard
+      (:mod:`~pyro_mixtures.numerics.score_use`). Components of which no means and standard
       deviations are known make one group.
     - ``"pathwise"``: by the transport alone. Its variance grows like exp(d^2 / 8) with the
       distance d of components in standard deviations, for the field carries mass through the gap.
@@ -60,7 +60,7 @@ class MixtureDistribution(MixtureLaw):
         transport: the name of the field that moves weight, one of ``transports``.
         weight_gradient: see above.
         blending: what was learned of the shares of transport and score function within groups, or
-            None (:class:`~pyro_mixtures.distributions.blending.Blending`).
+            None (:class:`~pyro_mixtures.samples.blending.Blending`).
         kept_groups: keeps the groups of many components while these are trained, or None; it is
             for a mixture before ``expand``.
     """

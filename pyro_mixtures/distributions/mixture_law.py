@@ -10,12 +10,12 @@ from torch import Size, Tensor
 
 from pyro_mixtures.components import Components
 from pyro_mixtures.distributions import linear
-from pyro_mixtures.distributions.bounds import mixture_entropy_bounds
-from pyro_mixtures.distributions.groups import Grouping
-from pyro_mixtures.distributions.quantiles import mixture_icdf
-from pyro_mixtures.distributions.sample_record import SampleRecord
-from pyro_mixtures.distributions.shapes import Expandable, folded, samples_first
-from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.normals.bounds import mixture_entropy_bounds
+from pyro_mixtures.normals.quantiles import mixture_icdf
+from pyro_mixtures.numerics.precision import at_least_single
+from pyro_mixtures.samples.groups import Grouping
+from pyro_mixtures.samples.record import SampleRecord
+from pyro_mixtures.samples.shapes import Expandable, folded, samples_first
 
 MixtureT = TypeVar("MixtureT", bound="MixtureLaw")
 
@@ -179,7 +179,7 @@ class MixtureLaw(Expandable):
         """A lower and an upper bound of the entropy, each ``(*B,)``, without samples.
 
         They are differentiable, exact for one component, and agree where components are far apart
-        or coincide: :func:`~pyro_mixtures.distributions.bounds.mixture_entropy_bounds`.
+        or coincide: :func:`~pyro_mixtures.normals.mixture_entropy_bounds`.
 
         Raises:
             NotImplementedError: for components that are not Normal.

@@ -11,8 +11,8 @@ from pyro.distributions import TorchDistribution
 from torch import Size
 from torch.distributions import constraints
 
-from pyro_mixtures.distributions.shapes import Expandable
-from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
+from pyro_mixtures.numerics.validation import broadcast_shapes, check_shapes
+from pyro_mixtures.samples.shapes import Expandable
 
 ParametricT = TypeVar("ParametricT", bound="ParametricDistribution")
 

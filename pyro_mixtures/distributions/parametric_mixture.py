@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.components import Normals
-from pyro_mixtures.distributions.from_samples import fit
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.parametric import ParametricDistribution
-from pyro_mixtures.distributions.validation import check_logits
+from pyro_mixtures.normals.from_samples import fit
+from pyro_mixtures.numerics.validation import check_logits
 
 ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
 

@@ -11,10 +11,10 @@ from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
 from pyro_mixtures.distributions.parametric import ParametricDistribution
-from pyro_mixtures.distributions.remembering import current_trace, version
-from pyro_mixtures.distributions.validation import broadcast_shapes, check_shapes
-from pyro_mixtures.velocity.pathwise import pathwise
-from pyro_mixtures.velocity.precision import double_dtype
+from pyro_mixtures.numerics.pathwise_function import pathwise
+from pyro_mixtures.numerics.precision import double_dtype
+from pyro_mixtures.numerics.validation import broadcast_shapes, check_shapes
+from pyro_mixtures.samples.remembering import current_trace, version
 
 COORDINATES = "_relaxed_coordinates"
 """The attribute of a sample that holds them."""

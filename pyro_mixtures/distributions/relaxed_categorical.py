@@ -15,7 +15,7 @@ from pyro_mixtures.distributions.relaxed import (
     straight_through,
     uniform,
 )
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.numerics.precision import double
 
 
 class _LogSimplex(constraints.Constraint):

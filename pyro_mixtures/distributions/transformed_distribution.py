@@ -11,8 +11,8 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_mixtures.distributions.remembering import recall, remember
-from pyro_mixtures.distributions.score_parts import (
+from pyro_mixtures.samples.remembering import recall, remember
+from pyro_mixtures.samples.score_parts import (
     IndependentParts,
     ScoreTerm,
     mask_tensor,

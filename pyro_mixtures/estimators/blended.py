@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.estimators.estimated_mixture import MixtureT, checked
+from pyro_mixtures.samples.blending import Blending
 
 
 def blended(mixture: MixtureT, blending: Blending) -> MixtureT:
@@ -38,7 +38,7 @@ def blended(mixture: MixtureT, blending: Blending) -> MixtureT:
         NotImplementedError: for components without a transport.
 
     Reference:
-        :class:`~pyro_mixtures.distributions.blending.Blending`.
+        :class:`~pyro_mixtures.samples.blending.Blending`.
 
     Example:
         >>> import torch

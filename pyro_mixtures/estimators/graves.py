@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import check_normals
-from pyro_mixtures.estimators.quantiles import QuantileMixture
+from pyro_mixtures.estimators.quantile_mixture import QuantileMixture
 from pyro_mixtures.velocity.telescoping import normal_cdf
 
 

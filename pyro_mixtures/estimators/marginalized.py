@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.strata import weighty_samples
 from pyro_mixtures.estimators.costs import checked_costs
 from pyro_mixtures.estimators.estimated_mixture import checked
+from pyro_mixtures.estimators.strata import weighty_samples
 
 
 class MarginalizedMixture:
@@ -48,7 +48,7 @@ def marginalized(mixture: MixtureDistribution) -> MarginalizedMixture:
     Returns:
         What :func:`~pyro_mixtures.estimators.expectation` takes; not a distribution. For samples
         in an objective of your own:
-        :func:`~pyro_mixtures.distributions.strata.component_samples`.
+        :func:`~pyro_mixtures.estimators.strata.component_samples`.
 
     Raises:
         ValueError: for what is no mixture of this package.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.score_parts import (
+from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
+from pyro_mixtures.samples.score_parts import (
     IndependentParts,
     mask_tensor,
     parts_without_gradient,
 )
-from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
 
 
 class ScoreMixture(EstimatedMixture):

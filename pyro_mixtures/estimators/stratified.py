@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.distributions.shapes import samples_first
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture, checked
-from pyro_mixtures.velocity.precision import double_dtype
+from pyro_mixtures.numerics.precision import double_dtype
+from pyro_mixtures.samples.shapes import samples_first
 
 
 class StratifiedMixture(EstimatedMixture):

@@ -15,7 +15,7 @@ from pyro_mixtures.families.registry import (
     register_tails,
     register_velocity,
 )
-from pyro_mixtures.velocity.incomplete import gamma_tails
+from pyro_mixtures.numerics.incomplete import gamma_tails
 from pyro_mixtures.velocity.telescoping import normal_cdf
 
 

@@ -18,8 +18,8 @@ from pyro_mixtures.families.registry import (
     register_tails,
     register_velocity,
 )
-from pyro_mixtures.velocity.incomplete import beta_tails
-from pyro_mixtures.velocity.symmetric import von_mises_tails
+from pyro_mixtures.numerics.incomplete import beta_tails
+from pyro_mixtures.numerics.symmetric import von_mises_tails
 
 
 @register_velocity(Uniform)

@@ -18,7 +18,7 @@ from pyro_mixtures.families.registry import (
     register_tails,
     register_velocity,
 )
-from pyro_mixtures.velocity.symmetric import student_t_log_pdf, student_t_tails
+from pyro_mixtures.numerics.symmetric import student_t_log_pdf, student_t_tails
 from pyro_mixtures.velocity.telescoping import normal_cdf
 
 SMOOTH = (Logistic, Gumbel, Cauchy)

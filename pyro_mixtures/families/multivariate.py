@@ -21,10 +21,10 @@ from pyro_mixtures.families.registry import (
     register_log_density,
     register_velocity,
 )
-from pyro_mixtures.velocity.full_covariance import triangular_inverse
-from pyro_mixtures.velocity.incomplete import beta_tails
-from pyro_mixtures.velocity.precision import double
-from pyro_mixtures.velocity.symmetric import student_t_log_pdf, student_t_tails
+from pyro_mixtures.numerics.incomplete import beta_tails
+from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.numerics.symmetric import student_t_log_pdf, student_t_tails
+from pyro_mixtures.velocity.full_components import triangular_inverse
 from pyro_mixtures.velocity.telescoping import Factors, normal_factors
 
 

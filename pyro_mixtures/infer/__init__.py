@@ -1,19 +1,21 @@
 """Guides and objectives for Pyro's stochastic variational inference."""
 
-from pyro_mixtures.infer.auto_avf import (
+from pyro_mixtures.infer.guides.auto_avf import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
     avf_optim_args,
 )
-from pyro_mixtures.infer.auto_diagonal_normal_mixture import AutoDiagonalNormalMixture
-from pyro_mixtures.infer.auto_mixture import AutoMixture
-from pyro_mixtures.infer.auto_multivariate_normal_mixture import AutoMultivariateNormalMixture
-from pyro_mixtures.infer.auto_omt_multivariate_normal import AutoOMTMultivariateNormal
-from pyro_mixtures.infer.baselined_trace_elbo import BaselinedTrace_ELBO
+from pyro_mixtures.infer.guides.auto_diagonal_normal_mixture import AutoDiagonalNormalMixture
+from pyro_mixtures.infer.guides.auto_mixture import AutoMixture
+from pyro_mixtures.infer.guides.auto_multivariate_normal_mixture import (
+    AutoMultivariateNormalMixture,
+)
+from pyro_mixtures.infer.guides.auto_omt_multivariate_normal import AutoOMTMultivariateNormal
 from pyro_mixtures.infer.gumbel_softmax_reparam import GumbelSoftmaxReparam
-from pyro_mixtures.infer.marginalized_mixture_elbo import MarginalizedMixture_ELBO
-from pyro_mixtures.infer.siwae_elbo import SIWAE_ELBO
-from pyro_mixtures.infer.sticking_the_landing import detached
+from pyro_mixtures.infer.objectives.baselined_trace_elbo import BaselinedTrace_ELBO
+from pyro_mixtures.infer.objectives.marginalized_mixture_elbo import MarginalizedMixture_ELBO
+from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
+from pyro_mixtures.infer.objectives.sticking_the_landing import detached
 
 __all__ = [
     "AutoAVFMultivariateNormal",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mixtures.distributions.relaxed import straight_through
-from pyro_mixtures.velocity.chunks import map_chunks
-from pyro_mixtures.velocity.precision import at_least_single
+from pyro_mixtures.numerics.chunks import map_chunks
+from pyro_mixtures.numerics.precision import at_least_single
 
 
 class Quantized(NamedTuple):

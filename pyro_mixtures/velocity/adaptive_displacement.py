@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_mixtures.numerics.precision import double, records_graph
 from pyro_mixtures.velocity.displacement import (
     FARTHEST,
     TINY,
@@ -17,7 +18,6 @@ from pyro_mixtures.velocity.displacement import (
     standardization,
     sum_over_nodes,
 )
-from pyro_mixtures.velocity.precision import double, records_graph
 
 CAUTION = 2.0
 """Price of a departure: a squared length of 1 has to lower the variance by a factor exp(2).

@@ -10,9 +10,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity import chunks
-from pyro_mixtures.velocity.opaque import opaque
-from pyro_mixtures.velocity.precision import double, double_dtype
+from pyro_mixtures.numerics import chunks
+from pyro_mixtures.numerics.opaque import opaque
+from pyro_mixtures.numerics.precision import double, double_dtype
 
 NODES = {torch.float32: (4, 1.3, 3.0), torch.float64: (6, 2.0, 6.2)}
 """Least number of nodes, and more for each unit of length and of the largest rate: found to

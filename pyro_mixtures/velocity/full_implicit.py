@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_mixtures.velocity.chunks import map_chunks
-from pyro_mixtures.velocity.full_covariance import triangular_inverse
-from pyro_mixtures.velocity.implicit import condition, coordinates, share_of_group
-from pyro_mixtures.velocity.opaque import opaque
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.numerics.chunks import map_chunks
+from pyro_mixtures.numerics.opaque import opaque
+from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.velocity.diagonal_implicit import condition, coordinates, share_of_group
+from pyro_mixtures.velocity.full_components import triangular_inverse
 from pyro_mixtures.velocity.telescoping import normal_factors
 
 
@@ -29,8 +29,9 @@ def normal_implicit(
 
     In :math:`y_k = L_k^{-1} (z - \mu_k)` the conditionals of the components are
     :math:`F_{ki} = \Phi(y_{ki})`, and everything depends on the sample by way of the
-    :math:`y_k`. With :math:`T` as in :func:`~pyro_mixtures.velocity.implicit.implicit`, from the
-    last coordinate to the first,
+    :math:`y_k`. With :math:`T` as in
+    :func:`~pyro_mixtures.velocity.diagonal_implicit.implicit`, from the last coordinate to the
+    first,
 
     .. math::
         g_l = \sum_k p_k \sum_{m \ge l} t_{km} (L_k^{-1})_{ml}, \qquad
@@ -103,7 +104,7 @@ def full_conditional_cdf(
         gradient.
 
     Reference:
-        As of :func:`~pyro_mixtures.velocity.implicit.conditional_cdf`.
+        As of :func:`~pyro_mixtures.velocity.diagonal_implicit.conditional_cdf`.
     """
     offset = (z.unsqueeze(-2) - locs.unsqueeze(-3)).movedim(-3, -1)  # (*B, K, D, S)
     standard = torch.linalg.solve_triangular(scale_tril, offset, upper=False)

@@ -7,16 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.numerics.chunks import map_chunks
+from pyro_mixtures.numerics.opaque import opaque
+from pyro_mixtures.numerics.precision import double, keeps_digits
 from pyro_mixtures.velocity.displacement import TINY, quadrature
-from pyro_mixtures.velocity.full_covariance import (
+from pyro_mixtures.velocity.full_components import (
     apply_each,
     cholesky,
     lower_factor,
     triangular_inverse,
 )
-from pyro_mixtures.velocity.opaque import opaque
-from pyro_mixtures.velocity.precision import double, keeps_digits
 from pyro_mixtures.velocity.telescoping import normal_factors, telescoping
 
 

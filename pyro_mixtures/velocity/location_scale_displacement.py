@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_mixtures.numerics.precision import largest
 from pyro_mixtures.velocity.displacement import (
     MAX_NODES,
     TINY,
@@ -15,7 +16,6 @@ from pyro_mixtures.velocity.displacement import (
     moment_matched,
     shifted_trapezoid,
 )
-from pyro_mixtures.velocity.precision import largest
 
 NODES = {torch.float32: (6, 3.2), torch.float64: (8, 6.0)}
 """Least number of nodes, and more for each unit of speed: found to integrate Logistic, Gumbel and

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from pyro_mixtures.velocity.chunks import map_chunks
-from pyro_mixtures.velocity.precision import double
+from pyro_mixtures.numerics.chunks import map_chunks
+from pyro_mixtures.numerics.precision import double
 
 DIRECT = "donot_use_mm_for_euclid_dist"
 """For ``torch.cdist``: expanded squares would lose digits."""

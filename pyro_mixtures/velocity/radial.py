@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_mixtures.numerics.opaque import opaque
+from pyro_mixtures.numerics.precision import double, double_dtype
 from pyro_mixtures.velocity.displacement import quadrature, sum_over_nodes
-from pyro_mixtures.velocity.opaque import opaque
 from pyro_mixtures.velocity.pairwise import pairwise
-from pyro_mixtures.velocity.precision import double, double_dtype
 
 
 @opaque

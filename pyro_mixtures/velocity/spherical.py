@@ -7,17 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.pairwise import DIRECT, pairwise
-from pyro_mixtures.velocity.precision import (
+from pyro_mixtures.numerics.precision import (
     LONGEST_SUM,
     double,
     double_dtype,
     in_enough_precision,
     keeps_digits,
 )
+from pyro_mixtures.numerics.whitening import log_volume, whiten, whitened_gradient
+from pyro_mixtures.velocity.displacement import displacement
+from pyro_mixtures.velocity.pairwise import DIRECT, pairwise
 from pyro_mixtures.velocity.telescoping import diag_normal_telescoping
-from pyro_mixtures.velocity.whitening import log_volume, whiten, whitened_gradient
 
 
 def spherical_log_prob(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyro_mixtures.velocity.chunks import map_chunks
+from pyro_mixtures.numerics.chunks import map_chunks
 
 
 class Factors(NamedTuple):

@@ -18,9 +18,9 @@ from pyro_mixtures import (
     MixtureSameFamily,
 )
 from pyro_mixtures.diagnostics import component_summary
-from pyro_mixtures.distributions.bounds import bhattacharyya_distances
 from pyro_mixtures.estimators import stratified
 from pyro_mixtures.infer import AutoDiagonalNormalMixture
+from pyro_mixtures.normals.bounds import bhattacharyya_distances
 from tests.families.registry import each_components
 from tests.registry import covariance, each_family, grid
 

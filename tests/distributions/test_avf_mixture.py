@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pyro_mixtures.distributions import AVFMixtureOfDiagNormals, MixtureOfDiagNormals
-from pyro_mixtures.distributions.blending import Blending
-from pyro_mixtures.velocity import chunks
+from pyro_mixtures.numerics import chunks
+from pyro_mixtures.samples.blending import Blending
 from pyro_mixtures.velocity.adaptive_displacement import (
     CAUTION,
     SMALL_RATE,

@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_mixtures.velocity import chunks
+from pyro_mixtures.numerics import chunks
 from tests.registry import each_transport, gradients, relative_error, sample_at
 
 

@@ -4,7 +4,7 @@ import torch
 from torch.distributions import Categorical, Independent, Laplace
 
 from pyro_mixtures import MixtureSameFamily
-from pyro_mixtures.velocity import chunks
+from pyro_mixtures.numerics import chunks
 from tests.families.registry import COMPONENTS, cost_gradients, each_components, some_components
 from tests.registry import relative_error
 

@@ -7,10 +7,8 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from pyro_mixtures import MixtureSameFamily
+from pyro_mixtures import MixtureSameFamily, kl_bounds
 from pyro_mixtures.diagnostics import component_summary
-from pyro_mixtures.distributions import kl_bounds
-from pyro_mixtures.distributions.strata import component_samples
 from pyro_mixtures.estimators import (
     graves,
     gumbel_hard,
@@ -19,10 +17,11 @@ from pyro_mixtures.estimators import (
     marginalized,
     stratified,
 )
+from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.plotting.marginal import Marginal
-from tests.distributions.test_blending import knowing
 from tests.distributions.test_same_family_normals import NORMALS, diagonal
 from tests.registry import beside_its_score, gradients, relative_error
+from tests.samples.test_blending import knowing
 
 SHAPES = {
     "alone": ((), lambda q: q),

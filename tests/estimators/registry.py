@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.estimators import ESTIMATORS, blended
+from pyro_mixtures.samples.blending import Blending
 from tests.registry import FAMILIES
 
 ALL = tuple(FAMILIES)

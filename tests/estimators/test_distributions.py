@@ -8,8 +8,8 @@ import torch
 from torch.distributions import Categorical, Normal
 
 from pyro_mixtures.distributions import MixtureDistribution, MixtureSameFamily
-from pyro_mixtures.distributions.remembering import recall
 from pyro_mixtures.estimators import EstimatedMixture, clustered, hybrid, pathwise, score
+from pyro_mixtures.samples.remembering import recall
 from tests.estimators.registry import each, estimated, score_of
 from tests.registry import FAMILIES, beside_its_score, gradients
 

@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal
 
 from experiments.gaussian_process import GaussianProcess, choice, data, experiment, fits, noise
 from experiments.gaussian_process.model import HYPERPARAMETERS, Regression, kernel
-from experiments.sweep import Diverged
+from experiments.lab.sweep import Diverged
 
 FILES = {"config.json", "metrics.csv", "summary.json", "table.md", "elbo.png", "sweep.png"}
 

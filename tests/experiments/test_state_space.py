@@ -11,8 +11,8 @@ import pytest
 import torch
 from dask.distributed import LocalCluster
 
+from experiments.lab.sweep import Diverged
 from experiments.state_space import StateSpace, experiment, fits
-from experiments.sweep import Diverged
 
 FILES = {"config.json", "metrics.csv", "summary.json", "table.md", "elbo.png", "marginals.png"}
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
+from pyro_mixtures import kl_bounds
 from pyro_mixtures.components import Normals
 from pyro_mixtures.diagnostics import component_summary
-from pyro_mixtures.distributions import kl_bounds
-from pyro_mixtures.distributions.strata import component_samples
 from pyro_mixtures.estimators import (
     expectation,
     graves,
@@ -17,9 +16,10 @@ from pyro_mixtures.estimators import (
     gumbel_soft,
     implicit,
 )
-from tests.distributions.test_blending import knowing
+from pyro_mixtures.estimators.strata import component_samples
 from tests.families.registry import EXACT, bounded_cost, each_components
 from tests.registry import gradients, relative_error
+from tests.samples.test_blending import knowing
 
 PIECES = {
     "marginal": lambda q: q.marginal([0]),

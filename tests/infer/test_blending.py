@@ -10,9 +10,9 @@ import torch
 from torch.distributions import Categorical, Gamma, LogNormal
 
 from pyro_mixtures.distributions import Mixture, MixtureOfDiagNormals, MixtureSameFamily
-from pyro_mixtures.distributions.blending import Blending
 from pyro_mixtures.estimators import blended
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
+from pyro_mixtures.samples.blending import Blending
 from tests.infer.test_objectives import (
     _double_precision,  # noqa: F401 -- for all tests here, too
     exact_gradients,

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
     AutoDiagonalNormalMixture,

@@ -11,7 +11,7 @@ from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
 from pyro.poutine.guide import GuideMessenger
 
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer import SIWAE_ELBO, AutoDiagonalNormalMixture, MarginalizedMixture_ELBO
 from tests.strata import diag_normals, gradient_of, gradients, parameters_of_two
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro.infer import TraceMeanField_ELBO
 
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     AutoMultivariateNormalMixture,

@@ -13,7 +13,7 @@ from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     MarginalizedMixture_ELBO,
 )
-from pyro_mixtures.infer.missing_sites import check_complete
+from pyro_mixtures.infer.objectives.missing_sites import check_complete
 from tests.strata import diag_normals, parameters_of_two
 
 DATA = torch.tensor([1.0, 2.0, 3.0])

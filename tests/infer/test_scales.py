@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.distributions.strata import component_samples
+from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
     AutoDiagonalNormalMixture,

@@ -148,7 +148,7 @@ def test_the_law_of_a_run_for_each_is_kept(init):
 
 
 def test_long_sites_in_batches(monkeypatch):
-    monkeypatch.setattr("pyro_mixtures.infer.starting_points.ELEMENTS", 200)
+    monkeypatch.setattr("pyro_mixtures.infer.guides.starting_points.ELEMENTS", 200)
     _, locs, runs = starts(several_sites, 50)  # of 26 elements
     assert 50 / (200 // 26) <= runs < 14
     assert torch.cdist(locs, locs).add(torch.eye(50)).min() > 0.1

@@ -7,7 +7,7 @@ import torch
 from torch.func import grad, vmap
 
 from pyro_mixtures.nn import VectorQuantize
-from pyro_mixtures.velocity import chunks
+from pyro_mixtures.numerics import chunks
 from tests.registry import randn
 
 SHAPES = [(), (7,), (3, 5)]

@@ -6,7 +6,7 @@ from pyro.distributions import Logistic
 from torch.distributions import Categorical, Cauchy, Gumbel, Independent, MixtureSameFamily, Normal
 
 from pyro_mixtures.velocity import location_scale_displacement as module
-from pyro_mixtures.velocity.components import diag_normal_log_prob
+from pyro_mixtures.velocity.diagonal_components import diag_normal_log_prob
 from pyro_mixtures.velocity.displacement import displacement, gauss_legendre
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
 from tests.registry import FAMILIES, randn

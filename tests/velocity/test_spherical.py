@@ -7,7 +7,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyro_mixtures.velocity.displacement import displacement
-from pyro_mixtures.velocity.full_covariance import bhattacharyya_normal
+from pyro_mixtures.velocity.full_components import bhattacharyya_normal
 from pyro_mixtures.velocity.spherical import (
     shared_displacement,
     spherical_distance,

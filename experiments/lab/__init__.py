@@ -1,0 +1,1 @@
+"""What experiments are run with: the trainer, folders of runs, sweeps, processes, data, timing."""

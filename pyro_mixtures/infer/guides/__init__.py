@@ -1,0 +1,1 @@
+"""Guides that drop into Pyro's ``SVI``."""

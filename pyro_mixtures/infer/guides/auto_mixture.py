@@ -1,0 +1,202 @@
+"""What the mixture guides share: starting points, the latent site and quantiles."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_mixtures.distributions import ParametricMixture
+from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
+from pyro_mixtures.estimators import ESTIMATORS, stratified
+from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
+from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
+from pyro_mixtures.infer.guides.starting_points import InitLoc, StartingPoints
+from pyro_mixtures.numerics.validation import check_choice
+from pyro_mixtures.samples.groups import KeptGroups
+
+IN_GUIDES: dict[str, Callable[[Any], Any]] = {
+    # the latent site is in no plate but that of particles
+    name: functools.partial(stratified, expanded=True) if name == "stratified" else estimator
+    for name, estimator in ESTIMATORS.items()
+    if name != "marginalized"
+}
+
+
+class AutoMixture(CheckedGuide):
+    """Base of the guides whose posterior is a mixture over the packed latent vector.
+
+    A guide names its ``distribution`` and creates the component parameters of that in
+    ``_setup_components(locs)`` from the starting points ``(K, D)``.
+
+    The groups of 100 components and more, by which ``"clustered"`` weights get their gradient, are
+    kept over up to K / 20 draws, as long as no component moves far: these are unbiased as well,
+    and to find groups takes longer than a step.
+
+    Args:
+        model: a Pyro model with continuous latent sites.
+        num_components: K, at least 1.
+        init_loc_fn: a per-site initialization function of Pyro. Each component starts from a draw
+            of its own, moved by a Normal of scale ``init_scale`` unless it is the only one: equal
+            components would get equal gradients for ever. By default the first component starts
+            where Pyro's guides do, at ``init_to_median``, and is not moved, and the others start
+            from ``init_to_uniform``. Pyro's functions that draw the elements of a site one by one
+            get all components in one run of the model, if that is written as for
+            ``vectorize_particles=True``; others are called in a run for each component.
+        init_scale: standard deviation of each component in each unconstrained coordinate.
+        transport: as for the distribution.
+        weight_gradient: as for the distribution; under any objective the guide is unbiased.
+        estimator: a gradient to use instead of that of ``weight_gradient``, by its name in
+            :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
+            ``functools.partial(gumbel_soft, temperature=0.1)``. (With that the samples follow a
+            relaxed law; quantiles and ``get_posterior`` are those of the mixture.)
+            ``"marginalized"`` is an objective instead:
+            :class:`~pyro_mixtures.infer.MarginalizedMixture_ELBO`.
+
+    Raises:
+        ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
+            finite, an unknown ``transport``, ``weight_gradient`` or ``estimator``, or (at the
+            first call) a discrete latent site in the model, an ``estimator`` that makes no
+            distribution or parameters of other shapes that another fit left in Pyro's store.
+        NotImplementedError: at the first call, for a class that the ``estimator`` does not serve,
+            or a latent site in a plate that subsamples.
+    """
+
+    distribution: ClassVar[type[ParametricMixture]]
+    num_components: int
+    init_scale: float
+    transport: str
+    weight_gradient: str
+    estimator: str | Callable[[Any], Any] | None
+    _starts: Any
+    _kept_groups: KeptGroups
+
+    def __init__(
+        self,
+        model,
+        num_components: int,
+        init_loc_fn: InitLoc | None = None,
+        init_scale: float = 0.1,
+        *,
+        transport: str = "displacement",
+        weight_gradient: str = "clustered",
+        estimator: str | Callable[[Any], Any] | None = None,
+    ) -> None:
+        if isinstance(num_components, bool) or not isinstance(num_components, Integral):
+            raise ValueError(
+                f"Expected num_components to be an integer, but got {num_components!r}"
+            )
+        if num_components < 1:
+            raise ValueError(f"Expected num_components >= 1, but got {num_components}")
+        if not (isinstance(init_scale, (int, float)) and 0 < init_scale < math.inf):
+            raise ValueError(f"Expected a finite init_scale > 0, but got {init_scale!r}")
+        check_choice("transport", transport, tuple(self.distribution.transports))
+        check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
+        if estimator == "marginalized":
+            raise ValueError(
+                "Expected an estimator that evaluates the model once a sample, but got"
+                " 'marginalized'; use MarginalizedMixture_ELBO and no estimator"
+            )
+        if not (estimator is None or callable(estimator)):
+            check_choice("estimator", estimator, tuple(IN_GUIDES))
+        starts = StartingPoints(init_loc_fn)
+        super().__init__(model, init_loc_fn=starts)
+        self._starts = starts
+        self.num_components = int(num_components)
+        self.init_scale = float(init_scale)
+        self.transport, self.weight_gradient = transport, weight_gradient
+        self.estimator = estimator
+        self._kept_groups = KeptGroups()
+
+    def _setup_components(self, locs: Tensor) -> None:
+        raise NotImplementedError
+
+    def _component_parameters(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.distribution.component_parameters}
+
+    def _setup_prototype(self, *args, **kwargs):
+        super()._setup_prototype(*args, **kwargs)
+        run = functools.partial(self.model, *args, **kwargs)
+        locs = self._starts.locs(run, self.prototype_trace, self.num_components, self.init_scale)
+        self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
+        self._setup_components(locs)
+
+    def __getstate__(self):
+        self._starts = None  # as Pyro does with the model: the function may not be pickled
+        return super().__getstate__()
+
+    def get_posterior(self, *args, **kwargs) -> ParametricMixture:
+        """The mixture over the packed unconstrained latent vector."""
+        distribution: Callable[..., ParametricMixture] = self.distribution
+        posterior = distribution(
+            **self._component_parameters(),
+            component_logits=self.component_logits,
+            transport=self.transport,
+            weight_gradient=self.weight_gradient,
+        )
+        posterior.kept_groups = self._kept_groups
+        return posterior
+
+    def sample_latent(self, *args, **kwargs):
+        """Sample a packed unconstrained latent vector."""
+        if self.estimator is None:
+            return super().sample_latent(*args, **kwargs)
+        given, posterior = self.estimator, self.get_posterior(*args, **kwargs)
+        estimated = (given if callable(given) else IN_GUIDES[given])(posterior)
+        if not isinstance(estimated, dist.TorchDistribution):
+            raise ValueError(
+                "Expected estimator to make a distribution of a mixture, but got"
+                f" {type(estimated).__name__} from {given!r}"
+            )
+        name = f"_{self._pyro_name}_latent"
+        return pyro.sample(name, estimated, infer={"is_auxiliary": True})
+
+    @property
+    def loc(self) -> Tensor:
+        """Mean of the mixture over the packed unconstrained latent vector, ``(D,)``."""
+        return self.get_posterior().mean
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviations of the mixture in the unconstrained coordinates, ``(D,)``."""
+        return self.get_posterior().stddev
+
+    def _loc_scale(self, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        posterior = self.get_posterior(*args, **kwargs)
+        return posterior.mean, posterior.stddev
+
+    def get_base_dist(self):
+        """A mixture is no transformed distribution: raises ``NotImplementedError``."""
+        raise NotImplementedError(
+            f"Expected a guide whose posterior is a transformed distribution, but got"
+            f" {type(self).__name__}, whose mixture is not one; use get_posterior(), or for"
+            " NeuTraReparam a guide with one Normal, such as AutoMultivariateNormal"
+        )
+
+    def get_transform(self, *args, **kwargs):
+        """A mixture is no transformed distribution: raises ``NotImplementedError``."""
+        return self.get_base_dist()
+
+    @torch.no_grad()
+    def median(self, *args, **kwargs):
+        """Median of each latent site: that of the mixture in each unconstrained coordinate."""
+        quantiles = self.quantiles([0.5], *args, **kwargs)
+        return {name: value.squeeze(0) for name, value in quantiles.items()}
+
+    @torch.no_grad()
+    def quantiles(self, quantiles, *args, **kwargs):
+        """Quantiles of each latent site, by the distribution function of the whole mixture.
+
+        ``quantiles`` is a list or vector of probabilities between 0 and 1, the rest are arguments
+        of the model. Returns a dict from site name to values, with the quantiles along the first
+        dimension.
+        """
+        posterior = self.get_posterior(*args, **kwargs)
+        return site_quantiles(self, posterior.marginal_icdf, quantiles)

@@ -1,0 +1,1 @@
+"""What serves fields and samples: precision, slices, quadrature, the autograd Functions."""
