@@ -58,7 +58,7 @@ PEER_K5 = Candidate("Pyro's mixture, K = 5", 5, peer=True)
 PEER_K20 = Candidate("Pyro's mixture, K = 20", 20, peer=True)
 
 
-def start(candidate: Candidate, particles: int, seed: int) -> tuple[AutoContinuous, Trace_ELBO]:
+def start(candidate: Candidate, particles: int, seed: int) -> tuple[AutoContinuous, Any]:
     """A guide at its starting point and its objective."""
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)

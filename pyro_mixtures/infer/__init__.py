@@ -13,6 +13,7 @@ from pyro_mixtures.infer.guides.auto_multivariate_normal_mixture import (
 from pyro_mixtures.infer.guides.auto_omt_multivariate_normal import AutoOMTMultivariateNormal
 from pyro_mixtures.infer.gumbel_softmax_reparam import GumbelSoftmaxReparam
 from pyro_mixtures.infer.objectives.baselined_trace_elbo import BaselinedTrace_ELBO
+from pyro_mixtures.infer.objectives.importance_weighted_elbo import ImportanceWeighted_ELBO
 from pyro_mixtures.infer.objectives.marginalized_mixture_elbo import MarginalizedMixture_ELBO
 from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
@@ -26,6 +27,7 @@ __all__ = [
     "AutoOMTMultivariateNormal",
     "BaselinedTrace_ELBO",
     "GumbelSoftmaxReparam",
+    "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",
     "SIWAE_ELBO",
     "avf_optim_args",

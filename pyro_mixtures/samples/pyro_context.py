@@ -47,13 +47,18 @@ class Asker(NamedTuple):
         """Whether it multiplies score terms by their costs; one that is not known may."""
         if isinstance(self.objective, SAMPLES_ALONE):
             return False
-        return self.objective is None or isinstance(self.objective, (Trace_ELBO, TraceEnum_ELBO))
+        known = (Trace_ELBO, TraceEnum_ELBO)
+        return self.objective is None or isinstance(self.objective, known) or self._counts_all
+
+    @property
+    def _counts_all(self) -> bool:
+        """Whether the objective is of this package: its costs have every density."""
+        return getattr(self.objective, "counts_auxiliary_sites", False)
 
     @property
     def lacks_auxiliary_densities(self) -> bool:
         """Whether costs are those of ``Trace_ELBO``, without the densities of auxiliary sites."""
-        counts = getattr(self.objective, "counts_auxiliary_sites", False)
-        return isinstance(self.objective, Trace_ELBO) and not counts
+        return isinstance(self.objective, Trace_ELBO) and not self._counts_all
 
     def check_uses_scores(self) -> None:
         """Raise an error if samples without gradient would get none."""

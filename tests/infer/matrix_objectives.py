@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pyro
 import torch
@@ -30,10 +31,13 @@ from torch import Tensor
 
 from pyro_mixtures.infer import (
     BaselinedTrace_ELBO,
+    ImportanceWeighted_ELBO,
     MarginalizedMixture_ELBO,
 )
 from tests.infer.matrix_guides import Case
 from tests.infer.quantiles import (
+    PAIRS,
+    Points,
     quantiles_for_components,
     quantiles_for_samples,
 )
@@ -51,6 +55,7 @@ class Column:
         loop: run the particles one by one.
         surrogate_only: whether the objective has no ``loss_and_grads``.
         shared_noise: whether components are drawn by Normal noise that they share.
+        pairs: draw two particles at a time, all pairs of few points.
     """
 
     make: Callable[..., Any]
@@ -59,6 +64,7 @@ class Column:
     loop: bool = False
     surrogate_only: bool = False
     shared_noise: bool = False
+    pairs: bool = False
 
     def gradients(self, case: Case, make: Callable[..., Any], nesting: int) -> list[Tensor]:
         pyro.set_rng_seed(1)
@@ -66,19 +72,36 @@ class Column:
         for leaf in case.leaves:
             leaf.grad = None
         objective = make(
-            num_particles=self.count or len(case.points.values),
+            num_particles=2 if self.pairs else self.count or len(case.points.values),
             vectorize_particles=not self.loop,
             max_plate_nesting=nesting - self.loop,
         )
-        with quantiles_for_samples(case.points), quantiles_for_components(self.shared_noise):
+        model, guide = case.model, case.guide
+        if self.pairs:
+            model, guide = (in_pairs(each, -nesting) for each in (model, guide))
+        with (
+            mock.patch.object(Points, "in_pairs", self.pairs),
+            quantiles_for_samples(case.points),
+            quantiles_for_components(self.shared_noise),
+        ):
             if self.surrogate_only:
-                objective(case.model, case.guide).backward()
+                objective(model, guide).backward()
             else:
-                objective.loss_and_grads(case.model, case.guide)
+                objective.loss_and_grads(model, guide)
         return [
             torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.clone()
             for leaf in case.leaves
         ]
+
+
+def in_pairs(program: Callable[[], Any], dim: int) -> Callable[[], None]:
+    """A model or guide in a plate of all pairs of points."""
+
+    def repeated() -> None:
+        with pyro.plate("pairs", PAIRS, dim=dim):
+            program()
+
+    return repeated
 
 
 def tmc(num_particles: int, **options: Any) -> Any:
@@ -99,6 +122,10 @@ OBJECTIVES: dict[str, Column] = {
     "BaselinedTrace_ELBO": Column(BaselinedTrace_ELBO, Trace_ELBO),
     "BaselinedTrace_ELBO, sticking the landing": Column(
         functools.partial(BaselinedTrace_ELBO, sticking_the_landing=True), Trace_ELBO
+    ),
+    "ImportanceWeighted_ELBO": Column(ImportanceWeighted_ELBO, pairs=True),
+    "ImportanceWeighted_ELBO, doubly reparameterized": Column(
+        functools.partial(ImportanceWeighted_ELBO, doubly_reparameterized=True), pairs=True
     ),
     "MarginalizedMixture_ELBO": Column(MarginalizedMixture_ELBO, Trace_ELBO, shared_noise=True),
     "TraceEnum_ELBO": Column(

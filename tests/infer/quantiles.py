@@ -18,12 +18,19 @@ from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.estimators.stratified import StratifiedMixture
 
 NUM_POINTS = 4000
+IN_A_PAIR = 100
+PAIRS = IN_A_PAIR**2
 
 
 class Points:
-    """Quantiles in a random order, all at once or one after the other."""
+    """Quantiles in a random order, all at once or one after the other.
+
+    Or all pairs of few, for two particles in a plate: an objective that has a logarithm of two
+    particles for each element sums over the pairs, and a mean over both draws is an integral.
+    """
 
     count = NUM_POINTS
+    in_pairs = False
 
     def __init__(self, parameters: Any, kind: type = Normal) -> None:
         locs, scales, logits = (x.detach().double() for x in parameters)
@@ -48,6 +55,11 @@ class Points:
         return new
 
     def take(self, shape: torch.Size) -> Tensor:
+        if self.in_pairs:
+            step = len(self.values) // IN_A_PAIR
+            few = self.values.sort(0).values[step // 2 :: step]
+            rows = torch.cartesian_prod(*[torch.arange(len(few))] * 2).T  # (2, N^2)
+            return few[rows].reshape(shape)
         count = shape.numel() // self.values[0].numel()
         if count == len(self.values):
             return self.values.reshape(shape)

@@ -11,13 +11,13 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.distributions import groups as grouping
 from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     AutoMultivariateNormalMixture,
     BaselinedTrace_ELBO,
 )
 from pyro_mixtures.numerics.linkage import MANY
+from pyro_mixtures.samples import groups as grouping
 from pyro_mixtures.samples.blending import Blending
 from pyro_mixtures.samples.groups import PATIENCE, KeptGroups
 from tests.distributions.test_unbiased_grid import TOLERANCE, some, worst_error

@@ -170,29 +170,6 @@ def test_data_in_the_place_of_the_components_are_refused(objective):
     assert math.isfinite(elbo.loss(model_of(of_latent), guide))
 
 
-@pytest.mark.parametrize("objective", [MarginalizedMixture_ELBO, SIWAE_ELBO])
-def test_factors_that_need_a_score_function_are_refused(objective):
-    def guide_of(has_rsample):
-        def guide():
-            z = pyro.sample("z", diag_normals(parameters_of_two()))
-            pyro.factor("f", -z.square().sum(-1), has_rsample=has_rsample)
-
-        return guide
-
-    assert math.isfinite(objective().loss(model, guide_of(True)))
-    with pytest.raises(NotImplementedError, match="has_rsample=True.*'f'"):
-        objective().loss(model, guide_of(False))
-
-
-def test_score_function_sites_are_refused():
-    def discrete():
-        pyro.sample("u", dist.Poisson(2.0), infer={"is_auxiliary": True})
-        pyro.sample("z", diag_normals(parameters_of_two()))
-
-    with pytest.raises(NotImplementedError, match="Poisson at 'u'"):
-        refused(discrete)
-
-
 def test_components_without_rsample_are_refused():
     def angles():
         weights, components = dist.Categorical(torch.ones(2)), dist.VonMises(torch.zeros(2), 1.0)

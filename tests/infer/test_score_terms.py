@@ -1,6 +1,7 @@
 """What else meets the score terms of mixtures: other sites, empty models, single precision."""
 
 import math
+from contextlib import nullcontext
 from unittest import mock
 
 import pyro
@@ -138,7 +139,7 @@ def test_a_discrete_site_that_the_guide_lacks(objective, auxiliary):
             mixture(logits)
 
     with (
-        pytest.warns(UserWarning, match="not guide"),
+        pytest.warns(UserWarning, match="not guide") if objective is Trace_ELBO else nullcontext(),
         pytest.raises(ValueError, match=r"none for \['a'\].*TraceEnum_ELBO"),
     ):
         objective(max_plate_nesting=0).differentiable_loss(model, guide)

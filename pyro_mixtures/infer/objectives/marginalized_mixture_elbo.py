@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from torch import Tensor
-
-from pyro_mixtures.infer.objectives.component_strata import Strata, StrataELBO
+from pyro_mixtures.infer.objectives.component_draws import ComponentDraws
+from pyro_mixtures.infer.objectives.evidence_bound import EvidenceBound
 
 
-class MarginalizedMixture_ELBO(StrataELBO):
+class MarginalizedMixture_ELBO(ComponentDraws, EvidenceBound):
     r"""``Trace_ELBO`` without the choice of a component: all of them are evaluated and weighted.
 
     .. math::
@@ -32,7 +29,8 @@ class MarginalizedMixture_ELBO(StrataELBO):
     mixture), ``mask`` or a transformed distribution; its components can be drawn with gradients
     (:func:`~pyro_mixtures.estimators.strata.component_samples`). Mixtures in plates are
     summed over one by one, so every site that depends on their samples must lie in the same
-    plates. All other latent sites are reparameterized. What improves a mixture's own gradients
+    plates. Other latent sites may have a score function: its cost gets the baseline of
+    :class:`~pyro_mixtures.infer.BaselinedTrace_ELBO`. What improves a mixture's own gradients
     (a ``transport``, groups, a ``control_var``) has no part in it.
 
     Args:
@@ -41,6 +39,7 @@ class MarginalizedMixture_ELBO(StrataELBO):
             :math:`\nabla_\theta \log q_\theta(z)` at a fixed z
             (:func:`~pyro_mixtures.infer.detached`): the variance vanishes where the guide meets
             the posterior.
+        baseline_decay: as for ``BaselinedTrace_ELBO``.
         kwargs: as for ``Trace_ELBO``.
 
     Raises:
@@ -70,14 +69,3 @@ class MarginalizedMixture_ELBO(StrataELBO):
         >>> bool(low < -2), bool(high > 2)
         (True, True)
     """
-
-    def _losses(self, strata: Iterator[Strata]) -> Iterator[Tensor]:
-        for each in strata:
-            weights = each.site.log_weights.exp()
-            elbo = sum(
-                term.sign * (weights * term.log_prob).sum()
-                if each.site.has_components(term.log_prob)
-                else term.sign * term.log_prob.sum()
-                for term in each.terms
-            )
-            yield -elbo / self.num_particles

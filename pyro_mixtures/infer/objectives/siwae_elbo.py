@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator
+from typing import Any
 
 from torch import Tensor
 
-from pyro_mixtures.infer.objectives.component_strata import Strata, StrataELBO, Term
+from pyro_mixtures.infer.objectives.component_draws import ComponentDraws
+from pyro_mixtures.infer.objectives.importance_bound import ImportanceBound
+from pyro_mixtures.infer.objectives.terms import Term
 
 
-class SIWAE_ELBO(StrataELBO):
+class SIWAE_ELBO(ComponentDraws, ImportanceBound):
     r"""The importance weighted bound with T draws of each component of a mixture guide.
 
     .. math::
@@ -28,21 +29,21 @@ class SIWAE_ELBO(StrataELBO):
     outside of the mixtures' plates need T = 1.
 
     Args:
-        num_particles: T. All draws are evaluated at once.
+        num_particles: T.
         sticking_the_landing: leave out the gradient of :math:`\log q_\theta(z)` at a fixed z.
             This is *biased* here, unlike in the ELBO: within the logarithm that gradient does not
             have mean zero. For many draws what is added is the gradient of
             :math:`-KL(p(z \mid x) \,\|\, q)`, which is no smaller than the bound's own but
             vanishes, too, where the guide meets the posterior.
-        vectorize_particles: True.
-        kwargs: as for ``Trace_ELBO``.
+        vectorize_particles: evaluate all draws at once.
+        kwargs: as for ``MarginalizedMixture_ELBO``.
 
     Raises:
-        ValueError: for ``vectorize_particles=False``, for sites of different scales within a
-            logarithm (with other data in each step, or a weight of the divergence alone, it is no
-            bound), and as for ``MarginalizedMixture_ELBO``.
-        NotImplementedError: for latent sites outside of the mixtures' plates if T > 1, and as for
+        ValueError: for sites of different scales within a logarithm (with other data in each step,
+            or a weight of the divergence alone, it is no bound), and as for
             ``MarginalizedMixture_ELBO``.
+        NotImplementedError: for latent sites outside of the mixtures' plates if T > 1 or if they
+            have a score function, and as for ``MarginalizedMixture_ELBO``.
 
     References:
         Morningstar, Vikram, Ham, Gallagher and Dillon, *Automatic Differentiation Variational
@@ -70,47 +71,26 @@ class SIWAE_ELBO(StrataELBO):
         *,
         sticking_the_landing: bool = False,
         vectorize_particles: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
-        if not vectorize_particles:
-            raise ValueError(
-                "Expected vectorize_particles=True, for the particles share a logarithm, but got"
-                " False"
-            )
         super().__init__(
             num_particles,
             sticking_the_landing=sticking_the_landing,
-            vectorize_particles=True,
+            vectorize_particles=vectorize_particles,
             **kwargs,
         )
 
-    def _losses(self, strata: Iterator[Strata]) -> Iterator[Tensor]:
-        for each in strata:
-            if self.num_particles > 1:
-                each.check_particles()
-            yield -self._bound(each)
+    def _units(self, terms: Any) -> dict[str, int | None]:
+        return terms.site.plates
 
-    def _bound(self, strata: Strata) -> Tensor:
-        site = strata.site
-        averaged = [dim for dim in (site.dim, strata.particles_dim) if dim is not None]
-        kept = {*averaged, *site.plates.values()}
-        inside: list[Term] = []
-        outside: list[Term] = []
-        for term in strata.terms:
-            differs = self.num_particles > 1 or site.has_components(term.log_prob)
-            shares = differs and site.plates.keys() <= term.plates
-            (inside if shares else outside).append(term)
-        scale = strata.common_scale(inside)
-        log_ratio: Tensor = site.log_weights
-        for term in inside:
-            part = _sum_but(term.log_prob / scale, kept)
-            log_ratio = log_ratio + term.sign * part  # (K, [T], *plates)
-        log_mean = log_ratio.logsumexp(averaged) - math.log(self.num_particles)
-        rest = sum(term.sign * term.log_prob.sum() for term in outside) / self.num_particles
-        return (scale * log_mean).sum() + rest
+    def _belongs(self, terms: Any, term: Term) -> bool:
+        # what does not differ between draws may have a scale of its own
+        differs = self.num_particles > 1 or terms.site.has_components(term.log_prob)
+        return differs or bool(terms.scores)
 
+    def _draws(self, terms: Any, kept: set[int | None]) -> set[int | None]:
+        return kept | {terms.site.dim}
 
-def _sum_but(log_prob: Tensor, kept: Collection[int | None]) -> Tensor:
-    """The sum over all but some dimensions, counted from the right, which stay in place."""
-    dims = [dim for dim in range(-log_prob.dim(), 0) if dim not in kept]
-    return log_prob.sum(dims, keepdim=True) if dims else log_prob
+    def _over_draws(self, terms: Any, log_weights: Tensor) -> Tensor:
+        weighted = terms.site.log_weights + log_weights  # (K, [T], *units)
+        return weighted.logsumexp(terms.site.dim, keepdim=True)

@@ -1,0 +1,220 @@
+"""The importance weighted bound: the logarithm of the mean of p / q over particles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mixtures.infer.objectives.objective import Loss, Objective
+from pyro_mixtures.infer.objectives.terms import Term, Terms, plates, sum_but
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a run of guide and model has for the logarithms.
+
+    Args:
+        log_weights: ``(T, *units)`` of all particles, or ``(1, *units)`` of one.
+        of_model: the log densities of the model in them, by draws.
+        score: the score functions of each particle, summed within the units, or None.
+        scale: of the units.
+        outside: terms that are in no logarithm.
+    """
+
+    log_weights: Tensor
+    of_model: Tensor
+    score: Tensor | None
+    scale: float | Tensor
+    outside: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class LogWeights:
+    r"""Log importance weights of the particles of a step.
+
+    Args:
+        values: :math:`\log w_t`, ``(T, *units)``, with a logarithm of the mean for each unit.
+        parts: of the runs that they come from.
+    """
+
+    values: Tensor
+    parts: tuple[Part, ...]
+
+    @property
+    def scale(self) -> float | Tensor:
+        """Of the units."""
+        return self.parts[0].scale
+
+    @property
+    def scores(self) -> Tensor | None:
+        """Score functions, ``(T, *units)``; None if no site has one."""
+        if all(part.score is None for part in self.parts):
+            return None
+        zeros = (torch.zeros_like(part.log_weights) for part in self.parts)
+        pairs = zip(self.parts, zeros, strict=True)
+        return torch.cat([zero if part.score is None else part.score for part, zero in pairs])
+
+    def log_means(self) -> Tensor:
+        """The bound of each unit, ``(*units)``."""
+        return self.values.logsumexp(0) - math.log(self.values.shape[0])
+
+    def rest(self) -> Tensor:
+        """The mean of log p - log q over particles of what is in no unit."""
+        terms = [term for part in self.parts for term in part.outside]
+        rest: Any = sum(term.sign * term.log_prob.sum() for term in terms)
+        return rest / self.values.shape[0]
+
+    def bound(self) -> Tensor:
+        """Of all units, and what is in none."""
+        return (self.scale * self.log_means()).sum() + self.rest()
+
+
+class ImportanceBound(Objective):
+    r"""The logarithm of the mean weight :math:`w = p / q` over particles.
+
+    Score functions S of sites get :math:`(L - L_{-t}) \nabla S_t` with the bound L and what it is
+    with the geometric mean of the other weights in place of :math:`w_t`; with one particle, the
+    decaying average of L over earlier steps.
+
+    All that lies in the plates of ``_units`` is summed within the logarithms of their elements.
+    """
+
+    def _units(self, terms: Terms) -> dict[str, int | None]:
+        """The plates whose elements have a logarithm of their own."""
+        raise NotImplementedError
+
+    def _bound(self, terms: Sequence[Terms]) -> Tensor:
+        return self._log_weights(terms).bound()
+
+    def _losses(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Loss]:
+        weights = self._log_weights(list(self._get_traces(model, guide, args, kwargs)))
+        bound = weights.bound()
+        if (scores := weights.scores) is None:
+            yield Loss(-bound, -bound)
+            return
+        means = weights.log_means().detach()
+        if self.num_particles > 1:
+            baseline = leave_one_out(weights.values.detach())
+        else:
+            if "bound" not in self._averages:
+                with torch.no_grad():
+                    again = list(self._get_traces(model, guide, args, kwargs))
+                    self._start_averages({"bound": self._log_weights(again).log_means()})
+            baseline = self._average("bound", means).unsqueeze(0)
+            self._update_averages({"bound": means})
+        credit = weights.scale * (means - baseline)  # (T, *units)
+        yield Loss(-bound, -bound - (credit * scores).sum())
+
+    def _log_weights(self, terms: Sequence[Terms]) -> LogWeights:
+        parts = tuple(self._part(each) for each in terms)
+        if self.num_particles > 1:
+            units = sorted(self._units(terms[0]))
+            check_outside([part.outside for part in parts], terms[0].particles_dim, units)
+        return LogWeights(torch.cat([part.log_weights for part in parts]), parts)
+
+    def _part(self, terms: Terms) -> Part:
+        units = self._units(terms)
+        inside: list[Term] = []
+        outside: list[Term] = []
+        for term in terms.all:
+            shares = units.keys() <= term.plates.keys() and self._belongs(terms, term)
+            (inside if shares else outside).append(term)
+        scale = terms.common_scale(inside, units.values())
+        kept = {terms.particles_dim, *units.values()}
+        sides: dict[int, Any] = {1: torch.zeros(()), -1: torch.zeros(())}
+        for term in inside:
+            log_prob = sum_but(term.log_prob / scale, self._draws(terms, kept))
+            sides[term.sign] = sides[term.sign] + log_prob
+        values = terms.particles_first(self._over_draws(terms, sides[1] - sides[-1]))
+        score: Any = None
+        for name, each in terms.scores.items():
+            check_inside(name, plates(terms.guide_trace.nodes[name]), units)
+            one = terms.particles_first(sum_but(each, kept)).expand_as(values)
+            score = one if score is None else score + one
+        return Part(values, sides[1], score, scale, tuple(outside))
+
+    def _belongs(self, terms: Terms, term: Term) -> bool:
+        """Whether a term in the units' plates has to be within the logarithms."""
+        return True
+
+    def _draws(self, terms: Terms, kept: set[int | None]) -> set[int | None]:
+        """The dimensions of what is averaged in the logarithms, and of units."""
+        return kept
+
+    def _over_draws(self, terms: Terms, log_weights: Tensor) -> Tensor:
+        """Log weights of particles, from those of draws."""
+        return log_weights
+
+
+def leave_one_out(log_weights: Tensor) -> Tensor:
+    r"""Bounds in which a particle's weight is replaced by the geometric mean of the others.
+
+    .. math::
+        L_{-t} = \log \frac1T \Big( \sum_{s \ne t} w_s
+        + \exp \frac{1}{T - 1} \sum_{s \ne t} \log w_s \Big)
+
+    Args:
+        log_weights: ``(T, *units)``, of at least two particles.
+
+    Returns:
+        ``(T, *units)``; no element depends on its own weight.
+
+    Reference:
+        Mnih and Rezende, *Variational Inference for Monte Carlo Objectives* (2016), Eq. 8 to 10.
+    """
+    count = log_weights.shape[0]
+    start = torch.full_like(log_weights[:1], -math.inf)
+    before = torch.cat([start, log_weights.logcumsumexp(0)[:-1]])
+    after = torch.cat([log_weights.flip(0).logcumsumexp(0)[:-1].flip(0), start])
+    # sums of the others alone: a difference would cancel where one weight is all of the total
+    sums = torch.cat([torch.zeros_like(start), log_weights.cumsum(0)[:-1]])
+    sums = sums + torch.cat([log_weights.flip(0).cumsum(0)[:-1].flip(0), torch.zeros_like(start)])
+    others = torch.logaddexp(before, after)
+    return torch.logaddexp(others, sums / (count - 1)) - math.log(count)
+
+
+def check_inside(name: str, found: Collection[str], units: Collection[str]) -> None:
+    """Raise an error for a site with a score function that belongs to no unit.
+
+    Raises:
+        NotImplementedError: with its name.
+    """
+    if missing := sorted(set(units).difference(found)):
+        raise NotImplementedError(
+            f"Expected site {name!r}, which has a score function, to lie in the plate(s)"
+            f" {missing}, whose elements have a logarithm each: use BaselinedTrace_ELBO or"
+            " MarginalizedMixture_ELBO"
+        )
+
+
+def check_outside(
+    outside: Sequence[Sequence[Term]], particles_dim: int | None, units: Sequence[str]
+) -> None:
+    """Raise an error if what is in no logarithm differs between particles.
+
+    Args:
+        outside: the terms of each run.
+        particles_dim: of the particles' plate, if they are in one run.
+        units: the plates whose elements have a logarithm.
+
+    Raises:
+        NotImplementedError: with the name of a site.
+    """
+    for same in zip(*outside, strict=True):
+        if particles_dim is None:
+            differ = any(not torch.equal(each.log_prob, same[0].log_prob) for each in same)
+        else:
+            low, high = same[0].log_prob.aminmax(dim=particles_dim)
+            differ = bool((low != high).any())
+        if differ:
+            raise NotImplementedError(
+                f"Expected site {same[0].name!r} to depend on no sample, outside of the plate(s)"
+                f" {units}, whose elements have a logarithm each: with several particles its"
+                " values would mix within the logarithms; use num_particles=1 or an ELBO"
+                " (BaselinedTrace_ELBO, MarginalizedMixture_ELBO)"
+            )

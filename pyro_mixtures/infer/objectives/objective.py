@@ -1,0 +1,128 @@
+"""The base of the objectives: a bound of terms, and score terms less a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pyro.infer.elbo import ELBO
+from pyro.infer.util import torch_item
+from pyro.util import warn_if_nan
+from torch import Tensor
+
+from pyro_mixtures.infer.objectives.terms import Terms
+
+
+class Loss(NamedTuple):
+    """A part of a loss, and the surrogate whose gradient is the estimate of its gradient."""
+
+    value: Tensor
+    surrogate: Tensor
+
+
+class Objective(ELBO):
+    """A bound of terms, with a baseline for the score functions of the guide's sites.
+
+    An objective is made of two bases. One runs guide and model (``_get_trace``, which returns
+    :class:`~pyro_mixtures.infer.objectives.terms.Terms`): with draws of the guide
+    (:class:`~pyro_mixtures.infer.objectives.sample_draws.SampleDraws`), or with a draw of each
+    component of its mixture
+    (:class:`~pyro_mixtures.infer.objectives.component_draws.ComponentDraws`). The other is the
+    bound of these terms (``_bound`` and ``_losses``):
+    :class:`~pyro_mixtures.infer.objectives.evidence_bound.EvidenceBound` or
+    :class:`~pyro_mixtures.infer.objectives.importance_bound.ImportanceBound`.
+
+    Args:
+        num_particles: draws a step.
+        baseline_decay: weight of the past in the baselines of a single particle, in [0, 1).
+        kwargs: as for ``Trace_ELBO``.
+
+    Raises:
+        ValueError: for a decay outside [0, 1).
+    """
+
+    counts_auxiliary_sites = True
+    """In costs, where ``Trace_ELBO`` leaves their densities out."""
+
+    sticking_the_landing = False
+    """Whether the guide's parameters are held fixed in its densities."""
+
+    def __init__(
+        self, num_particles: int = 1, *, baseline_decay: float = 0.9, **kwargs: Any
+    ) -> None:
+        check_decay("baseline_decay", baseline_decay)
+        super().__init__(num_particles=num_particles, **kwargs)
+        self.baseline_decay = baseline_decay
+        self._averages: dict[str, Tensor] = {}
+
+    def _bound(self, terms: Sequence[Terms]) -> Tensor:
+        """The estimate of the bound by the terms of a step."""
+        raise NotImplementedError
+
+    def _losses(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Loss]:
+        """Parts that add up to the loss of a step."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned from step to step, to be saved with a checkpoint."""
+        return {"averages": dict(self._averages)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of :meth:`state_dict`."""
+        self._averages = dict(state["averages"])
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """An estimate of the loss, from which nothing is learned."""
+        loss: Any = -torch_item(self._bound(list(self._get_traces(model, guide, args, kwargs))))
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """An estimate of the loss whose gradient is an estimate of the loss's gradient."""
+        losses = list(self._losses(model, guide, args, kwargs))
+        surrogate: Any = sum(each.surrogate for each in losses)
+        warn_if_nan(surrogate, "loss")
+        value: Any = sum(each.value.detach() for each in losses)
+        return value + (surrogate - surrogate.detach())
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """An estimate of the loss; the gradients are added to those of the parameters."""
+        loss: Any = 0.0
+        for each in self._losses(model, guide, args, kwargs):
+            loss += torch_item(each.value)
+            if getattr(each.surrogate, "requires_grad", False):
+                each.surrogate.backward(retain_graph=self.retain_graph)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    @property
+    def _particles_dim(self) -> int | None:
+        """Of the particles' plate, if there is one."""
+        there = self.vectorize_particles and self.num_particles > 1
+        return -self.max_plate_nesting if there else None
+
+    def _average(self, name: str, cost: Tensor) -> Tensor:
+        """The decaying average of a cost, as the steps before have left it."""
+        return like(self._averages.get(name, cost.new_zeros(())), cost)
+
+    def _start_averages(self, first: dict[str, Tensor]) -> None:
+        """Begin with an independent evaluation of the costs that have no average yet."""
+        self._averages = {**first, **self._averages}
+
+    def _update_averages(self, costs: dict[str, Tensor]) -> None:
+        for name, cost in costs.items():
+            past = like(self._averages.get(name, cost), cost)
+            self._averages[name] = self.baseline_decay * past + (1 - self.baseline_decay) * cost
+
+
+def check_decay(name: str, decay: float) -> None:
+    """Raise a ``ValueError`` for a decay outside [0, 1)."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"Expected 0 <= {name} < 1, but got {decay}")
+
+
+def like(value: Tensor, cost: Tensor) -> Tensor:
+    """A baseline for each element of a cost; its mean where a plate changed its size."""
+    return (value if value.shape == cost.shape else value.mean()).to(cost)

@@ -1,0 +1,177 @@
+"""What a run of guide and model adds up to: log densities with their signs, and score terms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_mixtures.infer.objectives.common_scale import common_scale
+from pyro_mixtures.infer.objectives.sticking_the_landing import detached
+from pyro_mixtures.samples.pyro_context import is_masked
+
+PARTICLES_PLATE = "num_particles_vectorized"
+"""The name that Pyro's ``ELBO`` gives it."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A site's part of log p - log q: ``log_prob`` counts with its ``sign``.
+
+    Args:
+        name: of the site.
+        sign: 1 in the model, -1 in the guide.
+        log_prob: scaled and masked.
+        plates: that the site is in, by name, with their dimensions (negative, None for a loop).
+    """
+
+    name: str
+    sign: int
+    log_prob: Tensor
+    plates: dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a run of guide and model.
+
+    Args:
+        model_trace: run against the guide.
+        guide_trace: with score parts.
+        particles_dim: the dimension of the particles' plate, or None.
+        sticking_the_landing: whether the guide's parameters are held fixed in its densities.
+        leaves: the guide's samples with the leaves of autograd's graph that stand for them.
+    """
+
+    model_trace: Trace
+    guide_trace: Trace
+    particles_dim: int | None
+    sticking_the_landing: bool = False
+    leaves: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    @functools.cached_property
+    def all(self) -> tuple[Term, ...]:
+        """All that adds up to log p - log q."""
+        return self.of_model + tuple(
+            Term(name, -1, self._density(site), plates(site))
+            for name, site in sample_sites(self.guide_trace).items()
+        )
+
+    @functools.cached_property
+    def of_model(self) -> tuple[Term, ...]:
+        """Those of log p."""
+        sites = sample_sites(self.model_trace).items()
+        return tuple(Term(name, 1, site["log_prob"], plates(site)) for name, site in sites)
+
+    @functools.cached_property
+    def scores(self) -> dict[str, Tensor]:
+        """The score functions of the guide's sites that have one."""
+        return {
+            name: site["score_parts"].score_function
+            for name, site in sample_sites(self.guide_trace).items()
+            if not is_identically_zero(site["score_parts"].score_function)
+        }
+
+    def weighted(self, log_prob: Tensor) -> Tensor:
+        """A log density, as it counts in a sum over all draws."""
+        return log_prob
+
+    def value(self) -> Tensor:
+        """An estimate of the ELBO, times the number of particles."""
+        total: Any = sum(each.sign * self.weighted(each.log_prob).sum() for each in self.all)
+        return total
+
+    def surrogate(self) -> Tensor:
+        """What has the gradient of the ELBO but for score terms.
+
+        Entropies whose gradient has mean zero are left out where Pyro leaves them out, too.
+        """
+        total: Any = sum(self.weighted(each.log_prob).sum() for each in self.of_model)
+        for site in sample_sites(self.guide_trace).values():
+            # what is left out still meets the weights of components
+            entropy = self._entropy(site) if self._is_pathwise(site) else site["log_prob"].detach()
+            total = total - self.weighted(entropy).sum()
+        return total
+
+    def costs(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The detached log p - log q that score functions are multiplied by, of sites by name.
+
+        Sums over all that is not in the plates of the site, whatever comes before it included.
+        """
+        return {name: self._cost(name) for name in names}
+
+    def common_scale(self, terms: Iterable[Term], kept: Collection[int | None]) -> float | Tensor:
+        """The scale of terms that share a logarithm, a number or one for each plates' element."""
+        nodes = {}
+        for term in terms:
+            trace, side = (
+                (self.model_trace, "model") if term.sign > 0 else (self.guide_trace, "guide")
+            )
+            nodes[f"{term.name!r} of the {side}"] = trace.nodes[term.name]
+        latent = (site for site in nodes.values() if not (site["is_observed"] or is_masked(site)))
+        own = next((site["scale"] for site in latent), 1.0)
+        return common_scale(own, kept, nodes)
+
+    def particles_first(self, x: Tensor) -> Tensor:
+        """``(T, *units)``, or ``(1, *units)`` of a single particle; units from the right."""
+        if self.particles_dim is None:
+            return x.unsqueeze(0)
+        return x.reshape(x.shape[x.dim() + self.particles_dim :]) if x.dim() else x.unsqueeze(0)
+
+    def _cost(self, name: str) -> Tensor:
+        return self._cost_of(name, self.all)
+
+    def _cost_of(self, name: str, terms: Iterable[Term], *summed: int) -> Tensor:
+        kept, total = plates(self.guide_trace.nodes[name]), torch.zeros(())
+        for term in terms:
+            value = self.weighted(term.log_prob).detach()
+            dims = [dim for plate, dim in term.plates.items() if plate not in kept]
+            total = total + term.sign * sum_over(value, {*dims, *summed})
+        return total
+
+    def _density(self, site: Any) -> Tensor:
+        lands = self.sticking_the_landing and self._is_pathwise(site)
+        return _landing(site) if lands else site["log_prob"]
+
+    def _entropy(self, site: Any) -> Tensor:
+        return (
+            self._density(site) if self.sticking_the_landing else site["score_parts"].entropy_term
+        )
+
+    def _is_pathwise(self, site: Any) -> bool:
+        """Whether a site's own density has a part in the gradient."""
+        return not is_identically_zero(site["score_parts"].entropy_term)
+
+
+def sample_sites(trace: Trace) -> dict[str, Any]:
+    """Of a trace, by name: latent and observed ones."""
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def plates(site: Any) -> dict[str, int | None]:
+    """Names and dimensions of a site's plates, that of the particles left out."""
+    frames = site["cond_indep_stack"]
+    return {frame.name: frame.dim for frame in frames if frame.name != PARTICLES_PLATE}
+
+
+def sum_over(log_prob: Tensor, dims: Iterable[int | None]) -> Tensor:
+    """The sum over some dimensions, counted from the right, which stay in place with size one."""
+    there = [dim for dim in dims if dim is not None and log_prob.dim() >= -dim]
+    return log_prob.sum(there, keepdim=True) if there else log_prob
+
+
+def sum_but(log_prob: Tensor, kept: Collection[int | None]) -> Tensor:
+    """The sum over all but some dimensions, counted from the right, which stay in place."""
+    return sum_over(log_prob, set(range(-log_prob.dim(), 0)).difference(kept))
+
+
+def _landing(site: Any) -> Tensor:
+    """The log density of a guide's site with its parameters held fixed."""
+    density = detached(site["fn"]).log_prob(site["value"])
+    return scale_and_mask(density, site["scale"], site["mask"])
