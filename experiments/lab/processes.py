@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
+import sys
 from typing import Any
 
 import pyro.util
@@ -43,9 +45,20 @@ def launch(device: str = "auto", precision: Any = None) -> Fabric:
 
 
 def _leave() -> None:
-    """Before the interpreter goes while threads of the group still run."""
+    """End the threads of the group before the interpreter goes.
+
+    A thread of gloo lets go of the tensors of its work when that is done already, and for this it
+    takes the interpreter's lock: once the interpreter goes, that aborts the process. It is the
+    group's destructor that waits for the threads, and not ``destroy_process_group``, so nothing
+    may hold the group any longer.
+    """
     if torch.distributed.is_initialized():
+        group = torch.distributed.group.WORLD
         torch.distributed.destroy_process_group()
+        for name in ("last_exc", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)  # an error that was told; its frames may hold the module
+        gc.collect()  # the module for several processes is part of circles
+        del group  # as the last holder: this one waits without the lock
 
 
 def mean_over_processes(fabric: Fabric, total: Any, count: int) -> float:

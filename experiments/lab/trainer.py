@@ -87,6 +87,7 @@ class Trainer:
         self.path = folder / "checkpoint.pt"
         self.progress = progress and fabric.is_global_zero
         self.resume = resume
+        self._objective: Any = None
         self._epoch = self._step = 0
         self._rows: list[dict[str, Any]] = []
         self._best: dict[str, Any] = {"elbo": -math.inf, "epoch": 0}
@@ -106,7 +107,10 @@ class Trainer:
                 raise ValueError(f"Expected {name} for each process, but got {len(dataset)}")
         self.settings |= {"data": len(data), "validation": len(validation)}
         with pyro.get_param_store().scope():  # an empty one, without those of an earlier fit
-            return self._fit(data, validation)
+            try:
+                return self._fit(data, validation)
+            finally:
+                self._objective = None  # of several processes it holds the group
 
     def _fit(self, data: TensorDataset, validation: TensorDataset) -> list[dict[str, Any]]:
         training, fabric = self.training, self.fabric

@@ -1,7 +1,8 @@
 """A small amortized problem, also run as a script by several processes.
 
-``python -m tests.experiments.lab.amortized FOLDER GUIDE [KILL | resume]`` fits, and prints the
-last row. KILL is the number of the checkpoint in whose middle a process kills itself.
+``python -m tests.experiments.lab.amortized FOLDER GUIDE [KILL | resume | leave]`` fits, and prints
+the last row. KILL is the number of the checkpoint in whose middle a process kills itself;
+``leave`` ends while the processes still exchange tensors.
 """
 
 import os
@@ -87,6 +88,10 @@ def kill_in_checkpoint(number):
 
 if __name__ == "__main__":
     folder, kind, *more = sys.argv[1:]
-    if more and more != ["resume"]:
+    if more and more[0] not in ("resume", "leave"):
         kill_in_checkpoint(int(more[0]))
-    print(trainer(folder, kind, resume=more == ["resume"]).fit(DATA, VALIDATION)[-1])
+    fitted = trainer(folder, kind, resume=more == ["resume"])
+    print(fitted.fit(DATA, VALIDATION)[-1])
+    if more == ["leave"]:
+        for _ in range(2000):
+            torch.distributed.all_reduce(torch.ones(1), async_op=True)

@@ -156,6 +156,13 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path):
     assert without_times(rows[0]) == without_times(rows[1])
 
 
+def test_processes_end_after_the_threads_of_their_group(tmp_path):
+    """A thread that lets go of a tensor while the interpreter goes would abort the process."""
+    done = run(tmp_path, "point", "leave", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'step': 30,") == 2
+
+
 def test_a_batch_that_two_processes_cannot_share(tmp_path, monkeypatch):
     fitted = trainer(tmp_path)
     monkeypatch.setattr(type(fitted.fabric), "world_size", 3)
