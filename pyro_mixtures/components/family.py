@@ -193,11 +193,17 @@ class Family(Components):
 
     @property
     def mean(self):
-        return self._all(self._each(lambda component: component.mean))
+        return self._moment("mean")
 
     @property
     def variance(self):
-        return self._all(self._each(lambda component: component.variance))
+        return self._moment("variance")
+
+    def _moment(self, name: str) -> Tensor:
+        try:
+            return self._all(self._each(lambda component: getattr(component, name)))
+        except NotImplementedError:  # torch's, without a word
+            raise self._lacks("components of known moments", name) from None
 
     def sample(self, count):
         return self._flat(self._sample_each(count))

@@ -5,12 +5,20 @@ from pyro_mixtures.infer.guides.auto_avf import (
     AutoAVFMultivariateStudentT,
     avf_optim_args,
 )
+from pyro_mixtures.infer.guides.auto_avf_diagonal_normal_mixture import (
+    AutoAVFDiagonalNormalMixture,
+)
 from pyro_mixtures.infer.guides.auto_diagonal_normal_mixture import AutoDiagonalNormalMixture
+from pyro_mixtures.infer.guides.auto_gaussian_scale_mixture import AutoGaussianScaleMixture
 from pyro_mixtures.infer.guides.auto_mixture import AutoMixture
 from pyro_mixtures.infer.guides.auto_multivariate_normal_mixture import (
     AutoMultivariateNormalMixture,
 )
 from pyro_mixtures.infer.guides.auto_omt_multivariate_normal import AutoOMTMultivariateNormal
+from pyro_mixtures.infer.guides.auto_shared_normal_mixture import (
+    AutoSharedDiagonalNormalMixture,
+    AutoSharedMultivariateNormalMixture,
+)
 from pyro_mixtures.infer.gumbel_softmax_reparam import GumbelSoftmaxReparam
 from pyro_mixtures.infer.objectives.baselined_trace_elbo import BaselinedTrace_ELBO
 from pyro_mixtures.infer.objectives.importance_weighted_elbo import ImportanceWeighted_ELBO
@@ -19,12 +27,16 @@ from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
 
 __all__ = [
+    "AutoAVFDiagonalNormalMixture",
     "AutoAVFMultivariateNormal",
     "AutoAVFMultivariateStudentT",
     "AutoDiagonalNormalMixture",
+    "AutoGaussianScaleMixture",
     "AutoMixture",
     "AutoMultivariateNormalMixture",
     "AutoOMTMultivariateNormal",
+    "AutoSharedDiagonalNormalMixture",
+    "AutoSharedMultivariateNormalMixture",
     "BaselinedTrace_ELBO",
     "GumbelSoftmaxReparam",
     "ImportanceWeighted_ELBO",

@@ -67,7 +67,11 @@ class Grouping:
         with torch.no_grad():
             if self.kept is None or components.num_components < MANY:
                 return find()
-            return self.kept.labels(linkage.__name__, *components.spread(), find)
+            try:
+                places = components.spread()
+            except NotImplementedError:  # how far they moved is not known
+                return find()
+            return self.kept.labels(linkage.__name__, *places, find)
 
 
 class KeptGroups:

@@ -14,11 +14,10 @@ from pyro_mixtures.infer import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
     AutoDiagonalNormalMixture,
-    AutoMultivariateNormalMixture,
     AutoOMTMultivariateNormal,
 )
+from tests.infer.mixture_guides import MIXTURES
 
-MIXTURES = (AutoDiagonalNormalMixture, AutoMultivariateNormalMixture)
 AVF = (AutoAVFMultivariateNormal, AutoAVFMultivariateStudentT)
 SIZED = [
     *(partial(guide, num_components=count) for guide in MIXTURES for count in (1, 2)),

@@ -11,19 +11,16 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.infer import (
-    AutoDiagonalNormalMixture,
-    AutoMultivariateNormalMixture,
-    BaselinedTrace_ELBO,
-)
+from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 from pyro_mixtures.numerics.linkage import MANY
 from pyro_mixtures.samples import groups as grouping
 from pyro_mixtures.samples.blending import Blending
 from pyro_mixtures.samples.groups import PATIENCE, KeptGroups
 from tests.distributions.test_unbiased_grid import TOLERANCE, some, worst_error
+from tests.infer.mixture_guides import MIXTURES as GUIDES
+from tests.infer.mixture_guides import AutoSquashedMixture
 from tests.registry import FAMILIES
 
-GUIDES = (AutoDiagonalNormalMixture, AutoMultivariateNormalMixture)
 SERVES = MANY // PATIENCE
 
 
@@ -80,6 +77,14 @@ def test_found_anew_after_some_steps(found, guide_class, elbo):
         svi.step()
         counts.append(len(found))
     assert counts == [1] * SERVES + [2] * SERVES + [3]
+
+
+def test_components_whose_places_are_not_known(found):
+    """They make one group, which is found each time."""
+    guide = make(AutoSquashedMixture)
+    for step in range(3):
+        assert not groups(guide).any()
+        assert len(found) == step + 1
 
 
 def test_few_components_are_grouped_each_time(found):

@@ -18,9 +18,9 @@ from pyro_mixtures.infer import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
     AutoDiagonalNormalMixture,
-    AutoMultivariateNormalMixture,
     AutoOMTMultivariateNormal,
 )
+from tests.infer.mixture_guides import MIXTURES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
@@ -38,11 +38,8 @@ def mixture(kind, weight_gradient):
 
 
 GUIDES = {
-    **{
-        f"{kind.__name__}-{choice}": mixture(kind, choice)
-        for kind in (AutoDiagonalNormalMixture, AutoMultivariateNormalMixture)
-        for choice in ("pathwise", "clustered")
-    },
+    **{kind.__name__: mixture(kind, "clustered") for kind in MIXTURES},
+    "pathwise": mixture(AutoDiagonalNormalMixture, "pathwise"),
     **{
         kind.__name__: lambda kind=kind: kind(model)
         for kind in (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from pyro.distributions import constraints
+import torch
 from pyro.nn import PyroParam
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.infer.guides.auto_mixture import AutoMixture
@@ -36,11 +36,8 @@ class AutoDiagonalNormalMixture(AutoMixture):
     """
 
     coord_scale: Any  # a PyroParam is set, a tensor is got
-    distribution = MixtureOfDiagNormals
-    scale_constraint = constraints.softplus_positive
+    distribution: ClassVar[Any] = MixtureOfDiagNormals
 
-    def _setup_components(self, locs: Tensor) -> None:
-        self.locs = nn.Parameter(locs)
-        self.coord_scale = PyroParam(
-            locs.new_full(locs.shape, self.init_scale), self.scale_constraint
-        )
+    def init_components(self, locs: Tensor) -> dict[str, Any]:
+        scale = torch.full_like(locs, self.init_scale)
+        return {"locs": locs, "coord_scale": PyroParam(scale, self.scale_constraint)}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
+from pyro.nn import PyroParam
 from torch import Tensor, nn
 
-from pyro_mixtures.distributions import ParametricMixture
+from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.estimators import ESTIMATORS, stratified
 from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
@@ -33,8 +35,17 @@ IN_GUIDES: dict[str, Callable[[Any], Any]] = {
 class AutoMixture(CheckedGuide):
     """Base of the guides whose posterior is a mixture over the packed latent vector.
 
-    A guide names its ``distribution`` and creates the component parameters of that in
-    ``_setup_components(locs)`` from the starting points ``(K, D)``.
+    A guide of your own has two methods, and all else from here. ``init_components(locs)`` makes
+    the parameters of the components from the starting points ``(K, D)``.
+    ``make_mixture(**options)`` makes the posterior of them and of ``component_logits``: any
+    mixture of this package over vectors. A guide whose parameters are those of one of the classes
+    with named tensors (:class:`~pyro_mixtures.distributions.ParametricMixture`) sets
+    ``distribution`` to that class in place of the second method.
+
+    The mixture is a joint one: its components are over all latent sites together, those in plates
+    included. For N local variables in a plate K components are K configurations of all N, and not
+    K choices for each: the guide for that is written by hand, with the plate, in which a network
+    such as ``nn.ConditionalMixture`` makes a mixture of each datum's features.
 
     The groups of 100 components and more, by which ``"clustered"`` weights get their gradient, are
     kept over up to K / 20 draws, as long as no component moves far: these are unbiased as well,
@@ -51,7 +62,7 @@ class AutoMixture(CheckedGuide):
             get all components in one run of the model, if that is written as for
             ``vectorize_particles=True``; others are called in a run for each component.
         init_scale: standard deviation of each component in each unconstrained coordinate.
-        transport: as for the distribution.
+        transport: as for the distribution; None for its default.
         weight_gradient: as for the distribution; under any objective the guide is unbiased.
         estimator: a gradient to use instead of that of ``weight_gradient``, by its name in
             :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
@@ -64,15 +75,41 @@ class AutoMixture(CheckedGuide):
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
             finite, an unknown ``transport``, ``weight_gradient`` or ``estimator``, or (at the
             first call) a discrete latent site in the model, an ``estimator`` that makes no
-            distribution or parameters of other shapes that another fit left in Pyro's store.
+            distribution, parameters of other shapes that another fit left in Pyro's store, or
+            what ``make_mixture`` returns if that is no mixture of vectors of the right size.
         NotImplementedError: at the first call, for a class that the ``estimator`` does not serve,
-            or a latent site in a plate that subsamples.
+            or a latent site in a plate that subsamples. By ``quantiles`` and ``median``, for
+            components whose coordinates have no quantiles here.
+
+    Example:
+        >>> from pyro.infer import SVI, Trace_ELBO
+        >>> from pyro_mixtures.distributions import MixtureSameFamily
+        >>> class AutoStudentTMixture(AutoMixture):  # with heavy tails, of learned degrees
+        ...     def init_components(self, locs):
+        ...         scale = torch.full_like(locs, self.init_scale)
+        ...         df = torch.full_like(locs[:, :1], 10.0)  # (K, 1)
+        ...         return {
+        ...             "locs": locs,
+        ...             "coord_scale": PyroParam(scale, constraints.softplus_positive),
+        ...             "df": PyroParam(df, constraints.greater_than(1.0)),
+        ...         }
+        ...     def make_mixture(self, **options):
+        ...         weights = dist.Categorical(logits=self.component_logits)
+        ...         components = dist.StudentT(self.df, self.locs, self.coord_scale).to_event(1)
+        ...         return MixtureSameFamily(weights, components, **options)
+        >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+        >>> def model():
+        ...     pyro.sample("x", dist.StudentT(3.0, torch.zeros(2), 1.0).to_event(1))
+        >>> guide = AutoStudentTMixture(model, num_components=2)
+        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+        >>> loss = [svi.step() for _ in range(10)]
     """
 
-    distribution: ClassVar[type[ParametricMixture]]
+    distribution: ClassVar[Any] = None
+    scale_constraint: ClassVar[Any] = constraints.softplus_positive
     num_components: int
     init_scale: float
-    transport: str
+    transport: str | None
     weight_gradient: str
     estimator: str | Callable[[Any], Any] | None
     _starts: Any
@@ -85,7 +122,7 @@ class AutoMixture(CheckedGuide):
         init_loc_fn: InitLoc | None = None,
         init_scale: float = 0.1,
         *,
-        transport: str = "displacement",
+        transport: str | None = None,
         weight_gradient: str = "clustered",
         estimator: str | Callable[[Any], Any] | None = None,
     ) -> None:
@@ -97,7 +134,8 @@ class AutoMixture(CheckedGuide):
             raise ValueError(f"Expected num_components >= 1, but got {num_components}")
         if not (isinstance(init_scale, (int, float)) and 0 < init_scale < math.inf):
             raise ValueError(f"Expected a finite init_scale > 0, but got {init_scale!r}")
-        check_choice("transport", transport, tuple(self.distribution.transports))
+        if not (transport is None or self.distribution is None):
+            check_choice("transport", transport, tuple(self.distribution.transports))
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         if estimator == "marginalized":
             raise ValueError(
@@ -115,32 +153,66 @@ class AutoMixture(CheckedGuide):
         self.estimator = estimator
         self._kept_groups = KeptGroups()
 
-    def _setup_components(self, locs: Tensor) -> None:
-        raise NotImplementedError
+    def init_components(self, locs: Tensor) -> Mapping[str, Tensor | PyroParam]:
+        """First values of the components' parameters, by name; a guide of your own defines it.
 
-    def _component_parameters(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self.distribution.component_parameters}
+        Args:
+            locs: starting points ``(K, D)`` in the unconstrained space, to be kept apart.
+
+        Returns:
+            From a name to a tensor, or to a ``PyroParam`` with a constraint. Each is an attribute
+            of the guide, and in Pyro's store under the guide's name.
+        """
+        raise NotImplementedError(
+            f"Expected {type(self).__name__} to define init_components(locs), but it does not"
+        )
+
+    def make_mixture(self, **options: Any) -> MixtureDistribution:
+        """The posterior, made of the parameters; a guide without ``distribution`` defines it.
+
+        Args:
+            options: ``weight_gradient``, and ``transport`` if one is asked for: to be handed on to
+                the mixture.
+
+        Returns:
+            A mixture of K components, without batch shape, over vectors of D numbers.
+        """
+        if self.distribution is None:
+            raise NotImplementedError(
+                f"Expected {type(self).__name__} to define make_mixture(**options) or to set"
+                " distribution, but it does neither"
+            )
+        parameters = {name: getattr(self, name) for name in self.distribution.component_parameters}
+        return self.distribution(**parameters, component_logits=self.component_logits, **options)
 
     def _setup_prototype(self, *args, **kwargs):
         super()._setup_prototype(*args, **kwargs)
         run = functools.partial(self.model, *args, **kwargs)
         locs = self._starts.locs(run, self.prototype_trace, self.num_components, self.init_scale)
         self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
-        self._setup_components(locs)
+        for name, value in self.init_components(locs).items():
+            if hasattr(type(self), name) or name in vars(self):
+                raise ValueError(
+                    "Expected init_components to return names of new attributes, but got"
+                    f" {name!r}, which {type(self).__name__} has"
+                )
+            setattr(self, name, value if isinstance(value, PyroParam) else nn.Parameter(value))
 
     def __getstate__(self):
         self._starts = None  # as Pyro does with the model: the function may not be pickled
         return super().__getstate__()
 
-    def get_posterior(self, *args, **kwargs) -> ParametricMixture:
+    def get_posterior(self, *args, **kwargs) -> MixtureDistribution:
         """The mixture over the packed unconstrained latent vector."""
-        distribution: Callable[..., ParametricMixture] = self.distribution
-        posterior = distribution(
-            **self._component_parameters(),
-            component_logits=self.component_logits,
-            transport=self.transport,
-            weight_gradient=self.weight_gradient,
-        )
+        options = {} if self.transport is None else {"transport": self.transport}
+        posterior = self.make_mixture(**options, weight_gradient=self.weight_gradient)
+        shapes = ((), (self.latent_dim,))
+        is_mixture = isinstance(posterior, MixtureDistribution)
+        if not is_mixture or (posterior.batch_shape, posterior.event_shape) != shapes:
+            raise ValueError(
+                "Expected make_mixture to return a mixture of pyro_mixtures.distributions of"
+                f" batch shape () and event shape ({self.latent_dim},), but got {posterior}"
+            )
         posterior.kept_groups = self._kept_groups
         return posterior
 

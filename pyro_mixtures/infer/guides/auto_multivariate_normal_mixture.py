@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import constraints
 from pyro.nn import PyroParam
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_mixtures.distributions import MixtureOfNormals
+from pyro_mixtures.distributions import MixtureDistribution, MixtureOfNormals
 from pyro_mixtures.infer.guides.auto_mixture import AutoMixture
 
 
@@ -39,20 +39,18 @@ class AutoMultivariateNormalMixture(AutoMixture):
 
     coord_scale: Any  # a PyroParam is set, a tensor is got
     scale_tril: Any
-    distribution = MixtureOfNormals
-    scale_constraint = constraints.softplus_positive
+    distribution: ClassVar[Any] = MixtureOfNormals
     scale_tril_constraint = constraints.unit_lower_cholesky
 
-    def _setup_components(self, locs: Tensor) -> None:
-        self.locs = nn.Parameter(locs)
-        self.coord_scale = PyroParam(
-            locs.new_full(locs.shape, self.init_scale), self.scale_constraint
-        )
-        identity = torch.eye(locs.shape[-1], dtype=locs.dtype, device=locs.device)
-        self.scale_tril = PyroParam(
-            identity.repeat(locs.shape[0], 1, 1), self.scale_tril_constraint
-        )
+    def init_components(self, locs: Tensor) -> dict[str, Any]:
+        scale = torch.full_like(locs, self.init_scale)
+        identity = torch.ones_like(locs).diag_embed()
+        return {
+            "locs": locs,
+            "coord_scale": PyroParam(scale, self.scale_constraint),
+            "scale_tril": PyroParam(identity, self.scale_tril_constraint),
+        }
 
-    def _component_parameters(self) -> dict[str, Tensor]:
+    def make_mixture(self, **options: Any) -> MixtureDistribution:
         scale_tril = self.coord_scale.unsqueeze(-1) * self.scale_tril
-        return {"locs": self.locs, "scale_tril": scale_tril}
+        return self.distribution(self.locs, scale_tril, self.component_logits, **options)
