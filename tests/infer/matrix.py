@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,11 +81,16 @@ def outcome(
         except (NotImplementedError, ValueError) as error:
             return Outcome("refused", message=str(error))
     expected = reference_gradients(guide, objective, dtype, loop)
-    error = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
-    )
+    error = max(deviation(a, b) for a, b in zip(found, expected, strict=True))
     warned = any(issubclass(each.category, pm.UnusedScoreWarning) for each in caught)
     return Outcome("samples" if warned else "score", error)
+
+
+def deviation(found: Tensor, expected: Tensor) -> float:
+    """The largest, relative to the largest number expected; infinite for what is no number."""
+    if torch.equal(found, expected):  # zeros, too
+        return 0.0
+    return float(((found - expected).abs().max() / expected.abs().max()).nan_to_num(math.inf))
 
 
 @contextlib.contextmanager

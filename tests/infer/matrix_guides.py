@@ -21,9 +21,14 @@ from torch.distributions.transforms import AffineTransform, ExpTransform
 import pyro_mixtures.distributions as pm
 from pyro_mixtures.estimators import ESTIMATORS
 from pyro_mixtures.infer import (
+    AutoAVFDiagonalNormalMixture,
     AutoDiagonalNormalMixture,
+    AutoGaussianScaleMixture,
     AutoMultivariateNormalMixture,
+    AutoSharedDiagonalNormalMixture,
+    AutoSharedMultivariateNormalMixture,
 )
+from tests.infer.mixture_guides import AutoLaplaceMixture
 from tests.infer.quantiles import (
     Points,
     Reference,
@@ -36,6 +41,7 @@ OBSERVED = torch.tensor([4.0, 2.0])  # of two rows; the first where there is one
 LOCS = torch.tensor([[-2.0], [-1.2], [2.2]])
 SCALES = torch.tensor([[0.7], [1.0], [0.7]])
 LOGITS = torch.tensor([0.4, -0.3, 0.1])
+SIZES = torch.tensor([0.1, 0.12, 0.8])  # of one location: two groups as well
 
 
 class Parameters(PyroModule):
@@ -148,34 +154,47 @@ def by_hand(
     return case
 
 
-def automatic(guide_class: Any, **options: Any) -> Callable[[bool], Case]:
+def automatic(guide_class: Any, kind: type = Normal, **options: Any) -> Callable[[bool], Case]:
     """A guide of the package; its reference has the same parameters."""
 
     def case(reference: bool) -> Case:
-        guide, points = prepared(guide_class(model, 3, **options))
+        guide, points = prepared(guide_class(model, 3, **options), kind)
         if reference:
-            refer(guide, points)
-        return Case(model, guide, list(guide.parameters()), points)
+            refer(guide, points, kind)
+        # the hub's gradient is none of the objective
+        leaves = [value for name, value in guide.named_parameters() if name != "control_var"]
+        return Case(model, guide, leaves, points)
 
     return case
 
 
-def prepared(guide: Any) -> tuple[Any, Points]:
+def prepared(guide: Any, kind: type = Normal) -> tuple[Any, Points]:
     """A guide with parameters that are told, and the points."""
     dtype = torch.get_default_dtype()
     guide()
     with torch.no_grad():
-        guide.locs.copy_(LOCS)
+        guide.locs.copy_(LOCS[: len(guide.locs)])
         guide.component_logits.copy_(LOGITS)
-    guide.coord_scale = SCALES.to(dtype)
-    return guide, Points((guide.locs, SCALES.to(dtype), guide.component_logits))
+    one_scale = guide.coord_scale.dim() == 1
+    guide.coord_scale = (SCALES.mean(0) if one_scale else SCALES).to(dtype)
+    if hasattr(guide, "component_scale"):
+        guide.component_scale = SIZES.to(dtype)
+    return guide, Points(tensors_of(guide), kind)
 
 
-def refer(guide: Any, points: Points) -> None:
+def tensors_of(guide: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Locations and scales of the components, each ``(3, 1)``, and logits."""
+    scales = guide.coord_scale.expand(3, 1)
+    if hasattr(guide, "component_scale"):
+        scales = scales * guide.component_scale.unsqueeze(-1)
+    return guide.locs.expand(3, 1), scales, guide.component_logits
+
+
+def refer(guide: Any, points: Points, kind: type = Normal) -> None:
     """Have a guide draw from the reference."""
 
     def get_posterior(*args, **kwargs):
-        return Reference(guide.locs, guide.coord_scale, guide.component_logits, points=points)
+        return Reference(*tensors_of(guide), kind, points=points)
 
     guide.estimator = None
     guide.get_posterior = get_posterior
@@ -298,6 +317,11 @@ GUIDES: dict[str, Callable[[bool], Case]] = {
     ),
     '`weight_gradient="hybrid"`': automatic(AutoDiagonalNormalMixture, weight_gradient="hybrid"),
     "AutoMultivariateNormalMixture": automatic(AutoMultivariateNormalMixture),
+    "AutoSharedDiagonalNormalMixture": automatic(AutoSharedDiagonalNormalMixture),
+    "AutoSharedMultivariateNormalMixture": automatic(AutoSharedMultivariateNormalMixture),
+    "AutoGaussianScaleMixture": automatic(AutoGaussianScaleMixture),
+    "AutoAVFDiagonalNormalMixture": automatic(AutoAVFDiagonalNormalMixture),
+    "AutoMixture of another family": automatic(AutoLaplaceMixture, Laplace),
     **{
         f'`estimator="{name}"`': automatic(AutoDiagonalNormalMixture, estimator=name)
         for name in ESTIMATORS

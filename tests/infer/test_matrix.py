@@ -24,7 +24,12 @@ EXACT, INTEGRATED = 1e-8, 0.005
 # 300 quantiles, in a loop, pairs of 100 or those of heavy tails miss more, and costs without a
 # baseline vary
 COARSE = 0.06
-WITH_TAILS = ("by hand, MixtureSameFamily of others", "the same, hybrid", '`estimator="score"`')
+WITH_TAILS = (
+    "AutoMixture of another family",
+    "by hand, MixtureSameFamily of others",
+    "the same, hybrid",
+    '`estimator="score"`',
+)
 
 
 def expected_states() -> dict[tuple[str, str], str]:
