@@ -1,5 +1,6 @@
 """Guides refuse parameters of another fit that do not fit, and latent sites in subsamples."""
 
+import math
 from functools import partial
 
 import pyro
@@ -10,11 +11,13 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 
+from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.infer import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
     AutoDiagonalNormalMixture,
     AutoOMTMultivariateNormal,
+    BaselinedTrace_ELBO,
 )
 from tests.infer.mixture_guides import MIXTURES
 
@@ -137,6 +140,44 @@ def test_a_subsample_of_observations(guide_class):
             pyro.sample("y", dist.Normal(loc, 1.0), obs=DATA[index])
 
     assert step(guide_class(model)) < float("inf")
+
+
+def test_a_mixture_for_each_datum_as_the_error_says():
+    """Its ELBO is the evidence of two modes each, but for what Normals miss of them."""
+    y = torch.tensor([0.5, 1.0, 2.0, 3.0])
+
+    def model(index):
+        with pyro.plate("data", 4, subsample=index):
+            z = pyro.sample("z", dist.Normal(torch.tensor([1.0]), 2.0).to_event(1))
+            pyro.sample("y", dist.Normal(z.squeeze(-1).abs(), 0.3), obs=y[index])
+
+    def guide(index):
+        with pyro.plate("data", 4, subsample=index):
+            start = torch.tensor([[-1.0], [1.0]]).repeat(4, 1, 1)
+            locs = pyro.param("locs", start, event_dim=2)
+            logits = pyro.param("logits", torch.zeros(4, 2), event_dim=1)
+            positive = dist.constraints.positive
+            scale = pyro.param("scale", torch.full_like(start, 0.3), positive, event_dim=2)
+            pyro.sample("z", MixtureOfDiagNormals(locs, scale, logits))
+
+    with pytest.raises(NotImplementedError, match="nn.ConditionalMixture, or a pyro.param"):
+        AutoDiagonalNormalMixture(model, 2)(torch.tensor([0, 1]))
+    elbo = BaselinedTrace_ELBO(num_particles=64, vectorize_particles=True)
+    optimizer = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.99})
+    svi = SVI(model, guide, optimizer, elbo)
+    for _ in range(300):
+        svi.step(torch.randperm(4)[:2])
+    grid = torch.linspace(-8, 8, 4001)
+    joint = dist.Normal(1.0, 2.0).log_prob(grid) + dist.Normal(grid.abs(), 0.3).log_prob(
+        y[:, None]
+    )
+    evidence = joint.logsumexp(-1) + math.log(16 / 4000)
+    many = Trace_ELBO(num_particles=4000, vectorize_particles=True)
+    gap = evidence.sum().item() + many.loss(model, guide, torch.arange(4))
+    assert -0.01 < gap < 0.1
+    negative = (joint.masked_fill(grid > 0, -math.inf).logsumexp(-1) - joint.logsumexp(-1)).exp()
+    weights = pyro.param("logits").softmax(-1)[:, 0]
+    torch.testing.assert_close(weights, negative, atol=0.06, rtol=0)
 
 
 def test_the_local_site_left_to_another_guide():

@@ -33,7 +33,8 @@ class AutoAVFDiagonalNormalMixture(AutoDiagonalNormalMixture):
         >>> guide.control_var.shape
         torch.Size([2, 3, 3])
 
-    Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
+    Arguments, errors, objectives and what latent sites in plates get:
+    :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
     those of :class:`AutoDiagonalNormalMixture` and ``control_var``.
     """
 

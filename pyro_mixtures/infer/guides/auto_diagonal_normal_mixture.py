@@ -31,7 +31,8 @@ class AutoDiagonalNormalMixture(AutoMixture):
         >>> bool(low < -2), bool(high > 2)
         (True, True)
 
-    Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
+    Arguments, errors, objectives and what latent sites in plates get:
+    :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
     ``locs (K, D)``, ``coord_scale (K, D)`` and ``component_logits (K,)``.
     """
 

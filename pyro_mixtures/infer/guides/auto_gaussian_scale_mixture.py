@@ -32,7 +32,8 @@ class AutoGaussianScaleMixture(AutoMixture):
         >>> bool(sizes.max() > 2 * sizes.min())
         True
 
-    Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
+    Arguments, errors, objectives and what latent sites in plates get:
+    :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
     ``locs (1, D)``, ``coord_scale (D,)``, ``component_scale (K,)`` and ``component_logits (K,)``.
     """
 

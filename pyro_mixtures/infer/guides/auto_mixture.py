@@ -44,8 +44,9 @@ class AutoMixture(CheckedGuide):
 
     The mixture is a joint one: its components are over all latent sites together, those in plates
     included. For N local variables in a plate K components are K configurations of all N, and not
-    K choices for each: the guide for that is written by hand, with the plate, in which a network
-    such as ``nn.ConditionalMixture`` makes a mixture of each datum's features.
+    K choices for each. A mixture for each datum is a guide written by hand, with the plate, in
+    which a network such as ``nn.ConditionalMixture`` makes it of the datum's features, or a
+    ``pyro.param`` with ``event_dim`` has the parameters of each datum.
 
     The groups of 100 components and more, by which ``"clustered"`` weights get their gradient, are
     kept over up to K / 20 draws, as long as no component moves far: these are unbiased as well,

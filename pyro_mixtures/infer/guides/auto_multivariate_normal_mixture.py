@@ -32,7 +32,8 @@ class AutoMultivariateNormalMixture(AutoMixture):
         >>> bool((guide.get_posterior().scale_tril[:, 1, 0] < 0).all())  # x_0 + x_1 is known
         True
 
-    Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
+    Arguments, errors, objectives and what latent sites in plates get:
+    :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
     ``locs (K, D)``, ``coord_scale (K, D)``, ``scale_tril (K, D, D)`` with a unit diagonal, whose
     rows ``coord_scale`` multiplies, and ``component_logits (K,)``.
     """

@@ -35,7 +35,8 @@ class AutoSharedDiagonalNormalMixture(AutoDiagonalNormalMixture):
         >>> guide.coord_scale.shape, bool((guide.locs.abs() > 2).all())  # one in each mode
         (torch.Size([1]), True)
 
-    Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
+    Arguments, errors, objectives and what latent sites in plates get:
+    :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
     ``locs (K, D)``, ``coord_scale (D,)`` and ``component_logits (K,)``.
     """
 
@@ -64,7 +65,8 @@ class AutoSharedMultivariateNormalMixture(AutoMultivariateNormalMixture):
         >>> bool(guide.get_posterior().scale_tril[1, 0] < 0)  # x_0 + x_1 is known
         True
 
-    Arguments, errors and objectives: :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
+    Arguments, errors, objectives and what latent sites in plates get:
+    :class:`~pyro_mixtures.infer.AutoMixture`. The parameters are
     ``locs (K, D)``, ``coord_scale (D,)``, ``scale_tril (D, D)`` with a unit diagonal, whose rows
     ``coord_scale`` multiplies, and ``component_logits (K,)``.
     """

@@ -20,6 +20,7 @@ class CheckedGuide(AutoContinuous):
 
     The packed latent vector has one entry for each element that a plate holds in one run. If that
     is a subsample, the entry would be of a position in it, and so of another datum in each step.
+    If it is the whole plate, the distribution is a joint one over all of its elements.
 
     Raises:
         ValueError: for parameters in the store whose shapes are not those of the guide.
@@ -36,9 +37,11 @@ class CheckedGuide(AutoContinuous):
                         f"Expected latent site {name!r} to be in plates without subsamples, but"
                         f" got plate {frame.name!r} with {frame.size} of {frame.full_size}:"
                         f" {type(self).__name__} would take each datum for that at its place in"
-                        " the subsample. Write a guide with this plate, in which a network makes"
-                        " a mixture for each datum; or leave the site to Pyro's AutoNormal, in an"
-                        " AutoGuideList with create_plates; or do without subsamples"
+                        " the subsample. Write a guide with this plate, in which a network, such"
+                        " as nn.ConditionalMixture, or a pyro.param with event_dim makes a mixture"
+                        " for each datum; or leave the site to Pyro's AutoNormal, in an"
+                        " AutoGuideList with create_plates; or do without subsamples, with one"
+                        " joint distribution over the data"
                     )
 
     def __setattr__(self, name: str, value: Any) -> None:
