@@ -12,9 +12,9 @@ from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
     AutoDiagonalNormalMixture,
-    AutoMultivariateNormalMixture,
     MarginalizedMixture_ELBO,
 )
+from tests.infer.mixture_guides import MIXTURES
 from tests.strata import diag_normals, gradient_of, gradients, parameters_of_two
 
 EVENT = (2, 3, 2)
@@ -105,7 +105,7 @@ def test_events_and_plates(objective, event_dim, plates):
 
 
 @each_objective
-@pytest.mark.parametrize("guide_class", [AutoDiagonalNormalMixture, AutoMultivariateNormalMixture])
+@pytest.mark.parametrize("guide_class", MIXTURES)
 def test_constrained_matrix(objective, guide_class):
     """Of other dimensions than the unconstrained vector that it comes from."""
     scores = torch.tensor([[0.5, 0.1, -0.2], [1.0, 0.8, 0.3]])

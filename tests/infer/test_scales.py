@@ -12,10 +12,9 @@ from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
-    AutoDiagonalNormalMixture,
-    AutoMultivariateNormalMixture,
     MarginalizedMixture_ELBO,
 )
+from tests.infer.mixture_guides import MIXTURES
 from tests.registry import FAMILIES, leaves
 from tests.strata import diag_normals, gradient_of, gradients, log_joint, model, parameters_of_two
 
@@ -94,7 +93,7 @@ def test_common_scale_multiplies_the_bounds(objective, scale, index, particles):
 
 
 @each_objective
-@pytest.mark.parametrize("guide_class", [AutoDiagonalNormalMixture, AutoMultivariateNormalMixture])
+@pytest.mark.parametrize("guide_class", MIXTURES)
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("scale", [2.0, torch.tensor(0.5)])
 @pytest.mark.parametrize("landing", [False, True], ids=["plain", "stl"])
