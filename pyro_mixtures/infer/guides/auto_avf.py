@@ -177,7 +177,8 @@ def avf_optim_args(
 
     Args:
         optim_args: for all parameters, such as ``{"lr": 0.01}``.
-        control_var_args: replace or complete those for parameters named ``control_var``, such as
+        control_var_args: replace or complete those for parameters named ``control_var``, which the
+            elliptical and the mixture guides with a control variate have, such as
             ``{"lr": 0.03, "betas": (0.5, 0.99)}``.
 
     Returns:
