@@ -188,9 +188,16 @@ class Components:
         """``(*B, K or 1, D, D)``."""
         raise self._lacks("Normal components", "covariance_matrix")
 
-    def cdf(self, z: Tensor) -> Tensor:
-        """Distribution functions of the coordinates, ``(*B, S, D) -> (*B, S, K, D)``."""
-        raise self._lacks("components with distribution functions of their coordinates", "cdf")
+    def tails(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Distribution functions of the coordinates and one minus them.
+
+        ``(*B, S, D) -> (*B, S, K, D)``.
+        """
+        raise self._lacks("distribution functions of the coordinates", "cdf and icdf")
+
+    def ends(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Of the interval that each coordinate lies in, ``(*B, K, D)``."""
+        raise self._lacks("distribution functions of the coordinates", "icdf")
 
     def marginal(self, dims: list[int]) -> Components:
         """Of some coordinates."""

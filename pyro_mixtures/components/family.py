@@ -28,7 +28,13 @@ from pyro_mixtures.families.registry import (
     tails,
     velocity,
 )
-from pyro_mixtures.families.support import check_exchange, check_supports, inside_support
+from pyro_mixtures.families.support import (
+    check_exchange,
+    check_supports,
+    ends,
+    has_tails,
+    inside_support,
+)
 from pyro_mixtures.numerics.chunks import chunks
 from pyro_mixtures.numerics.linkage import bhattacharyya_diag_normal
 from pyro_mixtures.numerics.precision import at_least_single, double, records_graph
@@ -216,12 +222,16 @@ class Family(Components):
         density = log_density(self.distributions[0], self._events(z))
         return density.movedim(0, -2)
 
-    def cdf(self, z):
-        if any(each.event_shape and base_of(each).event_shape for each in self.distributions):
-            return super().cdf(z)
+    def tails(self, z):
+        if not all(map(has_tails, self.distributions)):
+            return super().tails(z)
         (z,) = at_least_single(z)
-        cdf = self._each(lambda component, value: tails(component, value).cdf, self._events(z))
-        return self._flat(cdf)
+        both = self._each(lambda component, value: tails(component, value)[:2], self._events(z))
+        return tuple(map(self._flat, both))
+
+    def ends(self, dtype):
+        low, high = self._each(lambda component: ends(component, dtype))
+        return self._all(low), self._all(high)
 
     # gradients
 

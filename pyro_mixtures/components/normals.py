@@ -15,6 +15,7 @@ from pyro_mixtures.numerics.linkage import plainly
 from pyro_mixtures.numerics.precision import at_least_single, double
 from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
 from pyro_mixtures.velocity.displacement import displacement
+from pyro_mixtures.velocity.telescoping import normal_cdf
 
 
 class Normals(Components):
@@ -133,9 +134,14 @@ class Normals(Components):
     def normals(self, purpose):
         return self.mean, self.scale.own.factor
 
-    def cdf(self, z):
+    def tails(self, z):
         locs, stddev = (x.unsqueeze(-3) for x in self.spread())
-        return torch.special.ndtr((z.unsqueeze(-2) - locs) / stddev)
+        standard = (z.unsqueeze(-2) - locs) / stddev
+        return normal_cdf(standard), normal_cdf(-standard)
+
+    def ends(self, dtype):
+        high = torch.full_like(self.mean, math.inf, dtype=dtype)
+        return -high, high
 
     def marginal(self, dims):
         return Normals(

@@ -9,10 +9,9 @@ import torch
 from torch import Size, Tensor
 
 from pyro_mixtures.components import Components
+from pyro_mixtures.components.quantiles import mixture_icdf, mixture_tails
 from pyro_mixtures.distributions import linear
 from pyro_mixtures.normals.bounds import mixture_entropy_bounds
-from pyro_mixtures.normals.quantiles import mixture_icdf
-from pyro_mixtures.numerics.precision import at_least_single
 from pyro_mixtures.samples.groups import Grouping
 from pyro_mixtures.samples.record import SampleRecord
 from pyro_mixtures.samples.shapes import Expandable, folded, samples_first
@@ -127,25 +126,30 @@ class MixtureLaw(Expandable):
         .. math:: F_i(z_i) = \sum_k \pi_k F_{ki}(z_i)
         """
         core, z, shape = folded(self, self._event(value))
-        each, weights = at_least_single(core.components.cdf(z), core.log_weights.exp())
-        cdf = (weights[..., None, None, :] @ each).squeeze(-2)  # (*B, S, D)
+        cdf, _ = mixture_tails(core.components, core.log_weights, z)  # (*B, S, D)
         return self._result(cdf, value, shape)
 
     def marginal_icdf(self, value: Tensor) -> Tensor:
-        """Quantile of each coordinate, without gradient, by bisection of :meth:`marginal_cdf`.
+        """Quantile of each coordinate, without gradient.
+
+        It is the smallest number whose :meth:`marginal_cdf` reaches the probability, by bisection;
+        of 0 and 1 it is the end of the support.
 
         Args:
             value: probabilities between 0 and 1, of a shape that broadcasts with ``(*B, D)``.
 
         Raises:
             ValueError: for what is no probability.
-            NotImplementedError: for components that are not Normal.
+            NotImplementedError: for components without distribution functions.
         """
-        value = torch.as_tensor(value)
+        dtype = self.component_logits.dtype
+        value = torch.as_tensor(value, dtype=dtype, device=self.device)
         if self._validate_args and not bool(((0 <= value) & (value <= 1)).all()):
             raise ValueError(f"Expected value to be probabilities in [0, 1], but got {value}")
-        self.components.normals("marginal_icdf")
-        return mixture_icdf(value, self.log_weights, *self.components.spread())
+        value = value.expand(torch.broadcast_shapes(value.shape, (self.event_shape.numel(),)))
+        core, probability, shape = folded(self, self._event(value))
+        quantile = mixture_icdf(core.components, core.log_weights, probability)  # (*B, S, D)
+        return self._result(quantile, value, shape)
 
     def cdf(self, value):
         """Distribution function of a one-dimensional mixture, ``(*X, *E) -> (*X,)``.
@@ -162,11 +166,13 @@ class MixtureLaw(Expandable):
         """Quantile of a one-dimensional mixture, without gradient, ``(*X,) -> (*X, *E)``.
 
         Raises:
-            NotImplementedError: for D > 1.
+            NotImplementedError: for D > 1, and components without distribution functions.
             ValueError: for what is no probability.
         """
         self._check_one_dimensional("icdf", "marginal_icdf")
-        return self._event(self.marginal_icdf(torch.as_tensor(value).unsqueeze(-1)))
+        dtype = self.component_logits.dtype
+        value = torch.as_tensor(value, dtype=dtype, device=self.device)
+        return self._event(self.marginal_icdf(value.unsqueeze(-1)))
 
     def _check_one_dimensional(self, name: str, alternative: str) -> None:
         if self.event_shape.numel() != 1:

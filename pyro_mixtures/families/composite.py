@@ -106,7 +106,10 @@ def _(distribution, value):
 @register_tails(TransformedDistribution)
 def _(distribution, value):
     value, sign, log_slope = _pulled_back(parts(distribution.transforms), value)
-    own = factor(distribution.base_dist, value, tails(distribution.base_dist, value))
+    base = distribution.base_dist
+    while isinstance(base, Independent):  # the density of each coordinate
+        base = base.base_dist
+    own = factor(base, value, tails(base, value))
     cdf, sf = _turned(sign, own.cdf, own.sf)
     return Tails(cdf, sf, own.log_pdf - log_slope)
 

@@ -95,12 +95,24 @@ def _check_factors(distribution: Distribution) -> None:
     elif distribution.event_shape:
         if factors.of(type(distribution)) is factors.default:
             factors(distribution, torch.zeros(()), None)  # its error says what to do
-    elif tails.of(type(distribution)) is tails.default:
-        if type(distribution).cdf is Distribution.cdf:
-            raise NotImplementedError(
-                f"Expected components with a distribution function, but {name} has none: give it"
-                " cdf or a rule by register_tails; weight_gradient='hybrid' asks for none"
-            )
+    elif not has_tails(distribution):
+        raise NotImplementedError(
+            f"Expected components with a distribution function, but {name} has none: give it"
+            " cdf or a rule by register_tails; weight_gradient='hybrid' asks for none"
+        )
+
+
+def has_tails(distribution: Distribution) -> bool:
+    """Whether the distribution functions of its coordinates are known."""
+    if isinstance(distribution, Independent):
+        return has_tails(distribution.base_dist)
+    if _is_transformed(distribution):
+        alone = all(map(elementwise, parts(distribution.transforms)))
+        return alone and has_tails(distribution.base_dist)
+    own = type(distribution).cdf is not Distribution.cdf
+    return not distribution.event_shape and (
+        own or tails.of(type(distribution)) is not tails.default
+    )
 
 
 def check_supports(*components: Distribution) -> None:
@@ -128,6 +140,14 @@ def check_supports(*components: Distribution) -> None:
                 f"Expected components of the same support, but got {name} ends {values} ({named})."
                 f" {ADVICE}"
             )
+
+
+def ends(distribution: Distribution, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Of the interval of each coordinate, of the batch's and the event's shape."""
+    interval = _interval(distribution) or (-math.inf, math.inf)
+    shape = distribution.batch_shape + distribution.event_shape
+    low, high = (torch.as_tensor(end, dtype=dtype).expand(shape) for end in interval)
+    return low, high
 
 
 def inside_support(value: Tensor, *components: Distribution) -> Tensor:

@@ -1,4 +1,4 @@
-"""What Normals and their mixtures have beyond other components: bounds, quantiles, EM."""
+"""What Normals and their mixtures have beyond other components: bounds and EM."""
 
 from pyro_mixtures.normals.bounds import mixture_entropy_bounds, mixture_kl_bounds
 from pyro_mixtures.normals.divergence import kl_bounds

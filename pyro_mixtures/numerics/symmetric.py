@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_mixtures.numerics.bisection import smallest
 from pyro_mixtures.numerics.pathwise_function import needs_gradient
 from pyro_mixtures.numerics.precision import at_least_single, double
 from pyro_mixtures.numerics.quadrature import (
@@ -56,6 +57,24 @@ def student_t_tails(df: Tensor, x: Tensor) -> LogTails:
     moving = needs_gradient(x, df)
     values = _student_t(moving, x, df, *_student_t_center(df))
     return with_slopes(values, x, df)
+
+
+@torch.no_grad()
+def student_t_icdf(value: Tensor, df: Tensor) -> Tensor:
+    """Quantile of the standard Student t distribution, by bisection, without gradient.
+
+    Args:
+        value: probabilities between 0 and 1, of a shape that broadcasts with that of ``df``.
+        df: degrees of freedom.
+    """
+    value, df = torch.broadcast_tensors(*at_least_single(torch.as_tensor(value), df))
+    log_tail = torch.minimum(value, 1 - value).log()
+    distance = smallest(
+        lambda x: student_t_tails(df, x).log_sf <= log_tail,
+        -torch.zeros_like(value),  # the number before zero
+        torch.full_like(value, math.inf),
+    )
+    return distance.copysign(value - 0.5)
 
 
 def von_mises_tails(concentration: Tensor, angle: Tensor) -> LogTails:

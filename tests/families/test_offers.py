@@ -28,7 +28,6 @@ PIECES = {
     "covariance_matrix": lambda q: q.covariance_matrix,
     "entropy_bounds": lambda q: q.entropy_bounds(),
     "kl_bounds": lambda q: kl_bounds(q, q),
-    "marginal_icdf": lambda q: q.marginal_icdf(torch.tensor(0.5)),
     "implicit": implicit,
     "graves": graves,
     "gumbel_soft": gumbel_soft,

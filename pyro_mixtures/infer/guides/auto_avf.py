@@ -17,7 +17,7 @@ from pyro_mixtures.distributions import AVFMultivariateNormal, AVFMultivariateSt
 from pyro_mixtures.distributions.avf import FIELDS
 from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
 from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
-from pyro_mixtures.normals.quantiles import student_t_icdf
+from pyro_mixtures.numerics.symmetric import student_t_icdf
 from pyro_mixtures.numerics.validation import check_choice
 
 
