@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -139,19 +139,44 @@ class MixtureDistribution(MixtureLaw):
 
     @torch.no_grad()
     def sample(self, sample_shape=torch.Size()):
-        return self._value(*self._draw(sample_shape))
+        z, _, shape = self._draw(sample_shape)
+        return self._value(z, shape)
+
+    @torch.no_grad()
+    def sample_with_index(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Samples without gradient, and the components that they were drawn from.
+
+        Args:
+            sample_shape: X.
+
+        Returns:
+            Samples ``(*X, *B, *E)`` and numbers of components ``(*X, *B)``. The probabilities of
+            these, given a sample from anywhere, are its :meth:`responsibilities`.
+
+        Example:
+            >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
+            >>> _ = torch.manual_seed(0)
+            >>> locs = torch.tensor([[-9.0], [9.0]])
+            >>> q = MixtureOfDiagNormals(locs, torch.ones(2, 1), torch.zeros(2))
+            >>> z, index = q.sample_with_index((4,))
+            >>> torch.equal(index, (z.squeeze(-1) > 0).long())
+            True
+        """
+        z, index, shape = self._draw(sample_shape)
+        return self._value(z, shape), samples_first(index.unsqueeze(-1)).reshape(shape)
 
     def rsample(self, sample_shape=torch.Size()):
         with torch.no_grad():
-            z, shape = self._draw(sample_shape)
+            z, _, shape = self._draw(sample_shape)
         return self._moving(self.core, z, shape, inside=True)
 
-    def _draw(self, sample_shape) -> tuple[Tensor, Size]:
-        """Samples ``(*B, S, D)``, and the shape of the batch that they are for."""
+    def _draw(self, sample_shape) -> tuple[Tensor, Tensor, Size]:
+        """Samples ``(*B, S, D)``, their components, and the shape of the batch."""
         core, shape = self.core, torch.Size(sample_shape) + self.batch_shape
         count = shape[: len(shape) - len(core.batch_shape)].numel()
         weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-        return core.components.draw(draw_index(weights, count)), shape
+        index = draw_index(weights, count)
+        return core.components.draw(index), index, shape
 
     def _value(self, z: Tensor, shape: Size) -> Tensor:
         """``(*B, S, D) -> (*shape, *E)``."""
