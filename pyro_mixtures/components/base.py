@@ -73,6 +73,11 @@ class Components:
         return type(self).__name__
 
     @property
+    def has_rsample(self) -> bool:
+        """Whether a mixture's samples move with them."""
+        return True
+
+    @property
     def transports(self) -> Mapping[str, Any]:
         """The fields that move weight, by name; the first is the default."""
         raise NotImplementedError

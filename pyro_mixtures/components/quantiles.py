@@ -47,6 +47,8 @@ def mixture_icdf(components: Components, log_weights: Tensor, value: Tensor) -> 
         cdf, sf = mixture_tails(components, log_weights, z)
         return torch.where(value < 0.5, cdf >= value, sf <= 1 - value)
 
-    quantile = smallest(reached, low, high)
+    before = low.nextafter(torch.full_like(low, -torch.inf))  # an atom may be there
+    quantile = smallest(reached, before, high)
     quantile = torch.where(value == 0, low, torch.where(value == 1, high, quantile))
+    quantile = quantile + 0.0  # of both zeros the usual one
     return quantile.masked_fill(~((value >= 0) & (value <= 1)), torch.nan)

@@ -53,7 +53,7 @@ class Several(Family):
     _moving_tails = None  # not of all at once
 
     def expand(self, batch_shape):
-        return Several(*(expanded(each, batch_shape) for each in self.distributions))
+        return type(self)(*(expanded(each, batch_shape) for each in self.distributions))
 
     def log_prob_of_own(self, z):
         (z,) = at_least_single(z)

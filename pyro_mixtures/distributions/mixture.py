@@ -8,24 +8,32 @@ from typing import ClassVar
 import torch
 from torch.distributions import Categorical, Distribution, constraints
 
-from pyro_mixtures.components import Several
+from pyro_mixtures.components import Apart, Several
 from pyro_mixtures.components.asking import expanded, unchecked
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.families.support import check_rules
+from pyro_mixtures.families.support import UnionConstraint, check_rules, is_atom, share_support
 
 
 class Mixture(MixtureDistribution):
-    r"""Mixture of components of different families on one support.
+    r"""Mixture of components of different families.
 
     .. math:: q(z) = \sum_{j=1}^K \pi_j q_j(z)
 
     ``rsample`` carries unbiased gradients to the logits or probabilities of the weights and to
     everything that the parameters of the components were computed from.
 
+    Components share their support, but for two cases with ``weight_gradient="hybrid"``. Components
+    may be atoms, ``pyro.distributions.Delta``: then densities are by Lebesgue measure plus one for
+    each atom, and a value on an atom belongs to the atoms there alone. Samples move with atoms
+    and densities, and the weights have their score function. And the densities' supports may be
+    different intervals: then a path across the end of one would miss the jump of the density
+    there, so that samples have no gradient (``has_rsample`` is False), and all parameters have
+    their score function; the ends are fixed.
+
     Args:
         mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.
         component_distributions: K distributions of batch shapes ``B`` and one event shape, of the
-            families of :class:`~pyro_mixtures.distributions.MixtureSameFamily`.
+            families of :class:`~pyro_mixtures.distributions.MixtureSameFamily` or ``Delta``.
         transport: the velocity field for the weights: ``"telescoping"``, one coordinate at a time,
             to the product of the mixture's marginals.
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
@@ -36,9 +44,10 @@ class Mixture(MixtureDistribution):
     The batch shapes broadcast against each other.
 
     Raises:
-        ValueError: for shapes that do not fit, supports that differ, or an unknown ``transport``
-            or ``weight_gradient``.
-        NotImplementedError: for components that are discrete or of a family without rules.
+        ValueError: for shapes that do not fit, supports that differ (see above), or an unknown
+            ``transport`` or ``weight_gradient``.
+        NotImplementedError: for components that are discrete or of a family without rules, and
+            for different supports whose ends need a gradient.
 
     Example:
         >>> from torch.distributions import Categorical, Normal, StudentT
@@ -48,6 +57,15 @@ class Mixture(MixtureDistribution):
         >>> q.rsample((100_000,)).mean().backward()  # the exact gradient is [-1/2, 1/2]
         >>> torch.allclose(logits.grad, torch.tensor([-0.5, 0.5]), atol=0.02)
         True
+
+        Zeros beside a density:
+
+        >>> from pyro.distributions import Delta
+        >>> from torch.distributions import Gamma
+        >>> parts = [Delta(torch.tensor(0.0)), Gamma(2.0, 1.0)]
+        >>> q = Mixture(Categorical(torch.tensor([0.3, 0.7])), parts, weight_gradient="hybrid")
+        >>> q.log_prob(torch.tensor(0.0)).exp(), q.cdf(torch.tensor(0.0))
+        (tensor(0.3000), tensor(0.3000))
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -80,7 +98,8 @@ class Mixture(MixtureDistribution):
                 f" mixture_distribution), but got {len(components)}"
             )
         for component in components:
-            check_rules(component)
+            if not is_atom(component):
+                check_rules(component)
         if any(component.event_shape != components[0].event_shape for component in components):
             raise ValueError(
                 "Expected components of one event shape, but got"
@@ -97,10 +116,12 @@ class Mixture(MixtureDistribution):
         self.mixture_distribution = mixture_distribution.expand(batch_shape)
         self.component_distributions = tuple(expanded(each, batch_shape) for each in components)
         super().__init__(batch_shape, torch.Size(components[0].event_shape), validate_args)
-        several = Several(*map(unchecked, self.component_distributions))
+        has_atoms = any(map(is_atom, components))
+        differ = self._validate_args and not share_support(*self.component_distributions)
+        kind = Apart if has_atoms or differ else Several
+        several = kind(*map(unchecked, self.component_distributions))
         self._set_up(several, self.mixture_distribution.logits, transport, weight_gradient)
-        if self._validate_args:
-            several.check(exchange=weight_gradient != "hybrid")
+        self._check_components(weight_gradient)
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)
@@ -120,4 +141,6 @@ class Mixture(MixtureDistribution):
 
     @constraints.dependent_property
     def support(self):
+        if isinstance(self.components, Apart):
+            return UnionConstraint(*self.component_distributions)
         return self.component_distributions[0].support

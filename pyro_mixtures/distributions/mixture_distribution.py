@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Size, Tensor
 
-from pyro_mixtures.components import Components
+from pyro_mixtures.components import Apart, Components
 from pyro_mixtures.distributions.mixture_law import MixtureLaw
 from pyro_mixtures.numerics.pathwise_function import needs_gradient, pathwise, scored_pathwise
 from pyro_mixtures.numerics.precision import double_dtype, is_transformed, records_graph
@@ -80,6 +80,13 @@ class MixtureDistribution(MixtureLaw):
         check_choice("transport", transport, tuple(self.transports))
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         self.transport, self.weight_gradient = transport, weight_gradient
+        if not components.has_rsample:
+            self.has_rsample = False
+
+    def _check_components(self, weight_gradient: str) -> None:
+        """Raise an error for those that cannot have such a gradient."""
+        if self._validate_args or isinstance(self.components, Apart):
+            self.components.check(exchange=weight_gradient != "hybrid")
 
     def _expand_into(self, new: Any, batch_shape: Size) -> None:
         """Give a mixture that is to be this one, expanded, what all have beside its parameters."""
@@ -129,10 +136,11 @@ class MixtureDistribution(MixtureLaw):
             ('pathwise', 'clustered')
         """
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
-        if self._validate_args:
-            self.components.check(exchange=weight_gradient != "hybrid")
+        self._check_components(weight_gradient)
         new = _copied(self, weight_gradient=weight_gradient, blending=None)
         new.__dict__.pop("has_rsample", None)
+        if not new.components.has_rsample:
+            new.has_rsample = False
         return new
 
     # samples
@@ -196,6 +204,11 @@ class MixtureDistribution(MixtureLaw):
 
     def _moving(self, core: Any, z: Tensor, shape: Size, inside: bool) -> Tensor:
         """Samples ``(*B, S, D)`` of ``core`` as a value ``(*shape, *E)`` with gradients."""
+        if not core.components.has_rsample:
+            raise NotImplementedError(
+                "Expected densities of one support for samples with gradients, but got"
+                f" {core.components.name}, which have the score function alone: use sample"
+            )
         components, logits = core.components.moving(), core.component_logits
         record = SampleRecord(components, logits, z, core.grouping)
         learns = needs_gradient(*components.field_parameters)

@@ -117,8 +117,7 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         self._event_shape = torch.Size(self._event_shape)
         components = components_of(self.component_distribution)
         self._set_up(components, self.mixture_distribution.logits, transport, weight_gradient)
-        if self._validate_args:
-            components.check(exchange=weight_gradient != "hybrid")
+        self._check_components(weight_gradient)
 
     def expand(self, batch_shape, _instance=None):
         batch_shape = torch.Size(batch_shape)

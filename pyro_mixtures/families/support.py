@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
+from pyro.distributions import Delta
 from torch import Tensor
 from torch.distributions import (
     CatTransform,
@@ -28,7 +29,8 @@ from pyro_mixtures.families.registry import common_coordinates, factors, tails, 
 
 ADVICE = (
     "No path for weight leads where the mixture has no density: take families of one support, or"
-    " map each onto it by TransformedDistribution (a Normal beside a Gamma by ExpTransform)"
+    " map each onto it by TransformedDistribution (a Normal beside a Gamma by ExpTransform), or"
+    " take Mixture with weight_gradient='hybrid'"
 )
 
 
@@ -142,8 +144,58 @@ def check_supports(*components: Distribution) -> None:
             )
 
 
-def ends(distribution: Distribution, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def is_atom(distribution: Any) -> bool:
+    """Whether it is a point with a probability."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
+
+
+def share_support(*components: Distribution) -> bool:
+    """Whether they do, as far as is known."""
+    try:
+        check_supports(*components)
+    except ValueError:
+        return False
+    return True
+
+
+def check_intervals(*components: Distribution) -> None:
+    """Raise a ``ValueError`` for components whose coordinates do not lie in intervals."""
+    for component in components:
+        if _interval(component) is None:
+            raise ValueError(
+                "Expected components of the same support, or of coordinates in intervals, but got"
+                f" {type(component).__name__} on {component.support}. {ADVICE}"
+            )
+
+
+def holds(distribution: Any, value: Tensor) -> Tensor:
+    """Whether points are of its support, ``(*X, *B, *E) -> (*X, *B)``."""
+    low, high = ends(distribution, value.dtype)
+    each = (value >= low) & (value <= high)
+    count = len(distribution.event_shape)
+    return each.flatten(each.dim() - count).all(-1) if count else each
+
+
+class UnionConstraint(Constraint):
+    """Values of the support of any of several distributions."""
+
+    def __init__(self, *components: Distribution) -> None:
+        self.components, self.event_dim = components, len(components[0].event_shape)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each is."""
+        return torch.stack([holds(each, value) for each in self.components]).any(0)
+
+
+def ends(distribution: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of the interval of each coordinate, of the batch's and the event's shape."""
+    if is_atom(distribution):
+        while isinstance(distribution, Independent):
+            distribution = distribution.base_dist
+        return distribution.v.to(dtype), distribution.v.to(dtype)
     interval = _interval(distribution) or (-math.inf, math.inf)
     shape = distribution.batch_shape + distribution.event_shape
     low, high = (torch.as_tensor(end, dtype=dtype).expand(shape) for end in interval)

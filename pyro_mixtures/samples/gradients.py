@@ -122,7 +122,7 @@ def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -
     if rule.weight_gradient == "hybrid":
         try:
             here.components.check(exchange=True)
-        except NotImplementedError as error:
+        except (NotImplementedError, ValueError) as error:
             raise NotImplementedError(
                 "The loss does not use the score term of a mixture with weight_gradient='hybrid',"
                 f" and its components have no transport. {error}"
