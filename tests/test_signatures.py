@@ -1,12 +1,15 @@
-"""Options are keyword-only, and ``validate_args`` is the last of them."""
+"""Options are keyword-only, ``validate_args`` is the last of them, and values are few."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 from torch.distributions import Distribution
 
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("distributions", "infer", "estimators", "nn")
 OPTIONS = {"validate_args", "transport", "weight_gradient", "estimator", "planes"}
 POSITIONAL = {
@@ -53,3 +56,22 @@ def test_options_are_keyword_only(name):
     assert in_place.isdisjoint(OPTIONS)
     assert in_place & optional <= POSITIONAL
     assert last.name == "validate_args" or "validate_args" not in SIGNATURES[name].parameters
+
+
+def functions():
+    """Of all modules, those that they define at any depth."""
+    for path in sorted((ROOT / "pyro_mixtures").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+
+
+def test_no_function_takes_more_than_seven_values_by_place():
+    """What belongs together is a record; options have names."""
+    too_many = {}
+    for place, node in functions():
+        names = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
+        values = [name for name in names if name not in ("self", "cls")]
+        if len(values) > 7:
+            too_many[place] = (node.name, values)
+    assert too_many == {}

@@ -13,7 +13,7 @@ from pyro_mixtures.components.scale import Diagonal
 from pyro_mixtures.components.shared import Shared, Sized
 from pyro_mixtures.numerics.linkage import plainly
 from pyro_mixtures.numerics.precision import at_least_single, double
-from pyro_mixtures.velocity.adaptive_displacement import variance_gradient
+from pyro_mixtures.velocity.adaptive_displacement import Transported, variance_gradient
 from pyro_mixtures.velocity.displacement import displacement
 from pyro_mixtures.velocity.telescoping import normal_cdf
 
@@ -211,7 +211,7 @@ class LearnedHub(Normals):
         _, within, precision, _ = weighting
         weights = here.log_weights.to(contributions).exp().unsqueeze(-2)
         arguments = (here.z, grad, here.log_prob, within, *self.parameters, contributions, weights)
-        by_hub = variance_gradient(*arguments, precision=precision)
+        by_hub = variance_gradient(Transported(*arguments), precision=precision)
         return (*gradients, by_hub), contributions
 
     def distances(self):

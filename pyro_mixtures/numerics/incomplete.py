@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def beta_tails(a: Tensor, b: Tensor, log_x: Tensor, log_complement: Tensor) -> L
     constant = a_constant + b_constant - n_constant.to(a.dtype)
     excesses = a_excess, b_excess, n_excess.to(a.dtype)
     moving = needs_gradient(a, b, log_x, log_complement)
-    values = _beta(moving, log_x, log_complement, a, b, constant, *excesses)
+    values = _beta(moving, *_BetaPoints(log_x, log_complement, a, b, constant, *excesses))
     return with_slopes(values, log_x - log_complement, a, b)
 
 
@@ -108,19 +109,28 @@ def _gamma(
     return tails_and_velocities(lower, log_pdf, mills, x, velocity)
 
 
+class _BetaPoints(NamedTuple):
+    """Points, and what Stirling's series gives for a, b and their sum n."""
+
+    log_x: Tensor
+    log_complement: Tensor
+    a: Tensor
+    b: Tensor
+    constant: Tensor
+    a_excess: Tensor
+    b_excess: Tensor
+    n_excess: Tensor
+
+
 @sliced
-def _beta(
-    moving: bool,
-    log_x: Tensor,
-    log_complement: Tensor,
-    a: Tensor,
-    b: Tensor,
-    constant: Tensor,
-    a_excess: Tensor,
-    b_excess: Tensor,
-    n_excess: Tensor,
-) -> tuple[Tensor, ...]:
-    """In the coordinate logit x, where exponents are ``(a + b) log1p(x expm1(u)) - a u``."""
+def _beta(moving: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the coordinate logit x, where exponents are ``(a + b) log1p(x expm1(u)) - a u``.
+
+    Args:
+        moving: whether velocities are wanted.
+        tensors: those of ``_BetaPoints``, or slices of them.
+    """
+    log_x, log_complement, a, b, constant, a_excess, b_excess, n_excess = _BetaPoints(*tensors)
     dtype = log_x.dtype
     small = (log_x < log_complement).to(dtype)
     log_m = torch.minimum(log_x, log_complement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,19 +28,34 @@ SMALL_RATE = 0.02
 """Below this, differences of hyperbolic functions lose more digits than their series."""
 
 
-def variance_gradient(
-    z: Tensor,
-    grad: Tensor,
-    log_prob: Tensor,
-    within: Tensor,
-    locs: Tensor,
-    scales: Tensor,
-    control_var: Tensor,
-    contributions: Tensor,
-    weights: Tensor,
-    *,
-    precision: torch.dtype,
-) -> Tensor:
+class Transported(NamedTuple):
+    """Samples, the components that exchange weight, and what their displacement is.
+
+    Args:
+        z: ``(*B, S, D)``, as are the others up to ``control_var`` those of
+            :func:`~pyro_mixtures.velocity.displacement.displacement`.
+        grad: ``(*B, S, D)``.
+        log_prob: ``(*B, S, 1)``.
+        within: ``(*B, K or 1, K)``.
+        locs: ``(*B, K, D)``.
+        scales: ``(*B, K, D)``.
+        control_var: ``(*B, 2, K, D)``.
+        contributions: A, ``(*B, S, K)``.
+        weights: of the components, ``(*B, 1, K)``.
+    """
+
+    z: Tensor
+    grad: Tensor
+    log_prob: Tensor
+    within: Tensor
+    locs: Tensor
+    scales: Tensor
+    control_var: Tensor
+    contributions: Tensor
+    weights: Tensor
+
+
+def variance_gradient(here: Transported, *, precision: torch.dtype) -> Tensor:
     r"""Direction in which ``control_var`` lowers the variance of the weights' gradient.
 
     Of the contributions A of :func:`~pyro_mixtures.velocity.displacement.displacement`,
@@ -60,15 +76,7 @@ def variance_gradient(
     Single samples are squared, not their sum: that has less noise.
 
     Args:
-        z: ``(*B, S, D)``, as are the others up to ``control_var`` those of ``displacement``.
-        grad: ``(*B, S, D)``.
-        log_prob: ``(*B, S, 1)``.
-        within: ``(*B, K or 1, K)``.
-        locs: ``(*B, K, D)``.
-        scales: ``(*B, K, D)``.
-        control_var: ``(*B, 2, K, D)``.
-        contributions: A, ``(*B, S, K)``.
-        weights: :math:`\pi`, ``(*B, 1, K)``.
+        here: the samples, with A and :math:`\pi`.
         precision: the dtype to whose rounding the integral is exact.
 
     Returns:
@@ -78,36 +86,23 @@ def variance_gradient(
         Jankowiak and Karaletsos, *Pathwise Derivatives for Multivariate Distributions*, section 3
         and appendix D.7, for velocity fields that learn in this way.
     """
-    tensors = (z, grad, log_prob, within, locs, scales, control_var, contributions, weights)
     if records_graph():
-        return _opaque_gradient(*tensors, precision=precision)
-    return _variance_gradient(*tensors, precision=precision)
+        return _opaque_gradient(*here, precision=precision)
+    return _variance_gradient(here, precision)
 
 
-def _variance_gradient(
-    z: Tensor,
-    grad: Tensor,
-    log_prob: Tensor,
-    within: Tensor,
-    locs: Tensor,
-    scales: Tensor,
-    control_var: Tensor,
-    contributions: Tensor,
-    weights: Tensor,
-    *,
-    precision: torch.dtype,
-) -> Tensor:
-    tensors = [z, grad, log_prob, within, locs, scales, control_var, contributions, weights]
-    if z.shape[-2] == 1:  # densities at one sample are not checked for digits lost by products
-        tensors = double(*tensors)
-    z, grad, log_prob, within, locs, scales, control, contributions, weights = tensors
+def _variance_gradient(here: Transported, precision: torch.dtype) -> Tensor:
+    dtype = here.control_var.dtype
+    if here.z.shape[-2] == 1:  # densities there are not checked for digits lost by products
+        here = Transported(*double(*here))
+    _, _, _, within, locs, scales, control, contributions, weights = here
     dead = weights == 0
     contributions = contributions.masked_fill(dead, 0)
     gradients = weights * (contributions - contributions @ within.mT)  # P, (*B, S, K)
     matched = moment_matched(within, locs, scales)
     hub = departed(*matched, within, control)
     slope = contribution_slope(gradients, within, weights)
-    by_hub = hub_slopes(z, grad, log_prob, within, hub, scales, slope, precision)
+    by_hub = hub_slopes(here, hub, slope, precision)
     place, scale = by_hub.masked_fill(dead.mT.unsqueeze(-3), 0).unbind(-3)
     by_hub = torch.stack([place * matched[2], scale], -3)  # (*B, 2, K, D)
     squares = gradients.square().sum(-2).unsqueeze(-1).unsqueeze(-3)  # (*B, 1, K, 1)
@@ -118,12 +113,12 @@ def _variance_gradient(
     radial = (by_hub * departure).sum((-3, -1), keepdim=True) * shrunk**3 / FARTHEST**2
     by_departure = shrunk * by_hub + (CAUTION * squares - radial) * departure
     gradient = within.mT.unsqueeze(-3) @ by_departure
-    return gradient.nan_to_num(0.0, 0.0, 0.0).to(control_var.dtype)
+    return gradient.nan_to_num(0.0, 0.0, 0.0).to(dtype)
 
 
 _opaque_gradient = torch.library.custom_op(
     "pyro_mixtures::displacement_variance_gradient",
-    lambda *tensors, precision: _variance_gradient(*tensors, precision=precision).contiguous(),
+    lambda *tensors, precision: _variance_gradient(Transported(*tensors), precision).contiguous(),
     mutates_args=(),
     schema="(Tensor z, Tensor grad, Tensor log_prob, Tensor within, Tensor locs, Tensor scales,"
     " Tensor control_var, Tensor contributions, Tensor weights, *, ScalarType precision)"
@@ -132,7 +127,8 @@ _opaque_gradient = torch.library.custom_op(
 
 
 @_opaque_gradient.register_fake
-def _(z, grad, log_prob, within, locs, scales, control_var, contributions, weights, *, precision):
+def _(*tensors, precision):
+    control_var = Transported(*tensors).control_var
     return control_var.new_empty(control_var.shape)
 
 
@@ -144,12 +140,8 @@ def contribution_slope(gradients: Tensor, within: Tensor, weights: Tensor) -> Te
 
 
 def hub_slopes(
-    z: Tensor,
-    grad: Tensor,
-    log_prob: Tensor,
-    within: Tensor,
+    here: Transported,
     hub: tuple[Tensor, Tensor, Tensor],
-    scales: Tensor,
     slope: Tensor,
     precision: torch.dtype,
 ) -> Tensor:
@@ -161,18 +153,15 @@ def hub_slopes(
     through the velocity takes two more matrix products at each node.
 
     Args:
-        z: ``(*B, S, D)``, as are the others those of :func:`variance_gradient`.
-        grad: ``(*B, S, D)``.
-        log_prob: ``(*B, S, 1)``.
-        within: ``(*B, K or 1, K)``.
+        here: the samples and components.
         hub: its mean, the components' offsets from that, and its scale.
-        scales: ``(*B, K, D)``.
         slope: derivatives in the contributions, ``(*B, S, K)``.
         precision: the dtype to whose rounding the integral is exact.
 
     Returns:
         ``(*B, 2, K, D)``.
     """
+    z, grad, log_prob, within, _, scales, *_ = here
     hub_loc, offset, hub_scale = hub
     center, dim = hub_loc[..., :1, :], z.shape[-1]
     z, hub_loc = z - center, hub_loc - center

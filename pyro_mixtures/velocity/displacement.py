@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy
 import torch
@@ -91,15 +92,40 @@ def displacement(
         return displacement(*double(*tensors), precision=precision)
     volume = hub_scale.log().sum(-1) + hub_scale.shape[-1] / 2 * math.log(2 * math.pi)
     volume, growth = volume.unsqueeze(-2), rate.sum(-1).unsqueeze(-2)  # (*B, 1, K or 1)
-    path = (hub_loc, hub_scale, rate, drift, shift, volume, growth)
+    path = Path(nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth)
     transport = _one_sample if z.shape[-2] == 1 else _samples
-    return transport(z, grad, log_prob, nodes, log_weights, *path)
+    return transport(z, grad, log_prob, path)
 
 
-def _one_sample(
-    z, grad, log_prob, nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
-):
+class Path(NamedTuple):
+    r"""The flow from the hub to each component, and the nodes of the integral along it.
+
+    Args:
+        nodes: of the time t, ``(T, 1)``.
+        log_weights: logarithms of their weights, ``(T, 1)``.
+        hub_loc: ``(*B, K or 1, D)``, as is the next.
+        hub_scale: standard deviations.
+        rate: :math:`\lambda`, ``(*B, K, D)``, as are the next two.
+        drift: :math:`\gamma`.
+        shift: :math:`\lambda \gamma`.
+        volume: the logarithm of the hub's normalization, ``(*B, 1, K or 1)``.
+        growth: sums of the rates, ``(*B, 1, K)``.
+    """
+
+    nodes: Tensor
+    log_weights: Tensor
+    hub_loc: Tensor
+    hub_scale: Tensor
+    rate: Tensor
+    drift: Tensor
+    shift: Tensor
+    volume: Tensor
+    growth: Tensor
+
+
+def _one_sample(z: Tensor, grad: Tensor, log_prob: Tensor, path: Path) -> Tensor:
     """Without expanding squares: arrays of shape ``(*B, T, K, D)``, some nodes at a time."""
+    nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth = path
     standard = (z - hub_loc).div_(hub_scale)  # y, (*B, K or 1, D)
     speed = torch.addcmul(shift, rate, standard).mul_(grad * hub_scale).sum(-1)  # g . v, (*B, K)
     place = (standard + drift).unsqueeze(-3)  # (*B, 1, K, D)
@@ -117,10 +143,9 @@ def _one_sample(
     return (integral * speed).unsqueeze(-2)
 
 
-def _samples(
-    z, grad, log_prob, nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth
-):
+def _samples(z: Tensor, grad: Tensor, log_prob: Tensor, path: Path) -> Tensor:
     """By matrix products: squares are expanded about the hub of the first component."""
+    nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth = path
     center = hub_loc[..., :1, :]  # (*B, 1, D)
     z, hub_loc = z - center, hub_loc - center
     features = torch.cat([z, z.square(), torch.ones_like(log_prob), log_prob], -1)

@@ -11,6 +11,7 @@ from pyro_mixtures.samples.blending import Blending
 from pyro_mixtures.velocity.adaptive_displacement import (
     CAUTION,
     SMALL_RATE,
+    Transported,
     log_share_slope,
     variance_gradient,
 )
@@ -70,10 +71,10 @@ def test_gradient_by_finite_differences(groups, samples, scales):
         expected.view(-1)[index] = slope
     contributions = weight_gradients(*values, weights, locs, stddev, control_var)[1]
     arguments = (*values, locs, stddev, control_var, contributions, weights)
-    actual = variance_gradient(*arguments, precision=torch.float64)
+    actual = variance_gradient(Transported(*arguments), precision=torch.float64)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7 * float(expected.norm()))
     with mock.patch.object(chunks, "MEMORY_BUDGET", 4000):
-        sliced = variance_gradient(*arguments, precision=torch.float64)
+        sliced = variance_gradient(Transported(*arguments), precision=torch.float64)
     torch.testing.assert_close(sliced, actual, rtol=1e-9, atol=1e-12)
 
 
@@ -96,9 +97,8 @@ def test_backward_leaves_that_gradient(weight_gradient, batch_shape):
     log_prob = (log_prob.movedim(0, -1) if batch_shape else log_prob).unsqueeze(-1)
     values = (z, z.cos(), log_prob, within)
     contributions = weight_gradients(*values, weights, *components)[1]
-    expected = variance_gradient(
-        *values, *components, contributions, weights, precision=torch.float64
-    )
+    here = Transported(*values, *components, contributions, weights)
+    expected = variance_gradient(here, precision=torch.float64)
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
 
 
