@@ -20,7 +20,13 @@ from pyro.infer.autoguide import init_to_uniform
 
 from pyro_mixtures import MixtureOfDiagNormals
 from pyro_mixtures.diagnostics import elbo_gradient_variance, gradient_variance
-from pyro_mixtures.estimators import blended, expectation, gumbel_hard, gumbel_soft
+from pyro_mixtures.estimators import (
+    blended,
+    expectation,
+    gumbel_hard,
+    gumbel_soft,
+    marginalized,
+)
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 from pyro_mixtures.plotting import plot_gradient_variance
 from pyro_mixtures.samples.blending import Blending
@@ -62,7 +68,8 @@ def ragged(z):
 
 
 # %%
-# ``gradient_variance`` takes the estimator by name. The score function gets a baseline, the mean
+# ``gradient_variance`` takes the estimator by name, and ``marginalized``, which is a function of a
+# cost and no distribution, itself. The score function gets a baseline, the mean
 # cost, without which it would look worse than it has to. ``blended`` first learns its shares
 # from other samples.
 
@@ -82,7 +89,8 @@ def logit_variances(parameters, cost, draws=2000):
     q = MixtureOfDiagNormals(**leaves)
     with torch.no_grad():
         baseline = cost(q.sample((2000,))).mean()
-    estimators = {name: name for name in ("hybrid", "pathwise", "clustered", "marginalized")}
+    estimators = {name: name for name in ("hybrid", "pathwise", "clustered")}
+    estimators["marginalized"] = marginalized
     estimators["blended"] = learned(q, cost)
     variances = {}
     for name, estimator in estimators.items():

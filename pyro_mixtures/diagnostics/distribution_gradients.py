@@ -19,7 +19,7 @@ from pyro_mixtures.diagnostics.moments import (
     gradients_of,
     repeated,
 )
-from pyro_mixtures.estimators import expectation
+from pyro_mixtures.estimators import expectation, marginalized
 from pyro_mixtures.estimators.costs import (
     check_num_samples,
     checked_costs,
@@ -58,8 +58,9 @@ def gradient_variance(
         chunk_size: draws at a time; by default so many that a parameter's gradients stay within a
             budget of memory.
         estimator: of the gradient, for mixtures: what
-            :func:`~pyro_mixtures.estimators.expectation` takes. By default the distribution's own
-            ``rsample`` and ``score_parts``.
+            :func:`~pyro_mixtures.estimators.expectation` takes, or
+            :func:`~pyro_mixtures.estimators.marginalized` itself. By default the distribution's
+            own ``rsample`` and ``score_parts``.
         num_samples: of one estimate.
         baseline: taken from the costs that multiply a score function; a number, or a tensor that
             broadcasts with ``B``. By default the mean cost of the estimate's other samples, or
@@ -89,18 +90,17 @@ def gradient_variance(
     if not parameters:
         raise ValueError("Expected parameters to name at least one tensor, but got none")
     batch_shape = _batch_shape(distribution, parameters, needs_rsample=estimator is None)
-    if estimator is None:
-        mean_cost: Callable[..., Tensor] = sampled_expectation
-    else:
-        mean_cost = partial(expectation, estimator=estimator)
+    mean_cost: Callable[..., Tensor] = partial(sampled_expectation, baseline=baseline)
+    if estimator is marginalized:
+        mean_cost = marginalized
+    elif estimator is not None:
+        mean_cost = partial(expectation, estimator=estimator, baseline=baseline)
     flat_cost = partial(_flat_cost, cost, batch_shape)
     moments = {name: Moments(name) for name in parameters}
     sizes = [value.expand(num_samples, *value.shape) for value in parameters.values()]
     for draws in chunk_sizes(num_draws, chunk_size, sizes):
         leaves = {name: repeated(value, (draws,)) for name, value in parameters.items()}
-        estimates = mean_cost(
-            distribution(**leaves), flat_cost, num_samples=num_samples, baseline=baseline
-        )
+        estimates = mean_cost(distribution(**leaves), flat_cost, num_samples=num_samples)
         for name, gradient in gradients_of("cost", estimates.sum(), leaves).items():
             moments[name].add(gradient)
     return {name: moment.result(parameters[name].dtype) for name, moment in moments.items()}

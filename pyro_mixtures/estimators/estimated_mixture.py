@@ -87,8 +87,7 @@ def check_normals(mixture: Any, estimator: str, *, diagonal: bool = False) -> No
         mixture.components.normals(f"the estimator {estimator!r}")
     except NotImplementedError as error:
         raise NotImplementedError(
-            f"{error}; use 'pathwise', 'clustered', 'hybrid', 'score', 'stratified' or, of"
-            " components with rsample, 'marginalized'"
+            f"{error}; use 'pathwise', 'clustered', 'hybrid', 'score' or 'stratified'"
         ) from None
     if diagonal and mixture.components.scale.own.kind != "diagonal":
         raise NotImplementedError(

@@ -15,7 +15,6 @@ from pyro_mixtures.estimators.gumbel_hard import gumbel_hard
 from pyro_mixtures.estimators.gumbel_soft import gumbel_soft
 from pyro_mixtures.estimators.hybrid import hybrid
 from pyro_mixtures.estimators.implicit import implicit
-from pyro_mixtures.estimators.marginalized import MarginalizedMixture, marginalized
 from pyro_mixtures.estimators.pathwise import pathwise
 from pyro_mixtures.estimators.score import score
 from pyro_mixtures.estimators.stratified import stratified
@@ -28,7 +27,6 @@ ESTIMATORS: dict[str, Callable[..., Any]] = {
     "implicit": implicit,
     "graves": graves,
     "stratified": stratified,
-    "marginalized": marginalized,
     "gumbel_soft": gumbel_soft,
     "gumbel_hard": gumbel_hard,
 }
@@ -53,7 +51,7 @@ def expectation(
     Args:
         mixture: of any class that the estimator serves.
         cost: f, maps samples ``(S, *B, *E)`` to one cost each, ``(S, *B)``; the cost of one sample
-            must not depend on the others. (For ``"marginalized"`` S is ``num_samples`` times K.)
+            must not depend on the others.
         estimator: a name in :data:`ESTIMATORS`, or a function of the mixture that returns a
             distribution, such as ``functools.partial(gumbel_soft, temperature=0.1)``.
         num_samples: S, at least 1.
@@ -87,10 +85,7 @@ def expectation(
         True
     """
     check_num_samples(num_samples)
-    estimated = _named(estimator)(mixture)
-    if isinstance(estimated, MarginalizedMixture):
-        return estimated.expectation(cost, num_samples)
-    return sampled_expectation(estimated, cost, num_samples, baseline)
+    return sampled_expectation(_named(estimator)(mixture), cost, num_samples, baseline)
 
 
 def _named(estimator: str | Callable[..., Any]) -> Callable[..., Any]:

@@ -7,32 +7,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.estimators.costs import checked_costs
+from pyro_mixtures.estimators.costs import check_num_samples, checked_costs
 from pyro_mixtures.estimators.estimated_mixture import checked
 from pyro_mixtures.estimators.strata import weighty_samples
 
 
-class MarginalizedMixture:
-    """Draws of all components of a mixture, which share the cost by their weights.
-
-    No distribution, for the cost is evaluated K times:
-    :func:`~pyro_mixtures.estimators.expectation` asks it for the expectation itself.
-    """
-
-    def __init__(self, mixture: MixtureDistribution) -> None:
-        checked(mixture)
-        self.mixture = mixture
-
-    def expectation(self, cost: Callable[[Tensor], Tensor], num_samples: int) -> Tensor:
-        """The mean over ``num_samples`` draws of each component, ``(*B,)``."""
-        batch_shape = self.mixture.batch_shape
-        z = weighty_samples(self.mixture, (num_samples,)).flatten(0, 1)  # (S K, *B, *E)
-        costs = checked_costs(cost, z, batch_shape).unflatten(0, (num_samples, -1))
-        weights = self.mixture.log_weights.exp().movedim(-1, 0)  # (K, *B)
-        return (weights.expand(-1, *batch_shape) * costs).sum(1).mean(0)
-
-
-def marginalized(mixture: MixtureDistribution) -> MarginalizedMixture:
+def marginalized(
+    mixture: MixtureDistribution, cost: Callable[[Tensor], Tensor], *, num_samples: int = 1
+) -> Tensor:
     r"""One sample of each component, and the cost of all of them.
 
     .. math:: E_q[f] = \sum_k \pi_k E_\epsilon[f(z_k(\epsilon))], \qquad
@@ -42,16 +24,23 @@ def marginalized(mixture: MixtureDistribution) -> MarginalizedMixture:
     score function: the weights' gradients are differences of costs. Far from each other or near,
     its variance is low; whether that is worth K evaluations depends on the cost.
 
+    No distribution has this gradient, for a sample of one is evaluated once: this is a function
+    beside :func:`~pyro_mixtures.estimators.expectation`. For samples in an objective of your own:
+    :func:`~pyro_mixtures.estimators.strata.component_samples`.
+
     Args:
         mixture: of any class whose components have ``rsample``.
+        cost: f, maps samples ``(N, *B, *E)`` to one cost each, ``(N, *B)``, where N is
+            ``num_samples`` times K; the cost of one sample must not depend on the others.
+        num_samples: of each component, at least 1.
 
     Returns:
-        What :func:`~pyro_mixtures.estimators.expectation` takes; not a distribution. For samples
-        in an objective of your own:
-        :func:`~pyro_mixtures.estimators.strata.component_samples`.
+        The mean, ``(*B,)``.
 
     Raises:
-        ValueError: for what is no mixture of this package.
+        ValueError: for ``num_samples < 1``, a cost of another shape, or what is no mixture of this
+            package.
+        NotImplementedError: for components without ``rsample``.
 
     Reference:
         Morningstar, Vikram, Ham, Gallagher and Dillon, *Automatic Differentiation Variational
@@ -62,7 +51,12 @@ def marginalized(mixture: MixtureDistribution) -> MarginalizedMixture:
         >>> from pyro_mixtures.distributions import MixtureOfDiagNormals
         >>> locs = torch.tensor([[-1.0], [1.0]])
         >>> q = MixtureOfDiagNormals(locs, torch.ones(2, 1), torch.zeros(2))
-        >>> marginalized(q).expectation(lambda z: z.squeeze(-1) ** 2, num_samples=10).shape
+        >>> marginalized(q, lambda z: z.squeeze(-1) ** 2, num_samples=10).shape
         torch.Size([])
     """
-    return MarginalizedMixture(mixture)
+    check_num_samples(num_samples)
+    batch_shape = checked(mixture).batch_shape
+    z = weighty_samples(mixture, (num_samples,)).flatten(0, 1)  # (S K, *B, *E)
+    costs = checked_costs(cost, z, batch_shape).unflatten(0, (num_samples, -1))
+    weights = mixture.log_weights.exp().movedim(-1, 0)  # (K, *B)
+    return (weights.expand(-1, *batch_shape) * costs).sum(1).mean(0)

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal, Normal
 from pyro_mixtures.diagnostics import gradient_variance
 from pyro_mixtures.diagnostics.moments import Moments
 from pyro_mixtures.distributions import AVFMultivariateNormal, MixtureOfDiagNormals
-from pyro_mixtures.estimators import graves, score
+from pyro_mixtures.estimators import graves, marginalized, score
 
 PARAMETERS = {"loc": torch.tensor([0.5, -1.0, 2.0]), "scale": torch.tensor([1.0, 0.3, 2.0])}
 
@@ -166,7 +166,7 @@ def test_score_terms_count(weight_gradient):
     assert_means(found, squared_gradients())
 
 
-@pytest.mark.parametrize("estimator", ["hybrid", "marginalized", "stratified", score, graves])
+@pytest.mark.parametrize("estimator", ["hybrid", marginalized, "stratified", score, graves])
 def test_estimators(estimator):
     """By name or as a function; means of samples have a fraction of the variance."""
     settings = {"estimator": estimator, "num_draws": 10_000, "baseline": 8.0}
@@ -191,7 +191,7 @@ def test_costs_of_several_samples():
 
     settings = {"num_draws": 10, "num_samples": 3}
     gradient_variance(MixtureOfDiagNormals, cost, MIXTURE, **settings)
-    gradient_variance(MixtureOfDiagNormals, cost, MIXTURE, estimator="marginalized", **settings)
+    gradient_variance(MixtureOfDiagNormals, cost, MIXTURE, estimator=marginalized, **settings)
     batch = {name: value.expand(4, *value.shape) for name, value in MIXTURE.items()}
     gradient_variance(MixtureOfDiagNormals, cost, batch, estimator="hybrid", **settings)
     assert shapes == [(30, 2), (90, 2), (30, 4, 2)]

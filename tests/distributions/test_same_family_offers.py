@@ -150,7 +150,7 @@ def estimators(q):
         return (vectors(z, q) * numbers(q.event_shape.numel())).sum(-1).cos()
 
     samples = [estimate(q).rsample((4,)) for estimate in (stratified, implicit)]
-    return *(vectors(z, q) for z in samples), marginalized(q).expectation(cost, 3)
+    return *(vectors(z, q) for z in samples), marginalized(q, cost, num_samples=3)
 
 
 def graves_samples(q):

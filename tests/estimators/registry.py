@@ -25,14 +25,12 @@ class Case:
     Args:
         families: that it serves, by their names in ``tests.registry``.
         unbiased: whether its mean is the exact gradient.
-        is_distribution: whether it evaluates the cost once a sample.
         score: whether ``score_parts`` has a part of the gradient, for several groups.
         refinement: of the grid, for fields with poles beside the real line.
     """
 
     families: tuple[str, ...] = ALL
     unbiased: bool = True
-    is_distribution: bool = True
     score: bool = False
     refinement: int = 1
 
@@ -56,7 +54,6 @@ CASES = {
     "implicit": Case(refinement=3),
     "graves": Case(DIAGONAL, refinement=3),
     "stratified": Case(),
-    "marginalized": Case(is_distribution=False),
     "gumbel_soft": Case(DIAGONAL, unbiased=False),
     "gumbel_hard": Case(DIAGONAL, unbiased=False),
 }

@@ -16,7 +16,7 @@ from tests.registry import FAMILIES, beside_its_score, gradients
 FAMILY = FAMILIES["diag_normals"]
 
 
-@each(is_distribution=True, unbiased=True)
+@each(unbiased=True)
 def test_law_and_shapes(name, family):
     mixture = family.build(family.parameters((2, 1)))
     for batch_shape in [(2, 1), (2, 4), (3, 2, 1)]:
@@ -44,7 +44,7 @@ def test_law_and_shapes(name, family):
             )
 
 
-@each(is_distribution=True)
+@each()
 def test_frequencies(name, family):
     """Hard samples, too, are those of the mixture; soft ones need not be."""
     mixture = family.build(family.parameters(K=3, D=2, spread=3.0))
@@ -58,7 +58,7 @@ def test_frequencies(name, family):
         assert (deviation.abs() < 5).all()
 
 
-@each(is_distribution=True)
+@each()
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))])
 def test_copies(name, family, duplicate):
     parameters = {key: value.detach() for key, value in family.parameters((2,)).items()}

@@ -8,7 +8,7 @@ from torch.distributions import Categorical, Gamma, Independent, Normal
 
 from pyro_mixtures.diagnostics import gradient_variance
 from pyro_mixtures.distributions import MixtureOfDiagNormals, MixtureOfNormals, MixtureSameFamily
-from pyro_mixtures.estimators import ESTIMATORS, expectation, gumbel_soft
+from pyro_mixtures.estimators import ESTIMATORS, expectation, gumbel_soft, marginalized
 from tests.estimators.registry import CASES, named
 from tests.registry import FAMILIES, gradients, leaves
 
@@ -122,7 +122,7 @@ def test_a_component_without_weight_may_have_any_cost():
     def cost(z):  # neither the value nor the slope at the first component is finite
         return z.sum(-1).log()
 
-    value = expectation(FAMILY.build(parameters), cost, estimator="marginalized", num_samples=5)
+    value = marginalized(FAMILY.build(parameters), cost, num_samples=5)
     assert value.isfinite()
     for gradient in gradients(value, parameters).values():
         assert gradient.isfinite().all()
@@ -141,7 +141,6 @@ MIXTURE = MixtureOfDiagNormals(
         ({"num_samples": 2.0}, "num_samples to be an integer >= 1, but got 2.0"),
         ({"cost": torch.sum}, r"one value for each sample, shape \(5, 3\) .* but got \(\)"),
         ({"cost": lambda z: 1.0}, r"shape \(5, 3\) .* but got float"),
-        ({"cost": torch.sum, "estimator": "marginalized"}, r"shape \(10, 3\)"),
         ({"baseline": torch.zeros(4)}, r"broadcasts .* shape \(5, 3\) .* but got \(4,\)"),
         ({"baseline": torch.zeros(2, 5, 3)}, r"but got \(2, 5, 3\)"),
     ],

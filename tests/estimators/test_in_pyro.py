@@ -37,7 +37,7 @@ def sampled_gradients(name, family, replicas):
     return gradients(loss, replicas)
 
 
-@each(is_distribution=True, unbiased=True)
+@each(unbiased=True)
 def test_gradient_of_the_elbo(name, family):
     parameters = family.parameters(K=3, D=2, scales=(0.6, 1.2), seed=4)
     points, cell = grid(family.reference(parameters), refinement=2)

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
-from pyro_mixtures.estimators import ESTIMATORS, expectation
+from pyro_mixtures.estimators import ESTIMATORS, marginalized
 from tests.estimators.registry import CASES, LEARNED, each, estimated, sample_at, score_of
 from tests.registry import COSTS, FAMILIES, gradients, grid, leaves, randn, relative_error
 
@@ -52,7 +52,7 @@ def errors(name, family, parameters, costs):
     return found
 
 
-@each(unbiased=True, is_distribution=True)
+@each(unbiased=True)
 @pytest.mark.parametrize("D", [1, 2])
 def test_expected_gradient(name, family, D):
     parameters = family.parameters(K=4, D=D, scales=SCALES[D], seed=1)
@@ -60,7 +60,7 @@ def test_expected_gradient(name, family, D):
     assert max(found.values()) < TOLERANCE, found
 
 
-@each(unbiased=True, is_distribution=True, score=True)
+@each(unbiased=True, score=True)
 @pytest.mark.parametrize("D", [1, 2])
 def test_several_groups(name, family, D):
     parameters = family.parameters(K=4, D=D, **family.groups, seed=2)
@@ -69,7 +69,7 @@ def test_several_groups(name, family, D):
 
 
 @pytest.mark.parametrize("corner", CORNERS)
-@each(unbiased=True, is_distribution=True)
+@each(unbiased=True)
 def test_corners(name, family, corner):
     K = 1 if corner == "one component" else 3
     parameters = family.parameters(K=K, D=1, scales=(0.8, 1.4), spread=2.0, seed=3)
@@ -108,16 +108,13 @@ def test_marginalized(family, D):
         *_, slope, mass, exact = exact_gradients(family, parameters, COSTS[label])
         size = float((slope.abs().sum(-1) * mass).sum())
         with mock.patch.object(torch, "randn", on_a_grid):
-            value = expectation(
-                mixture,
-                lambda z, f=COSTS[label]: repeated * f(z),
-                estimator="marginalized",
-                num_samples=len(noise),
+            value = marginalized(
+                mixture, lambda z, f=COSTS[label]: repeated * f(z), num_samples=len(noise)
             )
         assert relative_error(gradients(value, parameters), exact, size) < TOLERANCE
 
 
-@each(unbiased=True, is_distribution=True)
+@each(unbiased=True)
 def test_batch_and_expand(name, family):
     """The entries of a batch stay apart, and expanded dimensions hold samples."""
     parameters = family.parameters((2,), K=3, D=2, seed=5)

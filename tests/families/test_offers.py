@@ -15,6 +15,7 @@ from pyro_mixtures.estimators import (
     gumbel_hard,
     gumbel_soft,
     implicit,
+    marginalized,
 )
 from pyro_mixtures.estimators.strata import component_samples
 from tests.families.registry import EXACT, bounded_cost, each_components
@@ -124,14 +125,14 @@ def test_what_is_offered(family, expand):
     ):
         for function in (
             component_samples,
-            lambda q: expectation(q, cost, estimator="marginalized", num_samples=3),
+            lambda q: marginalized(q, cost, num_samples=3),
         ):
             with pytest.raises(NotImplementedError, match="VonMises, which has none"):
                 function(q)
         return
     strata = component_samples(q, (5,))
     assert strata.shape == (5, 3, *q.batch_shape, *q.event_shape)
-    marginal = expectation(q, cost, estimator="marginalized", num_samples=3)
+    marginal = marginalized(q, cost, num_samples=3)
     assert marginal.shape == q.batch_shape
     for result in (cost(strata).sum(), marginal.sum()):
         values = gradients(result, parameters)

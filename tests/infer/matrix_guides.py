@@ -325,7 +325,7 @@ GUIDES: dict[str, Callable[[bool], Case]] = {
     **{
         f'`estimator="{name}"`': automatic(AutoDiagonalNormalMixture, estimator=name)
         for name in ESTIMATORS
-        if name not in ("marginalized", "gumbel_soft", "gumbel_hard")
+        if name not in ("gumbel_soft", "gumbel_hard")
     },
     "in an AutoGuideList": in_a_list,
     "in an EasyGuide": easy,

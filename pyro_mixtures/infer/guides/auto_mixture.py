@@ -28,7 +28,6 @@ IN_GUIDES: dict[str, Callable[[Any], Any]] = {
     # the latent site is in no plate but that of particles
     name: functools.partial(stratified, expanded=True) if name == "stratified" else estimator
     for name, estimator in ESTIMATORS.items()
-    if name != "marginalized"
 }
 
 
@@ -69,8 +68,6 @@ class AutoMixture(CheckedGuide):
             :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
             ``functools.partial(gumbel_soft, temperature=0.1)``. (With that the samples follow a
             relaxed law; quantiles and ``get_posterior`` are those of the mixture.)
-            ``"marginalized"`` is an objective instead:
-            :class:`~pyro_mixtures.infer.MarginalizedMixture_ELBO`.
 
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
@@ -138,11 +135,6 @@ class AutoMixture(CheckedGuide):
         if not (transport is None or self.distribution is None):
             check_choice("transport", transport, tuple(self.distribution.transports))
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
-        if estimator == "marginalized":
-            raise ValueError(
-                "Expected an estimator that evaluates the model once a sample, but got"
-                " 'marginalized'; use MarginalizedMixture_ELBO and no estimator"
-            )
         if not (estimator is None or callable(estimator)):
             check_choice("estimator", estimator, tuple(IN_GUIDES))
         starts = StartingPoints(init_loc_fn)
