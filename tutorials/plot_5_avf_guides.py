@@ -77,7 +77,7 @@ MEASURED_AT = (1, 25, 50, 100, 200, 400, 800)
 def variance(guide):
     name = "AutoAVFMultivariateNormal.scale_tril"
     measured = elbo_gradient_variance(
-        ELBO, model, guide, names=[name], num_draws=3000, vectorize_draws=True
+        ELBO, model, guide, names=[name], num_draws=3000, vectorize=True
     )
     return measured[name].variance.sum().item()
 

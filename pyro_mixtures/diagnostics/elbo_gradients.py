@@ -37,7 +37,7 @@ def elbo_gradient_variance(
     *args: Any,
     num_draws: int = 1000,
     names: Collection[str] | None = None,
-    vectorize_draws: bool = False,
+    vectorize: bool = False,
     chunk_size: int | None = None,
     **kwargs: Any,
 ) -> dict[str, GradientVariance]:
@@ -58,7 +58,7 @@ def elbo_gradient_variance(
         names: of the parameters wanted, as in the parameter store; by default all that a first
             evaluation of the loss meets. Leave out a ``control_var``, whose gradient is not that
             of the loss.
-        vectorize_draws: draw as one batch, which is much faster: each parameter of the guide gets
+        vectorize: draw as one batch, which is much faster: each parameter of the guide gets
             a leading dimension of draws. For guides of the kind ``AutoContinuous`` without
             networks, ``Trace_ELBO`` or ``TraceMeanField_ELBO`` with one particle, and models that
             have no parameters and allow ``vectorize_particles``.
@@ -71,7 +71,7 @@ def elbo_gradient_variance(
 
     Raises:
         ValueError: for ``num_draws < 2``, ``chunk_size < 1``, unknown or no ``names``, a parameter
-            without a gradient in any draw, gradients that are not finite, or ``vectorize_draws``
+            without a gradient in any draw, gradients that are not finite, or ``vectorize``
             where it does not apply.
 
     Example:
@@ -100,7 +100,7 @@ def elbo_gradient_variance(
         if not wanted:
             raise ValueError("Expected a model or guide with parameters, but got none")
         gradients: Iterator[dict[str, Tensor]]
-        if vectorize_draws:
+        if vectorize:
             loss = _VectorizedLoss(elbo, model, guide, parameters, args, kwargs)
             chunks = chunk_sizes(num_draws, chunk_size, parameters.values())
             gradients = (loss.gradients(wanted, draws) for draws in chunks)
@@ -164,7 +164,7 @@ class _VectorizedLoss:
         foreign = [name for name, value in parameters.items() if id(value) not in addresses]
         if foreign:
             raise ValueError(
-                "Expected vectorize_draws = False for parameters outside the guide, but got"
+                "Expected vectorize = False for parameters outside the guide, but got"
                 f" {', '.join(foreign)}"
             )
         self.parameters, self.args, self.kwargs = parameters, args, kwargs
@@ -200,7 +200,7 @@ def _check_vectorizable(elbo, guide) -> None:
         given = f"the guide {type(guide).__name__}: it is no AutoContinuous"
     else:
         return
-    raise ValueError(f"Expected vectorize_draws = False for {given}")
+    raise ValueError(f"Expected vectorize = False for {given}")
 
 
 @torch.no_grad()
@@ -218,13 +218,13 @@ def _check_allows_draws_in_front(elbo, model, guide, args, kwargs) -> None:
         ]
         if subsampled:
             raise ValueError(
-                "Expected vectorize_draws = False for a model or guide that subsamples, but got"
+                "Expected vectorize = False for a model or guide that subsamples, but got"
                 f" the plate {subsampled[0]!r}"
             )
         shape = tuple(site["log_prob"].shape)
         if len(shape) != elbo.max_plate_nesting or shape[0] != elbo.num_particles:
             raise ValueError(
-                "Expected vectorize_draws = False for a model or guide that does not allow"
+                "Expected vectorize = False for a model or guide that does not allow"
                 f" vectorize_particles, but at site {name!r} {elbo.num_particles} draws gave"
                 f" log_prob the shape {shape}"
             )

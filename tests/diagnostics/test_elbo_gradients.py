@@ -87,7 +87,7 @@ def test_vectorized_draws_have_the_law_of_those_in_turn(guide, elbo):
     measure = partial(elbo_gradient_variance, elbo, nested, guide, data)
     one, other = (
         measure(num_draws=400),
-        measure(num_draws=5001, vectorize_draws=True, chunk_size=1000),
+        measure(num_draws=5001, vectorize=True, chunk_size=1000),
     )
     assert one.keys() == other.keys()
     for name, entry in one.items():
@@ -121,8 +121,8 @@ def test_a_guide_with_a_control_variate():
     assert_agrees(found[names[0]], 2 * guide.loc.item() - 2, 4 * 0.1**2)
 
 
-@pytest.mark.parametrize("vectorize_draws", [False, True])
-def test_nothing_is_left_behind(vectorize_draws):
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_nothing_is_left_behind(vectorize):
     pyro.clear_param_store()
     guide = AutoMultivariateNormal(one_dimensional)
     guide()
@@ -131,9 +131,7 @@ def test_nothing_is_left_behind(vectorize_draws):
     before, keys = copy.deepcopy(guide.state_dict()), set(pyro.get_param_store().keys())
     objects = dict(guide.named_parameters())
     elbo = Trace_ELBO()
-    elbo_gradient_variance(
-        elbo, one_dimensional, guide, num_draws=3, vectorize_draws=vectorize_draws
-    )
+    elbo_gradient_variance(elbo, one_dimensional, guide, num_draws=3, vectorize=vectorize)
     assert set(pyro.get_param_store().keys()) == keys
     assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
     assert all(value is objects[name] for name, value in guide.named_parameters())
@@ -183,14 +181,14 @@ def test_models_that_would_mix_the_draws_are_refused():
     pyro.clear_param_store()
     guide = AutoDiagonalNormal(model)
     measure = partial(elbo_gradient_variance, Trace_ELBO(), model, guide, num_draws=4)
-    measure(lambda weights: (weights * inputs).sum(-1), vectorize_draws=True)
+    measure(lambda weights: (weights * inputs).sum(-1), vectorize=True)
 
     def mixing(weights):
         return (inputs @ weights.unsqueeze(-1)).squeeze(-1)  # a dimension too many in front
 
     measure(mixing)
-    with pytest.raises(ValueError, match="vectorize_draws = False .* at site 'y' 2 draws gave"):
-        measure(mixing, vectorize_draws=True)
+    with pytest.raises(ValueError, match="vectorize = False .* at site 'y' 2 draws gave"):
+        measure(mixing, vectorize=True)
 
 
 def test_draws_do_not_share_a_subsample():
@@ -203,7 +201,7 @@ def test_draws_do_not_share_a_subsample():
 
     guide = AutoDiagonalNormal(model)
     with pytest.raises(ValueError, match="that subsamples, but got the plate 'rows'"):
-        elbo_gradient_variance(Trace_ELBO(), model, guide, num_draws=4, vectorize_draws=True)
+        elbo_gradient_variance(Trace_ELBO(), model, guide, num_draws=4, vectorize=True)
 
 
 def test_mistakes_with_guides_are_told():
@@ -214,18 +212,18 @@ def test_mistakes_with_guides_are_told():
     with pytest.raises(ValueError, match="among AutoDiagonalNormal.loc, .*, but got location"):
         measure(guide, names=["location"])
     with pytest.raises(ValueError, match="the guide AutoNormal: it is no AutoContinuous"):
-        measure(AutoNormal(one_dimensional), vectorize_draws=True)
+        measure(AutoNormal(one_dimensional), vectorize=True)
     with pytest.raises(ValueError, match="the objective BaselinedTrace_ELBO"):
-        elbo_gradient_variance(BaselinedTrace_ELBO(), one_dimensional, guide, vectorize_draws=True)
+        elbo_gradient_variance(BaselinedTrace_ELBO(), one_dimensional, guide, vectorize=True)
     with pytest.raises(ValueError, match="num_particles = 2"):
-        elbo_gradient_variance(Trace_ELBO(2), one_dimensional, guide, vectorize_draws=True)
+        elbo_gradient_variance(Trace_ELBO(2), one_dimensional, guide, vectorize=True)
 
     def model():
         pyro.sample("x", dist.Normal(pyro.param("prior", torch.tensor(0.0)), 1.0))
 
     guide = AutoDiagonalNormal(model)
     with pytest.raises(ValueError, match="outside the guide, but got prior"):
-        elbo_gradient_variance(Trace_ELBO(), model, guide, vectorize_draws=True)
+        elbo_gradient_variance(Trace_ELBO(), model, guide, vectorize=True)
 
     def constant():
         pyro.sample("x", dist.Normal(0.0, 1.0))

@@ -315,7 +315,7 @@ def test_draws_of_guides_can_be_vectorized(guide_class, elbo):
     names = [f"{type(guide).__name__}.{name}" for name in ("loc", "scale_tril")]
     found = [
         elbo_gradient_variance(
-            elbo, normal_model, guide, num_draws=draws, names=names, vectorize_draws=vectorized
+            elbo, normal_model, guide, num_draws=draws, names=names, vectorize=vectorized
         )
         for draws, vectorized in ((4000, True), (400, False))
     ]
