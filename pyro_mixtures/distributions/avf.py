@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from pyro_mixtures.numerics.validation import check_choice
 from pyro_mixtures.samples.shapes import folded
 from pyro_mixtures.velocity.rotations import rotations
 from pyro_mixtures.velocity.row_rotations import row_rotations
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FIELDS = {"axes": rotations, "rows": row_rotations}
 CONTROL_VAR = {"control_var": constraints.independent(constraints.real, 3)}
@@ -100,13 +103,13 @@ class AVFElliptical(EllipticalDistribution):
         self.planes = planes
         super().__init__(given, validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         new = super().expand(batch_shape, _instance)
         new.planes = self.planes
         return new
 
     @property
-    def field(self):
+    def field(self) -> Any:
         """The velocity field that goes with the planes."""
         return FIELDS[self.planes]
 
@@ -115,7 +118,7 @@ class AVFElliptical(EllipticalDistribution):
         return {**super()._parameter_shapes(), "control_var": "2MD"}
 
     @property
-    def field_parameters(self):
+    def field_parameters(self) -> tuple[Tensor, ...]:
         return (self.control_var,)
 
     def variance_gradient(self, value: Tensor, grad: Tensor) -> Tensor:

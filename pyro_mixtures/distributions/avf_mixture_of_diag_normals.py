@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mixtures.components import Diagonal, LearnedHub
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
 from pyro_mixtures.distributions.parametric_mixture import ParametricMixture
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
@@ -116,7 +121,7 @@ class AVFMixtureOfDiagNormals(MixtureOfDiagNormals):
         return LearnedHub(locs, Diagonal(coord_scale), control_var)
 
     @classmethod
-    def from_samples(cls, samples, num_components, **options):
+    def from_samples(cls, samples: Tensor, num_components: int, **options: Any) -> Self:
         """Fit a mixture to samples by maximum likelihood; its ``control_var`` is zero.
 
         Arguments and errors: :meth:`MixtureOfDiagNormals.from_samples`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -63,7 +64,7 @@ class EllipticalDistribution(ParametricDistribution):
         """Where the properties that a law inherits look for the factor."""
         return self.core.scale_tril
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         core, shape = self.core, torch.Size(sample_shape) + self.batch_shape
         z, white = core.draw(shape[: len(shape) - len(core.batch_shape)].numel())
         value = samples_first(z).reshape(shape + self.event_shape)
@@ -87,13 +88,13 @@ class EllipticalDistribution(ParametricDistribution):
         gradients = (grad_white, grad.sum(-2), *rest)
         return tuple(g.to(p.dtype) for g, p in zip(gradients, parameters, strict=True))
 
-    def log_prob(self, value):
+    def log_prob(self, value: Tensor) -> Tensor:
         core, z, shape = folded(self, self._validated(value))
         density = core.log_prob_of_white(core.white(z))
         dtype = torch.promote_types(value.dtype, self.loc.dtype)
         return density.movedim(-1, 0).reshape(shape).to(dtype)
 
-    def score_parts(self, x, *args, **kwargs):
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         r"""Pyro's terms of a surrogate objective.
 
         For the sample just drawn the density is that of its :math:`\varepsilon`, over det L: of
@@ -114,11 +115,11 @@ class EllipticalDistribution(ParametricDistribution):
         """Of the parameters."""
         return self.loc.device
 
-    def to_event(self, reinterpreted_batch_ndims=None):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         event = super().to_event(reinterpreted_batch_ndims)
         return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
 
-    def mask(self, mask):
+    def mask(self, mask: Tensor | bool) -> Any:
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
 
     def log_prob_of_white(self, white: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from pyro_mixtures.distributions.relaxed_categorical import (
 from pyro_mixtures.numerics.validation import check_choice, check_logits
 from pyro_mixtures.samples.remembering import recall, remember
 from pyro_mixtures.samples.shapes import folded, samples_first
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DENSITIES = ("nested", "mixture")
 
@@ -148,7 +152,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         if not float(self.temperature.detach().amax()) < math.inf:
             raise ValueError(f"Expected a finite temperature, but got {self.temperature}")
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         new = super().expand(batch_shape, _instance)
         new.hard, new.density, new.num_nested = self.hard, self.density, self.num_nested
         return new
@@ -166,12 +170,12 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         )
 
     @property
-    def mean(self):
+    def mean(self) -> Tensor:
         self._check_hard("mean")
         return self.mixture.mean
 
     @property
-    def variance(self):
+    def variance(self) -> Tensor:
         self._check_hard("variance")
         return self.mixture.variance
 
@@ -182,7 +186,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
                 f" the {moment} of the mixture, q.mixture.{moment}"
             )
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         core = self.core
         shape = torch.Size(sample_shape) + self.batch_shape
         loc, scale = _chosen(core, shape[: len(shape) - len(core.batch_shape)].numel())
@@ -191,7 +195,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         remember(self, value, (loc, scale))
         return value
 
-    def log_prob(self, value):
+    def log_prob(self, value: Tensor) -> Tensor:
         core, z, shape = folded(self, self._validated(value))
         if self.density == "nested":
             log_prob = _nested_log_prob(core, z, own=recall(self, value))

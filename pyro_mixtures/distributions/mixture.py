@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.distributions import Categorical, Distribution, constraints
@@ -12,6 +12,9 @@ from pyro_mixtures.components import Apart, Several
 from pyro_mixtures.components.asking import expanded, unchecked
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families.support import UnionConstraint, check_rules, is_atom, share_support
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Mixture(MixtureDistribution):
@@ -123,7 +126,7 @@ class Mixture(MixtureDistribution):
         self._set_up(several, self.mixture_distribution.logits, transport, weight_gradient)
         self._check_components(weight_gradient)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         new.mixture_distribution = self.mixture_distribution.expand(batch_shape)
@@ -140,7 +143,8 @@ class Mixture(MixtureDistribution):
         return f"Mixture(\n  {self.mixture_distribution},\n  [{components}])"
 
     @constraints.dependent_property
-    def support(self):
+    def support(self) -> constraints.Constraint:
         if isinstance(self.components, Apart):
             return UnionConstraint(*self.component_distributions)
-        return self.component_distributions[0].support
+        first: Any = self.component_distributions[0]
+        return first.support

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 
 from pyro_mixtures.components import Apart, Components
@@ -146,7 +147,7 @@ class MixtureDistribution(MixtureLaw):
     # samples
 
     @torch.no_grad()
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         z, _, shape = self._draw(sample_shape)
         return self._value(z, shape)
 
@@ -173,7 +174,7 @@ class MixtureDistribution(MixtureLaw):
         z, index, shape = self._draw(sample_shape)
         return self._value(z, shape), samples_first(index.unsqueeze(-1)).reshape(shape)
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
             z, _, shape = self._draw(sample_shape)
         return self._moving(self.core, z, shape, inside=True)
@@ -242,7 +243,7 @@ class MixtureDistribution(MixtureLaw):
             record.twin = drawn.record
         return record, shape
 
-    def score_parts(self, x, *args, **kwargs):
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         r"""Pyro's terms of a surrogate objective.
 
         At a sample of this mixture whose ``weight_gradient`` is not ``"pathwise"`` the score
@@ -270,13 +271,13 @@ class MixtureDistribution(MixtureLaw):
         alone = self.weight_gradient == "clustered" and self.core.blending is None
         return alone and surely_one_group(self.core.groups)
 
-    def to_event(self, reinterpreted_batch_ndims=None):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         event = super().to_event(reinterpreted_batch_ndims)
         if event is self or (self.weight_gradient == "pathwise" and self.has_rsample):
             return event
         return IndependentParts(self, event.reinterpreted_batch_ndims)
 
-    def mask(self, mask):
+    def mask(self, mask: Tensor | bool) -> Any:
         if self.weight_gradient != "pathwise":
             mask = mask_tensor(mask, self.batch_shape, self.device)
         return super().mask(mask)

@@ -80,7 +80,7 @@ class MixtureLaw(Expandable):
         record, shape = self._evaluated(value)
         return self._result(record.component_log_prob, value, shape)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Tensor) -> Tensor:
         record, shape = self._evaluated(value)
         return self._result(record.log_prob, value, shape).squeeze(-1)
 
@@ -100,11 +100,11 @@ class MixtureLaw(Expandable):
         return x if len(self.event_shape) == 1 else x.reshape(x.shape[:-1] + self.event_shape)
 
     @property
-    def mean(self):
+    def mean(self) -> Tensor:
         return self._event(self._averaged(self.components.mean))
 
     @property
-    def variance(self):
+    def variance(self) -> Tensor:
         mean = self.components.mean
         spread = (mean - self._averaged(mean).unsqueeze(-2)).square() + self.components.variance
         return self._event(self._averaged(spread))
@@ -151,7 +151,7 @@ class MixtureLaw(Expandable):
         quantile = mixture_icdf(core.components, core.log_weights, probability)  # (*B, S, D)
         return self._result(quantile, value, shape)
 
-    def cdf(self, value):
+    def cdf(self, value: Tensor) -> Tensor:
         """Distribution function of a one-dimensional mixture, ``(*X, *E) -> (*X,)``.
 
         Raises:
@@ -162,7 +162,7 @@ class MixtureLaw(Expandable):
         column = value.reshape(*value.shape[: value.dim() - self.event_dim], 1)
         return self.marginal_cdf(column).squeeze(-1)
 
-    def icdf(self, value):
+    def icdf(self, value: Tensor | float) -> Tensor:
         """Quantile of a one-dimensional mixture, without gradient, ``(*X,) -> (*X, *E)``.
 
         Raises:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions
 import torch
@@ -21,6 +22,9 @@ from pyro_mixtures.components.asking import base_of, expanded, unchecked
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families import exactly
 from pyro_mixtures.families.support import check_rules, first_component
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NUMBERS = exactly(Normal)
 VECTORS = exactly(MultivariateNormal, LowRankMultivariateNormal)
@@ -119,7 +123,7 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         self._set_up(components, self.mixture_distribution.logits, transport, weight_gradient)
         self._check_components(weight_gradient)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         torch.distributions.MixtureSameFamily.expand(self, batch_shape, new)
@@ -129,7 +133,7 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         return new
 
     @constraints.dependent_property
-    def support(self):
+    def support(self) -> constraints.Constraint:
         """That of one component: torch's, which holds those of all, has no ``biject_to``."""
         return first_component(self.component_distribution.support, len(self.event_shape))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -55,7 +55,7 @@ class ParametricDistribution(Expandable):
         raise NotImplementedError
 
     @classmethod
-    def infer_shapes(cls, **arg_shapes):
+    def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
         letters = cls._parameter_shapes()
         batch_shape, sizes = torch.Size(), dict[str, int]()
         for name, shape in arg_shapes.items():
@@ -64,7 +64,9 @@ class ParametricDistribution(Expandable):
             batch_shape = broadcast_shapes(batch_shape, torch.Size(shape[:first]))
         return batch_shape, torch.Size([sizes["D"]])
 
-    def expand(self: ParametricT, batch_shape, _instance=None) -> ParametricT:
+    def expand(
+        self: ParametricT, batch_shape: Sequence[int], _instance: Any = None
+    ) -> ParametricT:
         batch_shape = torch.Size(batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         for name, letters in self._parameter_shapes().items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.parametric import ParametricDistribution
 from pyro_mixtures.normals.from_samples import fit
 from pyro_mixtures.numerics.validation import check_logits
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ParametricMixtureT = TypeVar("ParametricMixtureT", bound="ParametricMixture")
 
@@ -58,7 +61,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         values = {name: getattr(self, name) for name in self.component_parameters}
         return {name: value for name, value in values.items() if value is not None}
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         new = super().expand(batch_shape, _instance)
         self._expand_into(new, torch.Size(batch_shape))
         return new

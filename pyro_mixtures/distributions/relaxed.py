@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -47,15 +48,22 @@ class RelaxedDistribution(ParametricDistribution):
     temperature: Tensor
     logits: Tensor
 
-    def __init__(self, temperature, probs=None, logits=None, *, validate_args=None) -> None:
+    def __init__(
+        self,
+        temperature: Tensor | float,
+        probs: Tensor | None = None,
+        logits: Tensor | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
         if (probs is None) == (logits is None):
             count = "none" if probs is None else "both"
             raise ValueError(f"Expected one of probs and logits, but got {count} of them")
         name, given = ("logits", logits) if probs is None else ("probs", probs)
-        given, temperature = _as_tensor(given), _as_tensor(temperature)
+        given, number = _as_tensor(given), _as_tensor(temperature)
         letters = self._parameter_shapes()
         batch_shape, sizes = check_shapes(
-            {"temperature": temperature, name: given}, {**letters, name: letters["logits"]}
+            {"temperature": number, name: given}, {**letters, name: letters["logits"]}
         )
         if batch_shape.numel() == 0:
             validate_args = False  # torch's constraints fail for empty tensors
@@ -63,7 +71,7 @@ class RelaxedDistribution(ParametricDistribution):
             self._check(name, given.detach())
         logits = self._normalized(given if probs is None else self._logits(given))
         event_shape = torch.Size(sizes[letter] for letter in letters["logits"])
-        self.temperature = temperature.to(logits).expand(batch_shape)
+        self.temperature = number.to(logits).expand(batch_shape)
         self.logits = logits.expand(batch_shape + event_shape)
         self._set_shapes(batch_shape, event_shape, validate_args)
 
@@ -96,7 +104,7 @@ class RelaxedDistribution(ParametricDistribution):
         raise NotImplementedError
 
     @classmethod
-    def infer_shapes(cls, **arg_shapes):
+    def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
         count = len(cls._parameter_shapes()["logits"])
         batch_shape = event_shape = torch.Size()
         for name, shape in arg_shapes.items():
@@ -111,13 +119,13 @@ class RelaxedDistribution(ParametricDistribution):
         """Of the discrete law that is relaxed here, in the shape of ``logits``."""
         return self._probs(self.logits)
 
-    def rsample(self, sample_shape=torch.Size()):
-        x = self._rsample_coordinates(self._extended_shape(sample_shape))
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        x = self._rsample_coordinates(self._extended_shape(torch.Size(sample_shape)))
         value = self._value(x).to(self.logits.dtype)
         self._keep(value, x)
         return value
 
-    def log_prob(self, value):
+    def log_prob(self, value: Tensor) -> Tensor:
         x = self._kept(value)
         if x is None:
             x = self._coordinates(self._validated(value))

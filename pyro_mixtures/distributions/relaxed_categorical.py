@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pyro.distributions import constraints
@@ -167,11 +168,11 @@ class ExpRelaxedCategorical(_RelaxedCategorical):
 
     support = log_simplex  # type: ignore[assignment]
 
-    def rsample(self, sample_shape=torch.Size()):
-        x = self._rsample_coordinates(self._extended_shape(sample_shape))
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        x = self._rsample_coordinates(self._extended_shape(torch.Size(sample_shape)))
         return x.to(self.logits.dtype)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Tensor) -> Tensor:
         density = self._log_density_of_ratios(self._validated(value))
         return density.to(torch.promote_types(value.dtype, self.logits.dtype))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions
 import torch
+from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import Independent
@@ -44,7 +46,7 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
         torch.Size([5])
     """
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         value = self.base_dist.rsample(sample_shape)
         points = []
         for transform in self.transforms:
@@ -71,7 +73,7 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
             log_prob = log_prob - sum_rightmost(log_volume, log_volume.dim() - batch_dim)
         return term._replace(log_prob=log_prob)
 
-    def score_parts(self, x, *args, **kwargs):
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         if not self.has_rsample:
             return parts_without_gradient(self.log_prob(x), x)
         return self.score_term(x).parts(x)
@@ -81,11 +83,11 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
         """Of the base, where it tells one."""
         return getattr(self.base_dist, "device", torch.device("cpu"))
 
-    def to_event(self, reinterpreted_batch_ndims=None):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         event = super().to_event(reinterpreted_batch_ndims)
         return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
 
-    def mask(self, mask):
+    def mask(self, mask: Tensor | bool) -> Any:
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
 
 

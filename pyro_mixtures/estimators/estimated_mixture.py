@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MixtureT = TypeVar("MixtureT", bound=MixtureDistribution)
 
@@ -35,14 +40,14 @@ class EstimatedMixture(TorchDistribution):
         self.mixture = mixture
         super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         return type(self)(self.mixture.expand(batch_shape))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.mixture})"
 
     @property
-    def support(self):
+    def support(self) -> constraints.Constraint:
         return self.mixture.support
 
     @property
@@ -58,10 +63,10 @@ class EstimatedMixture(TorchDistribution):
     def variance(self) -> Tensor:
         return self.mixture.variance
 
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.mixture.sample(sample_shape)
 
-    def log_prob(self, value):
+    def log_prob(self, value: Tensor) -> Tensor:
         return self.mixture.log_prob(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class QuantileMixture(EstimatedMixture):
         """Of the largest array that ``_moved`` makes of one sample of each mixture."""
         raise NotImplementedError
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         z = self.sample(sample_shape)
         core, points, _ = folded(self.mixture, z)
         locs, scales = core.components.normals("quantiles")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from pyro.distributions.score_parts import ScoreParts
+from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
@@ -18,17 +23,17 @@ class ScoreMixture(EstimatedMixture):
 
     has_rsample = False
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.sample(sample_shape)
 
-    def score_parts(self, x, *args, **kwargs):
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         return parts_without_gradient(self.log_prob(x), x)
 
-    def to_event(self, reinterpreted_batch_ndims=None):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         event = super().to_event(reinterpreted_batch_ndims)
         return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
 
-    def mask(self, mask):
+    def mask(self, mask: Tensor | bool) -> Any:
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
 
 

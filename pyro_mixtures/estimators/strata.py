@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 
 
-def component_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -> Tensor:
+def component_samples(
+    mixture: MixtureDistribution, sample_shape: Sequence[int] = torch.Size()
+) -> Tensor:
     r"""Reparameterized samples of all components, a stratified sample of the mixture.
 
     .. math::
@@ -55,7 +59,9 @@ def component_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -
     return z.movedim(len(shape + added), len(shape))
 
 
-def weighty_samples(mixture: MixtureDistribution, sample_shape=torch.Size()) -> Tensor:
+def weighty_samples(
+    mixture: MixtureDistribution, sample_shape: Sequence[int] = torch.Size()
+) -> Tensor:
     """:func:`component_samples`, of the likeliest component in place of those without weight.
 
     For their costs, that count nothing, may have values or slopes that are not finite, and zero

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,9 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture, checked
 from pyro_mixtures.numerics.precision import double_dtype
 from pyro_mixtures.samples.shapes import samples_first
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class StratifiedMixture(EstimatedMixture):
@@ -26,7 +32,7 @@ class StratifiedMixture(EstimatedMixture):
         super().__init__(mixture)
         self.expanded, self.num_added = expanded, num_added
 
-    def expand(self, batch_shape, _instance=None):
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         batch_shape = torch.Size(batch_shape)
         own = self.batch_shape[self.num_added :]
         added = max(0, len(batch_shape) - len(own)) if self.expanded else 0
@@ -37,7 +43,7 @@ class StratifiedMixture(EstimatedMixture):
         )
 
     @torch.no_grad()
-    def sample(self, sample_shape=torch.Size()):
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         core, shape = self.mixture.core, torch.Size(sample_shape)
         strata = shape + self.batch_shape[: self.num_added]  # samples of one draw
         size = len(self.batch_shape) - len(core.batch_shape)
@@ -48,7 +54,7 @@ class StratifiedMixture(EstimatedMixture):
         z = core.components.draw(index)  # (*B, S others, D)
         return samples_first(z).reshape(shape + self.batch_shape + self.event_shape)
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.mixture.reparameterize(self.sample(sample_shape))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Independent
@@ -76,12 +76,12 @@ def parts_without_gradient(log_prob: Tensor, value: Tensor) -> ScoreParts:
 class IndependentParts(Independent):
     """``to_event`` of a distribution that has ``score_parts`` of its own."""
 
-    def to_event(self, reinterpreted_batch_ndims=None):
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         more = reinterpreted_batch_ndims
         more = len(self.batch_shape) if more is None else more
         return self.base_dist.to_event(self.reinterpreted_batch_ndims + more)
 
-    def mask(self, mask):
+    def mask(self, mask: Tensor | bool) -> Any:
         return super().mask(mask_tensor(mask, self.batch_shape, self.base_dist.device))
 
     @property
@@ -93,7 +93,7 @@ class IndependentParts(Independent):
         """That of the distribution in it, summed."""
         return self.base_dist.score_term(value).summed(self.reinterpreted_batch_ndims)
 
-    def score_parts(self, x, *args, **kwargs):
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         count = self.reinterpreted_batch_ndims
         parts = self.base_dist.score_parts(x)
         parts = (p if isinstance(p, int) else sum_rightmost(p, count) for p in parts)

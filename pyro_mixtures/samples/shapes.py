@@ -24,7 +24,7 @@ class Expandable(TorchDistribution):
         return self.__dict__.get("_unexpanded", self)
 
     @core.setter
-    def core(self, distribution) -> None:
+    def core(self: ExpandableT, distribution: ExpandableT) -> None:
         self._unexpanded = distribution
 
     def _shape_as_expanded(self, new: Any, batch_shape: Size) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -68,9 +68,9 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
 
     def __init__(
         self,
-        model,
+        model: Callable[..., Any],
         num_rotations: int = 1,
-        init_loc_fn=init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         *,
         planes: str = "axes",
@@ -97,7 +97,7 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
         control_var = torch.stack([b, c], -3)
         return self.loc, scale.unsqueeze(-1) * self.scale_tril, control_var
 
-    def get_posterior(self, *args, **kwargs) -> AVFMultivariateNormal:
+    def get_posterior(self, *args: Any, **kwargs: Any) -> AVFMultivariateNormal:
         """The Normal over the packed unconstrained latent vector."""
         return AVFMultivariateNormal(*self._elliptical_parameters(), planes=self.planes)
 
@@ -135,9 +135,9 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
 
     def __init__(
         self,
-        model,
+        model: Callable[..., Any],
         num_rotations: int = 1,
-        init_loc_fn=init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
         *,
         planes: str = "axes",
@@ -152,17 +152,19 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
         super()._setup_prototype(*args, **kwargs)
         self.df = PyroParam(self.loc.new_tensor(self._init_df), self.df_constraint)
 
-    def get_base_dist(self):
+    def get_base_dist(self) -> Any:
         """The standard Student t distribution, of which the posterior is an affine image."""
         identity = torch.eye(self.latent_dim, dtype=self.loc.dtype, device=self.loc.device)
         return dist.MultivariateStudentT(self.df, torch.zeros_like(self.loc), identity)
 
-    def get_posterior(self, *args, **kwargs) -> AVFMultivariateStudentT:
+    def get_posterior(self, *args: Any, **kwargs: Any) -> AVFMultivariateStudentT:
         """The Student t distribution over the packed unconstrained latent vector."""
         return AVFMultivariateStudentT(self.df, *self._elliptical_parameters(), planes=self.planes)
 
     @torch.no_grad()
-    def quantiles(self, quantiles, *args, **kwargs):
+    def quantiles(
+        self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
         """Quantiles of each latent site, as the guides of Pyro give them."""
         loc, scale = self._loc_scale(*args, **kwargs)
         return site_quantiles(

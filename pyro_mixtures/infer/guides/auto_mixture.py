@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -115,7 +115,7 @@ class AutoMixture(CheckedGuide):
 
     def __init__(
         self,
-        model,
+        model: Callable[..., Any],
         num_components: int,
         init_loc_fn: InitLoc | None = None,
         init_scale: float = 0.1,
@@ -195,7 +195,7 @@ class AutoMixture(CheckedGuide):
         self._starts = None  # as Pyro does with the model: the function may not be pickled
         return super().__getstate__()
 
-    def get_posterior(self, *args, **kwargs) -> MixtureDistribution:
+    def get_posterior(self, *args: Any, **kwargs: Any) -> MixtureDistribution:
         """The mixture over the packed unconstrained latent vector."""
         options = {} if self.transport is None else {"transport": self.transport}
         posterior = self.make_mixture(**options, weight_gradient=self.weight_gradient)
@@ -209,7 +209,7 @@ class AutoMixture(CheckedGuide):
         posterior.kept_groups = self._kept_groups
         return posterior
 
-    def sample_latent(self, *args, **kwargs):
+    def sample_latent(self, *args: Any, **kwargs: Any) -> Tensor:
         """Sample a packed unconstrained latent vector."""
         if self.estimator is None:
             return super().sample_latent(*args, **kwargs)
@@ -237,7 +237,7 @@ class AutoMixture(CheckedGuide):
         posterior = self.get_posterior(*args, **kwargs)
         return posterior.mean, posterior.stddev
 
-    def get_base_dist(self):
+    def get_base_dist(self) -> Any:
         """A mixture is no transformed distribution: raises ``NotImplementedError``."""
         raise NotImplementedError(
             f"Expected a guide whose posterior is a transformed distribution, but got"
@@ -245,18 +245,20 @@ class AutoMixture(CheckedGuide):
             " NeuTraReparam a guide with one Normal, such as AutoMultivariateNormal"
         )
 
-    def get_transform(self, *args, **kwargs):
+    def get_transform(self, *args: Any, **kwargs: Any) -> Any:
         """A mixture is no transformed distribution: raises ``NotImplementedError``."""
         return self.get_base_dist()
 
     @torch.no_grad()
-    def median(self, *args, **kwargs):
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Median of each latent site: that of the mixture in each unconstrained coordinate."""
         quantiles = self.quantiles([0.5], *args, **kwargs)
         return {name: value.squeeze(0) for name, value in quantiles.items()}
 
     @torch.no_grad()
-    def quantiles(self, quantiles, *args, **kwargs):
+    def quantiles(
+        self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
         """Quantiles of each latent site, by the distribution function of the whole mixture.
 
         ``quantiles`` is a list or vector of probabilities between 0 and 1, the rest are arguments

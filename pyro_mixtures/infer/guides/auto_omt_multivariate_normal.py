@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from pyro.infer.autoguide import AutoMultivariateNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, init_to_median
 
 from pyro_mixtures.distributions import OMTMultivariateNormal
 from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
@@ -28,6 +29,14 @@ class AutoOMTMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
 
     scale: Any  # a PyroParam is set, a tensor is got
 
-    def get_posterior(self, *args, **kwargs) -> OMTMultivariateNormal:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        init_loc_fn: Callable[..., Any] = init_to_median,
+        init_scale: float = 0.1,
+    ) -> None:
+        super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
+
+    def get_posterior(self, *args: Any, **kwargs: Any) -> OMTMultivariateNormal:
         """The Normal over the packed unconstrained latent vector."""
         return OMTMultivariateNormal(self.loc, self.scale.unsqueeze(-1) * self.scale_tril)

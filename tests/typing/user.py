@@ -1,0 +1,207 @@
+"""What a user writes, with annotations: ``mypy --strict`` has nothing to say about it.
+
+Its functions are not called: that names exist and have types is what mypy sees.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.distributions import Categorical, Gamma, Normal
+from torch.distributions.constraints import Constraint
+
+import pyro_mixtures as pm
+from pyro_mixtures import estimators, families, normals
+from pyro_mixtures.distributions import MixtureDistribution, ParametricMixture
+from pyro_mixtures.estimators.strata import component_samples
+from pyro_mixtures.samples.blending import Blending
+
+LOCS, SCALES, LOGITS = torch.zeros(3, 2), torch.ones(3, 2), torch.zeros(3)
+FACTORS = torch.eye(2).expand(3, 2, 2)
+WEIGHTS = Categorical(logits=LOGITS)
+
+
+def mixtures() -> list[MixtureDistribution]:
+    diagonal = pm.MixtureOfDiagNormals(LOCS, SCALES, LOGITS, transport="telescoping")
+    full = pm.MixtureOfNormals(LOCS, FACTORS, LOGITS, weight_gradient="hybrid")
+    of_scales = pm.GaussianScaleMixture(torch.ones(2), torch.ones(3), LOGITS)
+    learned = pm.AVFMixtureOfDiagNormals(LOCS, SCALES, LOGITS, torch.zeros(2, 3, 2))
+    one = pm.MixtureOfDiagNormalsSharedCovariance(LOCS, torch.ones(2), LOGITS)
+    other = pm.MixtureOfNormalsSharedCovariance(LOCS, torch.eye(2), LOGITS)
+    of_gammas = pm.MixtureSameFamily(WEIGHTS, Gamma(torch.ones(3), 1.0), validate_args=False)
+    several = pm.Mixture(WEIGHTS, [Normal(0.0, 1.0), Normal(1.0, 1.0), Normal(2.0, 1.0)])
+    return [diagonal, full, of_scales, learned, one, other, of_gammas, several]
+
+
+def contract(q: MixtureDistribution) -> Tensor:
+    """All that a mixture does."""
+    z: Tensor = q.rsample((5,)) + q.sample(torch.Size([5])) + q.rsample() + q.sample()
+    both: tuple[Tensor, Tensor] = q.sample_with_index((5,))
+    log_prob: Tensor = q.log_prob(z) + q.log_weights.logsumexp(-1)
+    each: Tensor = q.component_log_prob(z) + q.responsibilities(both[0])
+    moments: Tensor = q.mean + q.variance + q.covariance_matrix.diagonal()
+    values: Tensor = q.cdf(z) + q.icdf(0.5) + q.icdf(torch.rand(5))
+    values = values + q.marginal_cdf(z) + q.marginal_icdf(torch.rand(2))
+    low, high = q.entropy_bounds()
+    wide: MixtureDistribution = q.expand((4, 3))
+    part: MixtureDistribution = q.marginal([0])
+    rest: MixtureDistribution = q.condition(0, torch.zeros(1))
+    image = q.affine(torch.ones(2), torch.zeros(2))
+    again: Tensor = q.reparameterize(z)
+    score: Any = q.score_parts(z).score_function
+    copies: list[MixtureDistribution] = [q.blended(None), q.with_weight_gradient("pathwise")]
+    support: Constraint | None = q.support
+    has_rsample: bool = q.has_rsample
+    count: int = q.num_components
+    shapes: tuple[torch.Size, torch.Size] = (q.batch_shape, q.event_shape)
+    words: tuple[str, str, torch.device] = (q.transport, q.weight_gradient, q.device)
+    groups: Tensor = q.groups
+    masked, event = q.mask(True), q.to_event(1)
+    known = wide, part, rest, image, again, score, copies, support, has_rsample, count
+    print(known, shapes, words, groups, masked, event)
+    return log_prob + each + moments + values + low + high
+
+
+def fitted(samples: Tensor) -> ParametricMixture:
+    learned: pm.AVFMixtureOfDiagNormals = pm.AVFMixtureOfDiagNormals.from_samples(samples, 3)
+    print(learned.control_var)
+    mixture: pm.MixtureOfDiagNormals = pm.MixtureOfDiagNormals.from_samples(samples, 3, seed=1)
+    wide: pm.MixtureOfDiagNormals = mixture.expand([2])
+    return wide
+
+
+def others() -> Tensor:
+    """Elliptical and relaxed distributions, and a flow."""
+    control_var = torch.zeros(2, 1, 2)
+    normal = pm.AVFMultivariateNormal(torch.zeros(2), torch.eye(2), control_var, planes="rows")
+    heavy = pm.AVFMultivariateStudentT(
+        torch.tensor(3.0), torch.zeros(2), torch.eye(2), control_var
+    )
+    best = pm.OMTMultivariateNormal(torch.zeros(2), torch.eye(2))
+    soft = pm.RelaxedCategorical(0.5, logits=LOGITS)
+    hard = pm.RelaxedCategoricalStraightThrough(0.5, probs=torch.ones(3) / 3)
+    logs = pm.ExpRelaxedCategorical(torch.tensor(0.5), logits=LOGITS)
+    coin = pm.RelaxedBernoulli(0.5, logits=LOGITS)
+    flip = pm.RelaxedBernoulliStraightThrough(0.5, logits=LOGITS)
+    gumbel = pm.GumbelSoftmaxMixtureOfDiagNormals(LOCS, SCALES, LOGITS, 0.5, hard=True)
+    flow = pm.TransformedDistribution(normal, [])
+    total = torch.zeros(())
+    each: tuple[pm.AVFElliptical, ...] = (normal, heavy)
+    for q in (*each, best):
+        z: Tensor = q.rsample((3,)) + q.sample() + q.mean + q.variance
+        total = total + q.log_prob(z).sum() + q.expand((2,)).log_prob(z).sum()
+    for relaxed in (soft, hard, logs, coin, flip):
+        y: Tensor = relaxed.rsample((3,))
+        total = total + relaxed.log_prob(y).sum() + relaxed.expand([4]).probs.sum()
+    slope: Tensor = normal.variance_gradient(normal.sample(), torch.ones(2))
+    x: Tensor = gumbel.rsample() + gumbel.mean + flow.rsample((2,)) + slope
+    of_flow: Tensor = flow.log_prob(x)
+    return total + gumbel.log_prob(x) + of_flow
+
+
+def model(data: Tensor) -> None:
+    z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0).expand([2]).to_event(1))
+    pyro.sample("x", pyro.distributions.Normal(z.sum(), 1.0), obs=data)
+
+
+def fit(data: Tensor) -> dict[str, Tensor]:
+    """Guides and objectives."""
+    guide: pm.AutoMixture = pm.AutoDiagonalNormalMixture(model, 3, estimator="stratified")
+    full = pm.AutoMultivariateNormalMixture(model, num_components=3)
+    rotated = pm.AutoAVFMultivariateNormal(model, 2)
+    heavy = pm.AutoAVFMultivariateStudentT(model)
+    best = pm.AutoOMTMultivariateNormal(model)
+    baselined = pm.BaselinedTrace_ELBO(num_particles=4, vectorize_particles=True)
+    marginalized = pm.MarginalizedMixture_ELBO()
+    stratified = pm.SIWAE_ELBO(num_particles=2, sticking_the_landing=True)
+    optimizer = PyroOptim(torch.optim.Adam, pm.avf_optim_args({"lr": 0.01}, {"lr": 0.1}))
+    SVI(model, guide, optimizer, baselined).step(data)
+    total: Tensor = baselined.differentiable_loss(model, guide, data)
+    total = total + marginalized.differentiable_loss(model, guide, data)
+    loss: float = stratified.loss(model, guide, data) + stratified.loss_and_grads(model, guide)
+    print(loss, total)
+    posterior: ParametricMixture = guide.get_posterior(data)
+    print(full.get_posterior().mean, rotated.get_posterior().mean, best.get_posterior().mean)
+    print(heavy.quantiles([0.1, 0.9]), guide.sample_latent(data), posterior.log_weights)
+    return {**guide.median(data), **guide.quantiles([0.5], data)}
+
+
+def relaxed_model(data: Tensor) -> Any:
+    return pyro.poutine.reparam(model, {"z": pm.GumbelSoftmaxReparam()})
+
+
+def cost(z: Tensor) -> Tensor:
+    return z.square().sum(-1)
+
+
+def estimates(q: pm.MixtureOfDiagNormals) -> Tensor:
+    """Estimators, by name and as functions."""
+    total: Tensor = estimators.expectation(q, cost, estimator="graves", num_samples=3)
+    total = total + pm.estimators.marginalized(q, cost, num_samples=3)
+    soft = functools.partial(estimators.gumbel_soft, temperature=0.1)
+    total = total + estimators.expectation(q, cost, estimator=soft, baseline=1.0)
+    names: list[str] = list(estimators.ESTIMATORS)
+    around: estimators.EstimatedMixture = estimators.graves(q)
+    total = total + around.log_prob(estimators.gumbel_hard(q, temperature=0.5).rsample())
+    print(names, estimators.blended(q, Blending()).rsample())
+    z: Tensor = estimators.implicit(q).rsample((2,)) + estimators.score(q).sample()
+    z = z + estimators.stratified(q, expanded=True).rsample((2,)) + component_samples(q, (2,))
+    for each in (estimators.hybrid(q), estimators.pathwise(q), estimators.clustered(q)):
+        same: pm.MixtureOfDiagNormals = each
+        z = z + same.rsample()
+    low, high = pm.kl_bounds(q, q)
+    below, above = normals.mixture_entropy_bounds(q.log_weights, LOCS, SCALES)
+    return total + z.sum() + low + high + below + above
+
+
+def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
+    """Diagnostics, and the figures of them."""
+    guide = pm.AutoDiagonalNormalMixture(model, 3)
+    found: pm.diagnostics.PSIS = pm.diagnostics.psis(model, guide, data, vectorize=True)
+    khat: float = found.khat
+    draws: dict[str, Tensor] = found.resample(10)
+    parameters = {"locs": LOCS, "coord_scale": SCALES, "component_logits": LOGITS}
+    by_cost = pm.diagnostics.gradient_variance(
+        pm.MixtureOfDiagNormals, cost, parameters, estimator="hybrid"
+    )
+    by_step: dict[str, pm.diagnostics.GradientVariance] = pm.diagnostics.elbo_gradient_variance(
+        Trace_ELBO(), model, guide, data, num_draws=10, vectorize=True
+    )
+    variance: Tensor = by_cost["locs"].variance + by_step["locs"].variance_error
+    summary: pm.diagnostics.ComponentSummary = pm.diagnostics.component_summary(q, num_samples=100)
+    overlaps: Tensor = summary.overlaps
+    pm.plotting.plot_mixture(q)
+    pm.plotting.plot_pairs(q, [0, 1])
+    pm.plotting.plot_elbo([1.0, 2.0])
+    pm.plotting.plot_gradient_variance({"hybrid": by_cost})
+    return f"{khat} {draws} {variance} {overlaps} {summary}"
+
+
+class Autoencoder(nn.Module):
+    """A module of the package in one of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codebook = pm.nn.VectorQuantize(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        quantized: pm.nn.Quantized = self.codebook(x)
+        return quantized.quantized
+
+
+class Waiting(Gamma):
+    """A family of the user's own."""
+
+
+@families.register_velocity(Waiting)
+def _(distribution: Waiting, value: Tensor) -> Tensor:
+    return value * distribution.rate.detach() / distribution.rate
+
+
+print(pm.__version__, pm.UnusedScoreWarning, pm.detached)
