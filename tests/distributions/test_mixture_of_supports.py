@@ -17,7 +17,12 @@ from torch.distributions import (
     Uniform,
 )
 
-from pyro_mixtures import Mixture, MixtureSameFamily
+from pyro_mixtures import (
+    BaselinedTrace_ELBO,
+    MarginalizedMixture_ELBO,
+    Mixture,
+    MixtureSameFamily,
+)
 from pyro_mixtures.estimators import hybrid, pathwise, score
 from pyro_mixtures.estimators.strata import component_samples
 from tests.families.refusing import assert_refused, mixed, refused
@@ -163,8 +168,9 @@ def test_vectors_beside_an_atom():
     )
 
 
-def test_in_an_objective():
-    """Zeros in model and guide, under Trace_ELBO: within 5 standard errors of a quadrature."""
+@pytest.mark.parametrize("objective", [Trace_ELBO, BaselinedTrace_ELBO, MarginalizedMixture_ELBO])
+def test_in_an_objective(objective):
+    """Zeros in model and guide: within 5 standard errors of a quadrature."""
     prior = zero_inflated({name: x.detach() for name, x in parameters_of_zeros().items()})
 
     def model():
@@ -187,7 +193,7 @@ def test_in_an_objective():
     exact = gradients(-(weights * log_q.exp() * elbo).sum(), parameters)
     found = []
     for _ in range(30):
-        loss = Trace_ELBO(num_particles=300, vectorize_particles=True)
+        loss = objective(num_particles=300, vectorize_particles=True)
         value = loss.differentiable_loss(model, guide)
         found.append(gradients(value, parameters))
     for name, value in exact.items():
