@@ -12,6 +12,7 @@ from pyro_mixtures.components import Apart, Several
 from pyro_mixtures.components.asking import expanded, unchecked
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.families.support import UnionConstraint, check_rules, is_atom, share_support
+from pyro_mixtures.numerics.precision import records_graph
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -120,7 +121,9 @@ class Mixture(MixtureDistribution):
         self.component_distributions = tuple(expanded(each, batch_shape) for each in components)
         super().__init__(batch_shape, torch.Size(components[0].event_shape), validate_args)
         has_atoms = any(map(is_atom, components))
-        differ = self._validate_args and not share_support(*self.component_distributions)
+        # also without validation, for values beyond an end would have no density
+        looks = self._validate_args or (weight_gradient == "hybrid" and not records_graph())
+        differ = looks and not share_support(*self.component_distributions)
         kind = Apart if has_atoms or differ else Several
         several = kind(*map(unchecked, self.component_distributions))
         self._set_up(several, self.mixture_distribution.logits, transport, weight_gradient)

@@ -214,6 +214,31 @@ APART = {
 }
 
 
+def test_different_intervals_without_validation():
+    parts = [Normal(*double(0.0, 1.0)), Exponential(double(0.5)[0])]
+    weights, z = Categorical(torch.ones(2).double()), double(-1.0, 2.0)
+    checked, unchecked = (
+        Mixture(weights, parts, weight_gradient="hybrid", validate_args=validate)
+        for validate in (True, False)
+    )
+    assert torch.equal(checked.log_prob(z), unchecked.log_prob(z))
+    assert float(unchecked.log_prob(z)[0]) == pytest.approx(math.log(0.5) - 0.5 - 0.918938533)
+    assert not unchecked.has_rsample
+
+
+def test_rows_of_vmap():
+    """Their ends are hidden: they count as those of one support."""
+    low = torch.zeros(4, dtype=torch.float64)
+
+    def log_prob(low):
+        weights = Categorical(torch.ones(2).double(), validate_args=False)
+        parts = [Uniform(low, low + width, validate_args=False) for width in (1.0, 1.0)]
+        options = {"weight_gradient": "hybrid", "validate_args": False}
+        return Mixture(weights, parts, **options).log_prob(low + 0.5)
+
+    assert torch.func.vmap(log_prob)(low).tolist() == [0.0] * 4
+
+
 @pytest.mark.parametrize("name", APART)
 def test_different_intervals(name):
     """The mass is one, and the score function's gradient that of the expected cost."""
