@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from pyro_mixtures.distributions.relaxed import straight_through
 from pyro_mixtures.numerics.chunks import map_chunks
 from pyro_mixtures.numerics.precision import at_least_single
+from pyro_mixtures.numerics.validation import check_at_least_one
 
 
 class Quantized(NamedTuple):
@@ -80,9 +80,7 @@ class VectorQuantize(nn.Module):
         self, num_codes: int, dim: int, *, commitment: float = 0.25, num_levels: int = 1
     ) -> None:
         super().__init__()
-        for name, size in (("num_codes", num_codes), ("dim", dim), ("num_levels", num_levels)):
-            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-                raise ValueError(f"Expected {name} to be an integer >= 1, but got {size!r}")
+        check_at_least_one(num_codes=num_codes, dim=dim, num_levels=num_levels)
         if not 0 <= commitment < math.inf:
             raise ValueError(f"Expected a finite commitment >= 0, but got {commitment}")
         self.commitment = commitment

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -12,6 +14,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a ``ValueError`` for a value that is not among the choices."""
     if value not in choices:
         raise ValueError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}")
+
+
+def check_at_least_one(**sizes: Any) -> None:
+    """Raise a ``ValueError`` for a size that is no integer of at least 1."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"Expected {name} to be an integer >= 1, but got {size!r}")
 
 
 def check_shapes(
