@@ -85,6 +85,20 @@ def diagnosing_a_fit(names):
     assert names["noise"]["pathwise"] > 1.5 * names["noise"]["clustered"]
 
 
+def mixture_density_network(names):
+    assert names["scores"]["K = 5"] < names["best"] + 0.1
+    assert names["scores"]["K = 1"] > names["best"] + 0.5
+    assert names["by_hand"].log() == -torch.inf
+    (bare, _, bare_loss), (floored, _, loss) = names["courses"].values()
+    assert bare.min() < 1e-4 < 1e-2 < floored.min()
+    assert bare_loss[-1] > loss[-1] + 0.5
+    assert loss[-1] > loss.min() + 0.3
+    one_place, far_off, from_data = names["starts"].values()
+    assert from_data[50] < one_place[50] - 0.3
+    assert far_off[-1] > from_data[-1] + 0.5
+    assert names["gaps"]["K = 5"] < 0.06 < 0.1 < names["gaps"]["K = 1"]
+
+
 CLAIMS = {
     "plot_1_first_mixture_guide": first_mixture_guide,
     "plot_2_baseball": baseball,
@@ -93,6 +107,7 @@ CLAIMS = {
     "plot_5_avf_guides": avf_guides,
     "plot_6_any_family": any_family,
     "plot_7_diagnosing_a_fit": diagnosing_a_fit,
+    "plot_8_mixture_density_network": mixture_density_network,
 }
 
 

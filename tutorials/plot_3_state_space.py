@@ -19,10 +19,10 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.nn.functional import softplus
 
 from pyro_mixtures import MixtureOfDiagNormals
 from pyro_mixtures.infer import BaselinedTrace_ELBO
+from pyro_mixtures.nn import ConditionalMixture
 from pyro_mixtures.plotting import plot_elbo
 
 # %%
@@ -76,8 +76,8 @@ train, test = simulate(600), simulate(200)
 # Its factors have the form of the exact posterior's, :math:`q(z_1 | x_{1:T}) \, q(z_2 | z_1,
 # x_{2:T}) \cdots`: what is still to come matters, and the last state. So a recurrent network
 # reads the observations backwards; what it knows at time t is combined with the last state, and
-# makes the parameters of a mixture. The components begin on both sides of zero, a single one on
-# one of them.
+# ``ConditionalMixture`` makes a mixture of that. The components begin on both sides of zero, a
+# single one on one of them.
 #
 # Each of the states is a plain ``pyro.sample`` of a batch of mixtures. The modes may be close or
 # far apart, as the data will have it: ``"clustered"`` decides that for each mixture of the
@@ -87,31 +87,20 @@ train, test = simulate(600), simulate(200)
 class Guide(nn.Module):
     def __init__(self, num_components, size=32):
         super().__init__()
-        self.num_components = num_components
         self.backwards = nn.GRU(2, size, batch_first=True)
         self.from_state = nn.Linear(2, size)
-        self.hidden = nn.Linear(size, size)
-        self.output = nn.Linear(size, 5 * num_components)
-        start = torch.zeros(num_components, 5)
-        start[:, 0] = torch.linspace(0.5, -0.5, num_components)
-        start[:, 2:4] = -1.0  # scales of 0.3
-        self.output.bias.data = start.flatten()
-
-    def mixture(self, future, state):
-        combined = (self.from_state(state).tanh() + future) / 2
-        output = self.output(self.hidden(combined).tanh())
-        output = output.unflatten(-1, (self.num_components, 5))
-        locs, raw_scale, logits = output.split([2, 2, 1], -1)
-        return MixtureOfDiagNormals(
-            locs, softplus(raw_scale), logits.squeeze(-1), weight_gradient="clustered"
-        )
+        locs = torch.zeros(num_components, 2)
+        locs[:, 0] = torch.linspace(0.5, -0.5, num_components)
+        start = MixtureOfDiagNormals(locs, torch.full_like(locs, 0.3), torch.zeros(num_components))
+        self.mixture = ConditionalMixture(size, 2, num_components, hidden=(size,)).start_at(start)
 
     def forward(self, x):
         futures, _ = self.backwards(x.flip(1))
         with pyro.plate("sequences", len(x)):
             z = torch.zeros(2)
             for t in range(STEPS):
-                z = pyro.sample(f"z_{t}", self.mixture(futures[:, STEPS - 1 - t], z))
+                combined = (self.from_state(z).tanh() + futures[:, STEPS - 1 - t]) / 2
+                z = pyro.sample(f"z_{t}", self.mixture(combined))
 
 
 # %%
