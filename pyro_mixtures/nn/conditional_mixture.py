@@ -37,7 +37,8 @@ START_SCALE = 0.5
 """Of the components at first, where their means are between -1 and 1."""
 
 
-class ConditionalMixture(nn.Module, ConditionalDistribution):
+@ConditionalDistribution.register  # as a base its metaclass would keep PyroModule out
+class ConditionalMixture(nn.Module):
     r"""A network that makes a mixture of Normals of each context.
 
     .. math::

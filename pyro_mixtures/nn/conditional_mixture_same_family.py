@@ -25,7 +25,8 @@ from pyro_mixtures.nn.floors import AboveFloor, CholeskyAboveFloor
 from pyro_mixtures.nn.named_outputs import NamedOutputs
 
 
-class ConditionalMixtureSameFamily(nn.Module, ConditionalDistribution):
+@ConditionalDistribution.register  # as a base its metaclass would keep PyroModule out
+class ConditionalMixtureSameFamily(nn.Module):
     r"""A network that makes a mixture of K components of any family of each context.
 
     .. math:: q(z \mid c) = \sum_{j=1}^K \pi_j(c) \, q(z \mid \theta_j(c))

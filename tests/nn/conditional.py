@@ -3,7 +3,12 @@
 import copy
 import pickle
 
+import pyro
+import pyro.distributions as dist
 import torch
+from pyro.distributions.conditional import ConditionalDistribution
+from pyro.nn import PyroModule, PyroSample
+from pyro.nn.module import to_pyro_module_
 
 from tests.registry import randn
 
@@ -80,3 +85,34 @@ def assert_compiles(module, context, value):
         torch.compile(loss, fullgraph=True, backend="eager")(), parameters
     )
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def assert_transforms(module, context, value):
+    """Each context alone, and gradients for each, as those of a batch."""
+
+    def log_prob(parameters, context, value):
+        return torch.func.functional_call(module, parameters, (context,)).log_prob(value)
+
+    parameters = dict(module.named_parameters())
+    found = torch.func.vmap(log_prob, (None, 0, 0))(parameters, context, value)
+    torch.testing.assert_close(found, module(context).log_prob(value))
+    each = torch.func.vmap(torch.func.grad(log_prob), (None, 0, 0))(parameters, context, value)
+    sums = torch.autograd.grad(module(context).log_prob(value).sum(), list(parameters.values()))
+    for name, total in zip(parameters, sums, strict=True):
+        torch.testing.assert_close(each[name].sum(0), total, rtol=1e-4, atol=1e-5)
+
+
+def assert_pyro(module, context):
+    """Pyro takes it for a conditional distribution, and for a module whose weights are latent."""
+    assert isinstance(module, ConditionalDistribution)
+    expected, stddev = module(context).mean, module(context).stddev
+    guide = PyroModule()
+    guide.network = module
+    to_pyro_module_(guide)
+    assert isinstance(guide.network, ConditionalDistribution)
+    assert torch.equal(guide.network.condition(context).mean, expected)
+    layer = guide.network.network.output
+    layer.bias = PyroSample(dist.Normal(torch.zeros_like(layer.bias), 1.0).to_event(1))
+    trace = pyro.poutine.trace(lambda: guide.network(context)).get_trace()
+    assert "network.network.output.bias" in trace.nodes
+    assert not torch.allclose(trace.nodes["_RETURN"]["value"].stddev, stddev)

@@ -15,8 +15,10 @@ from pyro_mixtures.numerics.score_use import UnusedScoreWarning
 from tests.nn.conditional import (
     SHAPES,
     assert_compiles,
+    assert_pyro,
     assert_reparameterized,
     assert_survives,
+    assert_transforms,
     directional,
 )
 from tests.registry import FAMILIES as REGISTRY
@@ -214,6 +216,17 @@ def test_copies(family):
 def test_compiled(family):
     module = ConditionalMixture(3, 2, 4, family=family, hidden=(5,), validate_args=False)
     assert_compiles(module, torch.randn(6, 3), torch.randn(6, 2))
+
+
+@each_family
+def test_transforms(family):
+    module = ConditionalMixture(3, 2, 4, family=family, hidden=(5,), validate_args=False)
+    assert_transforms(module, torch.randn(6, 3), torch.randn(6, 2))
+
+
+@each_family
+def test_in_pyro(family):
+    assert_pyro(ConditionalMixture(3, 2, 4, family=family, hidden=(5,)), torch.randn(6, 3))
 
 
 def test_options_go_to_the_distribution():

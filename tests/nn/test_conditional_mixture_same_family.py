@@ -12,8 +12,10 @@ from pyro_mixtures.nn import ConditionalMixtureSameFamily
 from tests.nn.conditional import (
     SHAPES,
     assert_compiles,
+    assert_pyro,
     assert_reparameterized,
     assert_survives,
+    assert_transforms,
     directional,
 )
 from tests.registry import randn
@@ -201,6 +203,17 @@ def test_copies(name):
 def test_compiled():
     module = network("Gamma", hidden=(4,), validate_args=False)
     assert_compiles(module, torch.randn(5, 2), torch.rand(5))
+
+
+@pytest.mark.parametrize("name", ["Normal", "Gamma", "MultivariateNormal"])
+def test_transforms(name):
+    module, context = network(name, hidden=(4,), validate_args=False), torch.randn(5, 2)
+    assert_transforms(module, context, module(context).sample())
+
+
+@pytest.mark.parametrize("name", ["Gamma", "Dirichlet", "StudentT of fixed df"])
+def test_in_pyro(name):
+    assert_pyro(network(name, hidden=(4,)), torch.randn(5, 2))
 
 
 def test_options_go_to_the_mixture():
