@@ -212,9 +212,8 @@ def test_copies(family):
 
 
 @pytest.mark.filterwarnings("default")  # torch warns about its own code
-@pytest.mark.parametrize("family", ["diagonal", "full", "scale"])
-def test_compiled(family):
-    module = ConditionalMixture(3, 2, 4, family=family, hidden=(5,), validate_args=False)
+def test_compiled():
+    module = ConditionalMixture(3, 2, 4, family="full", hidden=(5,), validate_args=False)
     assert_compiles(module, torch.randn(6, 3), torch.randn(6, 2))
 
 
@@ -239,6 +238,8 @@ def test_layers():
     module = ConditionalMixture(3, 2, 4, hidden=(7, 8))
     shapes = [tuple(value.shape) for value in module.parameters()]
     assert shapes == [(7, 3), (7,), (8, 7), (8,), (20, 8), (20,)]
+    hidden = [type(layer).__name__ for layer in module.network.hidden]
+    assert hidden == ["Linear", "SiLU", "Linear", "SiLU"]
     assert len(list(ConditionalMixture(3, 2, 4, family="full").parameters())) == 2
     factors = ConditionalMixture(3, 3, 4, family="full").network.shapes["scale_tril"]
     assert factors == (4, 6)  # none for what is above the diagonal
@@ -296,8 +297,8 @@ def test_amortized_guide(elbo, weight_gradient):
             pyro.sample("z", network(x))
 
     loss = elbo(num_particles=2, vectorize_particles=True, max_plate_nesting=2)
-    svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.98}), loss)
-    for _ in range(200):
+    svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.97}), loss)
+    for _ in range(150):
         svi.step(x[torch.randperm(200)[:20]])
     with torch.no_grad():
         q = network(x)

@@ -271,8 +271,8 @@ def test_amortized_guide(elbo):
             pyro.sample("rate", module(x.unsqueeze(-1)))
 
     loss = elbo(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.98}), loss)
-    for _ in range(150):
+    svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.97}), loss)
+    for _ in range(100):
         svi.step(counts[torch.randperm(300)[:50]])
     with torch.no_grad():
         q = module(counts.unsqueeze(-1))
