@@ -7,8 +7,9 @@ from torch.distributions import Categorical, Dirichlet, Distribution, Laplace
 from torch.func import grad, vmap
 
 from pyro_mixtures import MixtureSameFamily
-from pyro_mixtures.distributions import MixtureDistribution, MixtureOfDiagNormals, groups
+from pyro_mixtures.distributions import MixtureDistribution, MixtureOfDiagNormals
 from pyro_mixtures.numerics.linkage import complete_linkage
+from pyro_mixtures.samples import groups
 from pyro_mixtures.samples.groups import KeptGroups
 from tests.every import KINDS
 from tests.registry import FAMILIES

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pyro_mixtures.distributions import MixtureOfDiagNormals, bounds
+from pyro_mixtures.distributions import MixtureOfDiagNormals
+from pyro_mixtures.normals import bounds
 from tests.registry import each_family, gradients, grid
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

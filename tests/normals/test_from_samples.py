@@ -10,8 +10,8 @@ from pyro_mixtures.distributions import (
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormals,
-    from_samples,
 )
+from pyro_mixtures.normals import from_samples
 from tests.registry import FAMILIES, each_family, gradients, leaves
 
 SHARED_SHAPE = {
