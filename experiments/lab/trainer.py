@@ -27,8 +27,8 @@ from experiments.lab.processes import (
 )
 from experiments.lab.run import atomic_write, check_same_settings, write_csv
 from experiments.lab.trainer_settings import Training
-from pyro_mixtures.diagnostics.nonfinite_sites import nonfinite_gradient, nonfinite_site
-from pyro_mixtures.infer.annealing import Annealing
+from pyro_mixtures.diagnostics import nonfinite_gradient, nonfinite_site
+from pyro_mixtures.infer import Annealing, annealing_weight
 
 
 class Trainer:
@@ -135,8 +135,9 @@ class Trainer:
                 sampler.set_epoch(self._epoch)
                 began, total, count = time.perf_counter(), torch.zeros(()), 0
                 for batch in batches:
-                    weight = (self._step + 1) / max(1, training.annealing_epochs * len(batches))
-                    total = total + len(batch[0]) * self._update(batch, min(1.0, weight)).cpu()
+                    annealing = training.annealing_epochs * len(batches)
+                    weight = annealing_weight(self._step + 1, annealing)
+                    total = total + len(batch[0]) * self._update(batch, weight).cpu()
                     count += len(batch[0])
                     bar.update()
                 self._epoch += 1

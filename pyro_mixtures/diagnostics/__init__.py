@@ -4,6 +4,7 @@ from pyro_mixtures.diagnostics.component_summary import ComponentSummary, compon
 from pyro_mixtures.diagnostics.distribution_gradients import gradient_variance
 from pyro_mixtures.diagnostics.elbo_gradients import elbo_gradient_variance
 from pyro_mixtures.diagnostics.moments import GradientVariance
+from pyro_mixtures.diagnostics.nonfinite_sites import nonfinite_gradient, nonfinite_site
 from pyro_mixtures.diagnostics.psis import PSIS, psis
 
 __all__ = [
@@ -13,5 +14,7 @@ __all__ = [
     "component_summary",
     "elbo_gradient_variance",
     "gradient_variance",
+    "nonfinite_gradient",
+    "nonfinite_site",
     "psis",
 ]

@@ -1,5 +1,6 @@
 """Guides and objectives for Pyro's stochastic variational inference."""
 
+from pyro_mixtures.infer.annealing import Annealing, annealing_weight
 from pyro_mixtures.infer.guides.auto_avf import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
@@ -27,6 +28,7 @@ from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
 
 __all__ = [
+    "Annealing",
     "AutoAVFDiagonalNormalMixture",
     "AutoAVFMultivariateNormal",
     "AutoAVFMultivariateStudentT",
@@ -42,6 +44,7 @@ __all__ = [
     "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",
     "SIWAE_ELBO",
+    "annealing_weight",
     "avf_optim_args",
     "detached",
 ]
