@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import arviz
 import numpy
 import pyro
 import pyro.distributions as dist
@@ -22,6 +21,7 @@ from torch.distributions import Distribution
 from experiments.baseball.model import log_joint, model
 from experiments.lab.run import Run
 from experiments.lab.training import Schedule, train
+from pyro_mixtures.diagnostics import Evaluation
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 
 
@@ -113,18 +113,18 @@ def judge(guide: AutoContinuous, reference: dict[str, Any], seed: int) -> dict[s
     """The figures of a row of the table."""
     pyro.set_rng_seed(seed)
     weights = log_weights(guide, 200_000)
-    blocks = weights.reshape(20, 10_000)  # 20 estimates of the 10,000-sample bound
-    bounds = blocks.logsumexp(-1) - math.log(blocks.shape[-1])
-    _, khat = arviz.psislw(blocks[0].numpy())
+    whole = Evaluation.from_log_weights(weights)
+    blocks = Evaluation.from_log_weights(weights.reshape(20, 10_000).T)
+    bounds = blocks.iw_bound  # 20 estimates of the 10,000-sample bound
     posterior = approximation(guide)
     mean = _error(posterior.mean.numpy() - reference["mean"], reference["std"])
     std = _error(posterior.stddev.numpy() - reference["std"], reference["std"])
     return {
-        "elbo": weights.mean().item(),
-        "elbo_se": weights.std().item() / math.sqrt(weights.numel()),
+        "elbo": whole.elbo.item(),
+        "elbo_se": whole.elbo_error.item(),
         "iw_bound": bounds.mean().item(),
         "iw_bound_se": bounds.std().item() / math.sqrt(bounds.numel()),
-        "khat": float(khat),
+        "khat": blocks.khat[0].item(),
         "mean_error": mean,
         "std_error": std,
     }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.state_space.guide import MixtureGuide
 from experiments.state_space.model import log_joint
+from pyro_mixtures.diagnostics import Evaluation
 
 CHUNK = 200
 """Particles of all sequences that are drawn at once."""
@@ -39,16 +40,16 @@ def lower_bounds(
     Args:
         guide: a trained guide.
         observations: ``(N, T, 2)``.
-        num_particles: S, at least 2. Its draws are taken from the global random state.
+        num_particles: S, at least 25. Its draws are taken from the global random state.
 
     Returns:
         ``elbo`` and ``iw_bound``, and their standard errors ``elbo_se`` and ``iw_bound_se``. These
         are over the particles: what other particles on the same sequences would change, and not
-        what other sequences would. That of the second is by the delta method, and too small where
-        few weights prevail. ``sequence_se`` is the one over sequences, of the first.
+        what other sequences would. That of the second is too small where few weights prevail.
+        ``sequence_se`` is the one over sequences, of the first.
 
     Raises:
-        ValueError: for ``num_particles`` below 2.
+        ValueError: for ``num_particles`` below 25.
 
     Reference:
         Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders* (2016),
@@ -60,23 +61,12 @@ def lower_bounds(
         >>> found["elbo"] < found["iw_bound"]
         True
     """
-    if num_particles < 2:
-        raise ValueError(f"Expected num_particles >= 2, but got {num_particles}")
-    weights = log_weights(guide, observations, num_particles)  # (S, N)
-    count = weights.shape[1]
-    elbos = weights.mean(0)  # (N,)
-    iw_bounds = weights.logsumexp(0) - math.log(num_particles)
-    ratios = (weights - iw_bounds).exp()  # of mean 1 for each sequence
+    found = Evaluation.from_log_weights(log_weights(guide, observations, num_particles))
+    count = len(observations)
     return {
-        "elbo": elbos.mean().item(),
-        "elbo_se": _mean_error(weights),
-        "sequence_se": elbos.std().item() / math.sqrt(count),
-        "iw_bound": iw_bounds.mean().item(),
-        "iw_bound_se": _mean_error(ratios),
+        "elbo": found.elbo.mean().item(),
+        "elbo_se": found.elbo_error.norm().item() / count,
+        "sequence_se": found.elbo.std().item() / math.sqrt(count),
+        "iw_bound": found.iw_bound.mean().item(),
+        "iw_bound_se": found.iw_bound_error.norm().item() / count,
     }
-
-
-def _mean_error(values: Tensor) -> float:
-    """Standard error of the mean of ``(S, N)``, over the S draws of each of the N."""
-    variances = values.var(0) / len(values)  # (N,)
-    return variances.sum().sqrt().item() / values.shape[1]

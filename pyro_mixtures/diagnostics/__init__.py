@@ -3,6 +3,7 @@
 from pyro_mixtures.diagnostics.component_summary import ComponentSummary, component_summary
 from pyro_mixtures.diagnostics.distribution_gradients import gradient_variance
 from pyro_mixtures.diagnostics.elbo_gradients import elbo_gradient_variance
+from pyro_mixtures.diagnostics.evaluate import Evaluation, evaluate
 from pyro_mixtures.diagnostics.moments import GradientVariance
 from pyro_mixtures.diagnostics.nonfinite_sites import nonfinite_gradient, nonfinite_site
 from pyro_mixtures.diagnostics.psis import PSIS, psis
@@ -10,9 +11,11 @@ from pyro_mixtures.diagnostics.psis import PSIS, psis
 __all__ = [
     "PSIS",
     "ComponentSummary",
+    "Evaluation",
     "GradientVariance",
     "component_summary",
     "elbo_gradient_variance",
+    "evaluate",
     "gradient_variance",
     "nonfinite_gradient",
     "nonfinite_site",

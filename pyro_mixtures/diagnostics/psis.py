@@ -7,14 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
-from pyro import plate, poutine
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.diagnostics.log_weights import Draws
 
 FEWEST_SAMPLES = 25
 """With fewer the largest fifth has less than the five weights that a Pareto law is fitted to."""
@@ -50,7 +47,7 @@ class PSIS:
     @property
     def threshold(self) -> float:
         r"""The largest :math:`\hat k` that S draws can bear, ``min(1 - 1 / log10(S), 0.7)``."""
-        return min(1 - 1 / math.log10(len(self.log_weights)), 0.7)
+        return largest_khat(len(self.log_weights))
 
     def resample(self, num_samples: int) -> dict[str, Tensor]:
         """Draws nearer to the posterior: from the samples, with replacement, by their weights.
@@ -139,25 +136,45 @@ def psis(
     """
     if num_samples < FEWEST_SAMPLES:
         raise ValueError(f"Expected num_samples >= {FEWEST_SAMPLES}, but got {num_samples}")
-    psislw = _imported_psislw()
-    draw = _drawn_at_once if vectorize else _drawn_in_turn
-    log_weights, samples = draw(model, guide, args, kwargs, num_samples)
-    if not bool((log_weights > -math.inf).any()):
-        raise ValueError(
-            "Expected a guide with draws where the model has a positive density, but all"
-            f" {num_samples} weights are zero"
-        )
-    smoothed, khat = psislw(log_weights.cpu().numpy(), normalize=False)
-    smoothed = torch.as_tensor(smoothed).to(log_weights)
+    _imported_psislw()  # before any work
+    draws = Draws(model, guide, args, kwargs, vectorize=vectorize)
+    found = list(draws.chunks(num_samples, num_samples))
+    log_weights = torch.cat([each for each, _ in found])
+    samples = {name: torch.cat([values[name] for _, values in found]) for name in found[0][1]}
+    smoothed, khat = pareto_smoothed(log_weights)
     total = smoothed.logsumexp(0)
     normalized = smoothed - total
     return PSIS(
-        khat=float(khat) if _has_tail(log_weights) else -math.inf,
+        khat=khat,
         effective_sample_size=float((-(2 * normalized).logsumexp(0)).exp()),
         log_evidence=float(total) - math.log(num_samples),
         log_weights=normalized,
         samples=samples,
     )
+
+
+def largest_khat(num_samples: int) -> float:
+    r"""The largest :math:`\hat k` that S draws can bear."""
+    return min(1 - 1 / math.log10(num_samples), 0.7)
+
+
+def tail_length(num_samples: int) -> int:
+    """How many weights of S are smoothed."""
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+
+
+def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
+    r"""Log weights ``(S,)`` with the largest smoothed, not normalized, and :math:`\hat k`."""
+    if not bool((log_weights > -math.inf).any()):
+        raise ValueError(
+            "Expected a guide with draws where the model has a positive density, but all"
+            f" {len(log_weights)} weights are zero"
+        )
+    psislw = _imported_psislw()
+    with numpy.errstate(over="ignore"):  # in the denominators of weights that are negligible
+        smoothed, khat = psislw(log_weights.cpu().numpy(), normalize=False)
+    smoothed = torch.as_tensor(smoothed).to(log_weights)
+    return smoothed, float(khat) if _has_tail(log_weights) else -math.inf
 
 
 def _imported_psislw() -> Callable[..., Any]:
@@ -170,152 +187,6 @@ def _imported_psislw() -> Callable[..., Any]:
 
 def _has_tail(log_weights: Tensor) -> bool:
     """Whether the largest weights differ by more than rounding; arviz has infinity if not."""
-    count = len(log_weights)
-    tail = math.ceil(min(count / 5, 3 * math.sqrt(count)))
-    largest = log_weights.topk(tail + 1).values
+    largest = log_weights.topk(tail_length(len(log_weights)) + 1).values
     rounding = 4 * torch.finfo(largest.dtype).eps
     return not bool(largest[0] - largest[-1] <= rounding * largest[0].abs().clamp_min(1))
-
-
-def _drawn_in_turn(model, guide, args, kwargs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log weights ``(count,)`` and samples of runs one after another, of the same subsamples."""
-    subsamples = Trace()
-    log_weights: list[Tensor] = []
-    samples: dict[str, list[Tensor]] = {}
-    for _ in range(count):
-        traces = _traces(model, guide, args, kwargs, subsamples)
-        names = _latent_sites(*traces)
-        if log_weights and names != list(samples):
-            raise ValueError(
-                f"Expected the same latent sites in each run, but got {', '.join(samples)} and"
-                f" then {', '.join(names)}"
-            )
-        log_weights.append(_log_weights(*traces, (1,)))
-        for name in names:
-            samples.setdefault(name, []).append(_value(traces[0], name))
-        subsamples = subsamples if subsamples.nodes else _subsamples(*traces)
-    stacked = {name: torch.stack(each) for name, each in samples.items()}
-    _check_density(stacked, traces[0])
-    return torch.cat(log_weights), stacked
-
-
-def _drawn_at_once(model, guide, args, kwargs, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log weights ``(count,)`` and samples of one run within a plate of all samples."""
-    single = _traces(model, guide, args, kwargs, Trace())  # also sets up a guide never called
-    sites = [site for trace in single for _, site in _sites(trace)]
-    dims = [frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
-    batch = (count,) + (1,) * max((-dim for dim in dims), default=0)
-    in_plate = plate("_psis_samples", count, dim=-len(batch))
-    traces = _traces(in_plate(model), in_plate(guide), args, kwargs, Trace())
-    samples = {}
-    for name in _latent_sites(*traces):
-        value, shape = _value(traces[0], name), _value(single[0], name).shape
-        _check_vectorized(name, value.numel() == count * shape.numel(), value.shape)
-        samples[name] = value.reshape(count, *shape)
-    _check_density(samples, traces[0])
-    return _log_weights(*traces, batch), samples
-
-
-def _traces(model, guide, args, kwargs, fixed: Trace) -> tuple[Trace, Trace]:
-    """Of the model, run on a draw of the guide, and of the guide; ``fixed`` sites keep values."""
-    guide_trace = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
-    replayed = poutine.replay(poutine.replay(model, trace=fixed), trace=guide_trace)
-    return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
-
-
-def _subsamples(*traces: Trace) -> Trace:
-    found = Trace()
-    for trace in traces:
-        found.nodes.update(
-            {name: site for name, site in trace.nodes.items() if site_is_subsample(site)}
-        )
-    return found
-
-
-def _value(trace: Trace, name: str) -> Tensor:
-    value: Any = trace.nodes[name]["value"]
-    return value
-
-
-def _counts(site: Any) -> bool:
-    return site["type"] == "sample" and not site_is_subsample(site)
-
-
-def _latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
-    """Names of the model's latent sites, with a check that the guide samples just those."""
-    in_model, in_guide = (
-        {name: site for name, site in trace.nodes.items() if _counts(site)}
-        for trace in (model_trace, guide_trace)
-    )
-    latent = [name for name, site in in_model.items() if not site["is_observed"]]
-    missing = [name for name in latent if name not in in_guide]
-    if missing:
-        raise ValueError(
-            "Expected guide to sample each latent site of the model, but it does not sample"
-            f" {', '.join(missing)}"
-        )
-    foreign = [name for name, site in in_guide.items() if _is_foreign(site, in_model.get(name))]
-    if foreign:
-        raise ValueError(
-            "Expected guide to sample latent sites of the model and auxiliary ones (and not to be"
-            f" a GuideMessenger, which runs the whole model), but got {', '.join(foreign)}"
-        )
-    return latent
-
-
-def _check_density(samples: dict[str, Tensor], model_trace: Trace) -> None:
-    """Raise a ``ValueError`` for a guide of single points, whose weights mean nothing."""
-    for name, value in samples.items():
-        site: Any = model_trace.nodes[name]
-        if bool((value == value[0]).all()) and not site["fn"].support.is_discrete:
-            raise ValueError(
-                f"Expected a guide with a density, but all its draws of {name} are the same point"
-            )
-
-
-def _is_foreign(site: Any, of_the_model: Any | None) -> bool:
-    """Whether the density of a guide's site has no place in the weights."""
-    if of_the_model is None:
-        return not (site["is_observed"] or site["infer"].get("is_auxiliary"))
-    return of_the_model["is_observed"]
-
-
-def _log_weights(model_trace: Trace, guide_trace: Trace, batch: tuple[int, ...]) -> Tensor:
-    """``log p(z, y) - log q(z)``, ``(S,)``, for traces with samples in the first of the dims."""
-    log_p = [_log_prob("model", *item, batch) for item in _sites(model_trace)]
-    log_q = [_log_prob("guide", *item, batch) for item in _sites(guide_trace)]
-    return torch.stack(log_p).sum(0) - torch.stack(log_q).sum(0)
-
-
-def _sites(trace: Trace) -> list[tuple[str, Any]]:
-    return [(name, site) for name, site in trace.nodes.items() if _counts(site)]
-
-
-def _log_prob(owner: str, name: str, site: Any, batch: tuple[int, ...]) -> Tensor:
-    """Of one site, summed over its plates, ``(S,)``."""
-    try:
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    except ValueError as error:
-        raise ValueError(f"No log_prob at site {name!r} of the {owner}: {error}") from error
-    log_prob = torch.as_tensor(scale_and_mask(log_prob, site["scale"], site["mask"]))
-    (log_prob,) = double(log_prob)
-    if batch[0] > 1:
-        as_a_batch = len(log_prob.shape) == len(batch) and log_prob.shape[0] == batch[0]
-        _check_vectorized(name, as_a_batch, log_prob.shape)
-    total = log_prob.reshape(batch[0], -1).sum(-1)
-    allowed = total < math.inf if owner == "model" else total.isfinite()
-    if not bool(allowed.all()):
-        value = total[~allowed][0].item()
-        raise ValueError(
-            f"Expected finite log densities, but got log_prob = {value} at site {name!r} of the"
-            f" {owner}"
-        )
-    return total
-
-
-def _check_vectorized(name: str, fits: bool, shape: torch.Size) -> None:
-    if not fits:
-        raise ValueError(
-            "Expected model and guide to allow vectorize = True, with each batch dimension in a"
-            f" plate and one more on the left, but got shape {tuple(shape)} at site {name!r}"
-        )

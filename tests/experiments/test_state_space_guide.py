@@ -11,6 +11,7 @@ from experiments.state_space import bounds
 from experiments.state_space.guide import ESTIMATORS, MixtureGuide
 from experiments.state_space.model import model, simulate
 from experiments.state_space.smoother import log_likelihood
+from pyro_mixtures.diagnostics import evaluate
 from pyro_mixtures.infer import BaselinedTrace_ELBO
 
 
@@ -148,7 +149,7 @@ def test_bad_arguments_are_told(observations):
         MixtureGuide(0)
     with pytest.raises(ValueError, match="estimator"):
         MixtureGuide(2, "magic")
-    with pytest.raises(ValueError, match="num_particles >= 2, but got 1"):
+    with pytest.raises(ValueError, match="num_samples >= 25, but got 1"):
         bounds.lower_bounds(MixtureGuide(1), observations, 1)
 
 
@@ -168,6 +169,21 @@ def test_bounds_are_below_the_likelihood(observations):
     assert few["elbo"] < few["iw_bound"] < exact + 3 * few["iw_bound_se"]
     assert many["iw_bound"] == pytest.approx(exact, abs=0.02)
     assert few["elbo"] == pytest.approx(many["elbo"], abs=5 * few["elbo_se"])
+
+
+def test_bounds_are_those_of_the_model_and_the_guide(observations):
+    """Drawn by Pyro, one mixture after another in its plates."""
+    guide, part = wide_guide().eval(), observations[:, :2]
+    expected = bounds.lower_bounds(guide, part, 2000)
+    found = evaluate(
+        model, guide, part, num_samples=2000, plate="sequences", vectorize=True, chunk_size=500
+    )
+    for name, value, error in (
+        ("elbo", found.elbo, found.elbo_error),
+        ("iw_bound", found.iw_bound, found.iw_bound_error),
+    ):
+        spread = math.hypot(expected[f"{name}_se"], error.norm().item() / len(part))
+        assert abs(value.mean().item() - expected[name]) < 4.5 * spread
 
 
 def test_errors_of_the_bounds_are_those_of_other_particles(observations):
