@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from experiments.baseball.model import COORDINATES, log_joint
+from experiments.lab.full_batch import Schedule, train
 from experiments.lab.run import Run
-from experiments.lab.training import Schedule, train
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 
 ESTIMATORS = (

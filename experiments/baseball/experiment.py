@@ -13,9 +13,9 @@ import torch
 from torch.distributions import Distribution
 
 from experiments.baseball import curves, figures, fits, reference
+from experiments.lab.full_batch import Schedule
 from experiments.lab.run import Run, atomic_write, on_device
 from experiments.lab.timing import medians
-from experiments.lab.training import Schedule
 
 PARTICLES = 32
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from experiments.baseball.model import log_joint, model
+from experiments.lab.full_batch import Schedule, train
 from experiments.lab.run import Run
-from experiments.lab.training import Schedule, train
 from pyro_mixtures.diagnostics import Evaluation
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, BaselinedTrace_ELBO
 

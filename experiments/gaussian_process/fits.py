@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 
 from experiments.gaussian_process.data import monthly_co2
 from experiments.gaussian_process.model import Regression
-from experiments.lab.training import Schedule, train
+from experiments.lab.full_batch import Schedule, train
 from pyro_mixtures.distributions import AVFMultivariateNormal, OMTMultivariateNormal
 
 ROWS = "AVF rows, M = 5"

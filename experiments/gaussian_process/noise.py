@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.gaussian_process.fits import Fit, Setting, load, posterior
-from experiments.lab.training import Schedule, train
+from experiments.lab.full_batch import Schedule, train
 
 KINDS = ("variance", "cost")
 

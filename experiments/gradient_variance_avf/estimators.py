@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from experiments.gradient_variance_avf.problem import Problem
+from experiments.lab.full_batch import Schedule, train
 from experiments.lab.run import Run
-from experiments.lab.training import Schedule, train
 from pyro_mixtures.diagnostics import GradientVariance, gradient_variance
 from pyro_mixtures.distributions import AVFMultivariateNormal, OMTMultivariateNormal
 

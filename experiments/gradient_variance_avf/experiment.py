@@ -19,8 +19,8 @@ from experiments.gradient_variance_avf.estimators import (
     mean_below_diagonal,
 )
 from experiments.gradient_variance_avf.problem import COSTS, Problem
+from experiments.lab.full_batch import Schedule
 from experiments.lab.run import Run, atomic_write
-from experiments.lab.training import Schedule
 
 
 @dataclass
@@ -94,7 +94,7 @@ class GradientVarianceAVF:
 
     def _measurements(self, run: Run, problem: Problem, cost: str) -> dict[str, dict[str, Any]]:
         """For each estimator the mean variance ``(R, seeds)`` and the z-scores of the mean."""
-        schedule = Schedule(self.steps, 0.01, 0.02, max(5, self.steps // 15), 250)
+        schedule = Schedule(self.steps, 0.01, 0.02, max(5, self.steps // 15))
         families = estimators.families(
             run, problem, cost, schedule, self.samples, self.floor_samples, self._stream(1)
         )

@@ -1,4 +1,4 @@
-"""The processes of a fit, by Lightning Fabric, and the random state of each."""
+"""The processes of a fit, by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import sys
 from typing import Any
 
-import pyro.util
 import torch
 from lightning.fabric import Fabric
 
@@ -75,18 +74,3 @@ def gathered(fabric: Fabric, state: Any) -> list[Any]:
     states = [None] * fabric.world_size
     torch.distributed.all_gather_object(states, state)
     return states
-
-
-def get_rng_state(fabric: Fabric) -> dict[str, Any]:
-    """The random state of this process and its device."""
-    state: dict[str, Any] = {"cpu": pyro.util.get_rng_state()}
-    if fabric.device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(fabric.device)
-    return state
-
-
-def set_rng_state(fabric: Fabric, state: dict[str, Any]) -> None:
-    """Go back to a state of :func:`get_rng_state`."""
-    pyro.util.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], fabric.device)

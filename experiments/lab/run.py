@@ -49,14 +49,18 @@ class Run:
         self._rows: list[dict[str, Any]] = []
         self.write_json("config.json", {"settings": self.settings, **environment()})
 
+    def checkpoint(self, name: str) -> Path:
+        """The file of a stage's checkpoint."""
+        return self.checkpoints / f"{name}.pt"
+
     def load(self, name: str) -> Any | None:
         """The last checkpoint of a stage, or None."""
-        path = self.checkpoints / f"{name}.pt"
-        return torch.load(path, weights_only=False) if path.exists() else None
+        path = self.checkpoint(name)
+        return load_checkpoint(path) if path.exists() else None
 
     def save(self, name: str, state: Any) -> None:
         """Write the checkpoint of a stage."""
-        atomic_write(self.checkpoints / f"{name}.pt", lambda file: torch.save(state, file))
+        save_checkpoint(self.checkpoint(name), state)
 
     def stage(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result of ``compute``, or that of an earlier run which got this far."""
@@ -85,6 +89,7 @@ class Run:
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that a kill at any moment leaves the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -96,6 +101,19 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def save_checkpoint(path: Path, state: Any) -> None:
+    """Write tensors, plain values, and lists, tuples and dicts of such.
+
+    Another class has to be named by ``torch.serialization.add_safe_globals`` to be read again.
+    """
+    atomic_write(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What :func:`save_checkpoint` wrote, on the CPU."""
+    return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,15 +17,11 @@ from lightning.fabric import Fabric
 from pyro import poutine
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
-from tqdm import tqdm
 
-from experiments.lab.processes import (
-    gathered,
-    get_rng_state,
-    mean_over_processes,
-    set_rng_state,
-)
-from experiments.lab.run import atomic_write, check_same_settings, write_csv
+from experiments.lab.loop import Fit, Loop, check_finite
+from experiments.lab.processes import gathered, mean_over_processes
+from experiments.lab.random_state import get_rng_state, set_rng_state
+from experiments.lab.run import check_same_settings, load_checkpoint
 from experiments.lab.trainer_settings import Training
 from pyro_mixtures.diagnostics import nonfinite_gradient, nonfinite_site
 from pyro_mixtures.infer import Annealing, annealing_weight
@@ -88,8 +84,6 @@ class Trainer:
         self.progress = progress and fabric.is_global_zero
         self.resume = resume
         self._objective: Any = None
-        self._epoch = self._step = 0
-        self._rows: list[dict[str, Any]] = []
         self._best: dict[str, Any] = {"elbo": -math.inf, "epoch": 0}
 
     def fit(self, data: TensorDataset, validation: TensorDataset) -> list[dict[str, Any]]:
@@ -115,64 +109,63 @@ class Trainer:
     def _fit(self, data: TensorDataset, validation: TensorDataset) -> list[dict[str, Any]]:
         training, fabric = self.training, self.fabric
         checkpoint = self._stored()
-        sampler: DistributedSampler = DistributedSampler(
+        self._sampler: DistributedSampler = DistributedSampler(
             data, fabric.world_size, fabric.global_rank, seed=training.seed
         )
-        batches = self._batches(data, sampler)
+        self._data, self._batches = data, self._shared(data, self._sampler)
         share = range(fabric.global_rank, len(validation), fabric.world_size)
-        held_out = self._batches(validation, share)
-        steps = training.epochs * len(batches)
-        self._set_up(steps)
-        self._check_parameters(held_out)
-        if checkpoint is None:
-            self._keep(held_out, {})
-        else:
-            self._restore(checkpoint)
-        with tqdm(
-            total=steps, initial=self._step, desc=self.folder.name, disable=not self.progress
-        ) as bar:
-            while not self._finished():
-                sampler.set_epoch(self._epoch)
-                began, total, count = time.perf_counter(), torch.zeros(()), 0
-                for batch in batches:
-                    annealing = training.annealing_epochs * len(batches)
-                    weight = annealing_weight(self._step + 1, annealing)
-                    total = total + len(batch[0]) * self._update(batch, weight).cpu()
-                    count += len(batch[0])
-                    bar.update()
-                self._epoch += 1
-                if self._epoch % training.evaluate_every == 0 or self._epoch == training.epochs:
-                    figures = {
-                        "train_elbo": mean_over_processes(fabric, total, count),
-                        "learning_rate": self._scheduler.get_last_lr()[0],
-                        "data_per_second": len(data) / (time.perf_counter() - began),
-                    }
-                    validation_elbo = self._keep(held_out, figures)
-                    bar.set_postfix(train=figures["train_elbo"], validation=validation_elbo)
+        self._held_out = self._shared(validation, share)
+        self._stream = self._epochs()
+        epoch = len(self._batches)
+        self._loop = self._set_up(training.epochs * epoch)
+        with self._loop.naming_the_step():
+            self._check_parameters()
+        if checkpoint is not None:
+            self._loop.restore(checkpoint)
+        rows = self._loop.run(
+            training.epochs * epoch, training.evaluate_every * epoch, self._stalled
+        )
         fabric.barrier()  # no process leaves while another one may still wait for it
         if training.patience is not None:
             self._objective.load_state_dict(self._best["parameters"])
-        return self._rows
+        return rows
 
-    def _batches(self, data: TensorDataset, order: Any) -> DataLoader:
+    def _shared(self, data: TensorDataset, order: Any) -> DataLoader:
         """Batches of this process's share."""
         size = self.training.batch_size // self.fabric.world_size
         return DataLoader(data, batch_size=None, sampler=BatchSampler(order, size, False))
 
-    def _set_up(self, steps: int) -> None:
-        """The modules on their devices and the optimizer."""
+    def _epochs(self) -> Iterator[list[Tensor]]:
+        """Batches from where the loop is on, with the ELBO and the time of each epoch."""
+        while True:
+            self._sampler.set_epoch(self._loop.step // len(self._batches))
+            self._began, self._total, self._count = time.perf_counter(), torch.zeros(()), 0
+            yield from self._batches
+
+    def _set_up(self, steps: int) -> Loop:
+        """The modules on their devices, the optimizer and the loop."""
         objective = self.elbo(self.model, self.guide)
         adam = torch.optim.Adam(objective.parameters(), lr=self.training.learning_rate)
-        self._objective, self._optimizer = self.fabric.setup(objective, adam)
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(
+        self._objective, optimizer = self.fabric.setup(objective, adam)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
             adam, lambda step: self.training.final_fraction ** (step / steps)
         )
         pyro.set_rng_seed(self.training.seed * self.fabric.world_size + self.fabric.global_rank)
+        writes = self.fabric.is_global_zero
+        return Loop(
+            self.folder.name,
+            Fit(self._loss, self._row, self._state, self._restore, self._backward),
+            optimizer,
+            scheduler,
+            checkpoint=self.path if writes else None,
+            table=self.folder / "metrics.csv" if writes else None,
+            progress=self.progress,
+        )
 
-    def _check_parameters(self, held_out: DataLoader) -> None:
+    def _check_parameters(self) -> None:
         """Evaluate for the first time, which also lets the objective guess its plates."""
         with poutine.trace(param_only=True) as capture:
-            self._validation_elbo([next(iter(held_out))])
+            self._validation_elbo([next(iter(self._held_out))])
         trained = {id(parameter) for parameter in self._objective.parameters()}
         sites: Any = capture.trace.nodes.items()
         foreign = [name for name, x in sites if id(x["value"].unconstrained()) not in trained]
@@ -182,63 +175,46 @@ class Trainer:
                 f" but got {', '.join(foreign)} besides, which would not be trained"
             )
 
-    def _restore(self, stored: dict[str, Any]) -> None:
-        self._epoch, self._step = stored["epoch"], stored["step"]
-        self._rows, self._best = stored["rows"], stored["best"]
-        self._objective.load_state_dict(stored["parameters"])
-        self._optimizer.load_state_dict(stored["optimizer"])
-        self._scheduler.load_state_dict(stored["scheduler"])
-        own = stored["processes"][self.fabric.global_rank]
-        if "elbo" in own:
-            self.elbo.load_state_dict(own["elbo"])
-        set_rng_state(self.fabric, own["rng"])
-
-    def _update(self, batch: list[Tensor], weight: float) -> Tensor:
-        """One step; the ELBO of a datum, its latent terms weighted, as it was before the step."""
-        batch = self.fabric.to_device(batch)
+    def _loss(self) -> Tensor:
+        """Minus the ELBO of a datum of the next batch, its latent terms weighted."""
+        batch = self.fabric.to_device(next(self._stream))
+        annealing = self.training.annealing_epochs * len(self._batches)
+        weight = annealing_weight(self._loop.step + 1, annealing)
         with self._naming_sites(batch), Annealing(weight):
-            loss = self._objective(*batch) / len(batch[0])
-            if not bool(loss.isfinite()):
-                raise self._stopped(f"the loss is {loss.item()}")
-        self._optimizer.zero_grad()
+            loss = check_finite("loss", self._objective(*batch) / len(batch[0]))
+        self._total = self._total - len(batch[0]) * loss.detach().cpu()
+        self._count += len(batch[0])
+        return loss
+
+    def _backward(self, loss: Tensor) -> None:
+        """The gradient, averaged over the processes and clipped."""
         self.fabric.backward(loss)
         try:
             self.fabric.clip_gradients(
-                self._objective, self._optimizer, max_norm=self.training.clip_norm
+                self._objective, self._loop.optimizer, max_norm=self.training.clip_norm
             )
         except RuntimeError as error:  # not finite; the gradients are as they were
-            raise self._stopped(nonfinite_gradient(self._objective.module) or str(error)) from None
-        self._optimizer.step()
-        self._scheduler.step()
-        self._step += 1
-        return -loss.detach()
+            cause = nonfinite_gradient(self._objective.module) or str(error)
+            raise FloatingPointError(cause) from None
 
     @contextmanager
     def _naming_sites(self, batch: list[Tensor]) -> Iterator[None]:
         """Name the site at which the same draws show a number that is not finite, if one does."""
-        before = get_rng_state(self.fabric)
+        before = get_rng_state()
         try:
             yield
         except (ValueError, RuntimeError, FloatingPointError):  # of validation, samplers, or ours
-            set_rng_state(self.fabric, before)
+            set_rng_state(before)
             with self.fabric.autocast():
                 site = nonfinite_site(self.elbo, self.model, self.guide, *batch)
             if site is None:
                 raise
-            raise self._stopped(site) from None
-
-    def _stopped(self, cause: str) -> FloatingPointError:
-        kept = "there is no checkpoint yet"
-        if self._rows:
-            kept = f"the last good checkpoint, of step {self._rows[-1]['step']}, is {self.path}"
-        return FloatingPointError(
-            f"{self.folder.name} stopped at step {self._step}: {cause}; {kept}"
-        )
+            raise FloatingPointError(site) from None
 
     @torch.no_grad()
     def _validation_elbo(self, batches: Iterable[list[Tensor]]) -> float:
         """The ELBO of a datum, with the same random numbers each time."""
-        before = get_rng_state(self.fabric)
+        before = get_rng_state()
         pyro.set_rng_seed(self.fabric.global_rank)
         modes = {module: module.training for module in self._objective.modules()}
         self._objective.eval()
@@ -247,55 +223,61 @@ class Trainer:
             batch = self.fabric.to_device(batch)
             with self._naming_sites(batch), self.fabric.autocast():
                 loss = self.elbo.loss(self.model, self.guide, *batch)
-                if not math.isfinite(loss):
-                    raise self._stopped(f"the validation loss is {loss}")
+                check_finite("validation loss", torch.tensor(loss))
             total, count = total - loss, count + len(batch[0])
         for module, mode in modes.items():
             module.training = mode
-        set_rng_state(self.fabric, before)
+        set_rng_state(before)
         return mean_over_processes(self.fabric, total, count)
 
-    def _finished(self) -> bool:
+    def _row(self, step: int) -> dict[str, Any]:
+        """A row of ``metrics.csv``: the ELBO of the last epoch and that of the validation data."""
+        figures = {}
+        if step > 0:
+            figures = {
+                "train_elbo": mean_over_processes(self.fabric, self._total, self._count),
+                "learning_rate": self._loop.scheduler.get_last_lr()[0],
+                "data_per_second": len(self._data) / (time.perf_counter() - self._began),
+            }
+        epoch, elbo = step // len(self._batches), self._validation_elbo(self._held_out)
+        if elbo > self._best["elbo"]:
+            parameters = copy.deepcopy(self._objective.state_dict())
+            self._best = {"elbo": elbo, "epoch": epoch, "parameters": parameters}
+        return {"epoch": epoch, "step": step, **figures, "validation_elbo": elbo}
+
+    def _stalled(self) -> bool:
         patience = self.training.patience
         best = max(self._best["epoch"], self.training.annealing_epochs)
-        stalled = patience is not None and self._rows[-1]["epoch"] - best >= patience
-        return stalled or self._epoch >= self.training.epochs
+        return patience is not None and self._loop.rows[-1]["epoch"] - best >= patience
 
-    def _keep(self, held_out: DataLoader, figures: dict[str, Any]) -> float:
-        """Evaluate, and write a row and the checkpoint."""
-        elbo = self._validation_elbo(held_out)
-        self._rows.append(
-            {"epoch": self._epoch, "step": self._step, **figures, "validation_elbo": elbo}
-        )
-        parameters = copy.deepcopy(self._objective.state_dict())
-        if elbo > self._best["elbo"]:
-            self._best = {"elbo": elbo, "epoch": self._epoch, "parameters": parameters}
-        own = {"rng": get_rng_state(self.fabric)}
+    def _state(self) -> dict[str, Any]:
+        """What the checkpoint holds besides the loop's."""
+        own = {"rng": get_rng_state()}
         if hasattr(self.elbo, "state_dict"):
             own["elbo"] = self.elbo.state_dict()
-        checkpoint = {
+        ended = self._loop.rows[-1]["epoch"] == self.training.epochs
+        return {
             "settings": self.settings,
-            "finished": self._finished(),
-            "epoch": self._epoch,
-            "step": self._step,
-            "rows": self._rows,
+            "finished": ended or self._stalled(),
             "best": self._best,
-            "parameters": parameters,
-            "optimizer": self._optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
+            "parameters": self._objective.state_dict(),
             "processes": gathered(self.fabric, own),
         }
-        if self.fabric.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_csv(self.folder / "metrics.csv", self._rows)  # a resumed fit writes it again
-            atomic_write(self.path, lambda file: torch.save(checkpoint, file))
-        return elbo
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go back to what the checkpoint holds."""
+        self._best = state["best"]
+        self._objective.load_state_dict(state["parameters"])
+        own = state["processes"][self.fabric.global_rank]
+        if "elbo" in own:
+            self.elbo.load_state_dict(own["elbo"])
+        set_rng_state(own["rng"])
 
     def _stored(self) -> dict[str, Any] | None:
         """The checkpoint to go on from."""
         if not self.path.exists():
             return None
-        stored = torch.load(self.path, map_location="cpu", weights_only=False)
+        stored: dict[str, Any] = load_checkpoint(self.path)
         if self.resume:
             check_same_settings(self.path, stored["settings"], self.settings)
             return stored

@@ -17,8 +17,8 @@ from experiments.gradient_variance_avf.estimators import (
     measure,
 )
 from experiments.gradient_variance_avf.problem import COSTS, DIM, Problem
+from experiments.lab.full_batch import Schedule
 from experiments.lab.run import Run
-from experiments.lab.training import Schedule
 from pyro_mixtures.distributions import AVFMultivariateNormal
 
 FILES = {"config.json", "metrics.csv", "summary.json", "table.md", "ratios.png"}

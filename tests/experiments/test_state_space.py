@@ -11,6 +11,7 @@ import pytest
 import torch
 from dask.distributed import LocalCluster
 
+from experiments.lab.run import load_checkpoint
 from experiments.lab.sweep import Diverged
 from experiments.state_space import StateSpace, experiment, fits
 
@@ -88,7 +89,7 @@ def test_processes_share_each_fit(tmp_path):
     assert len(results(tmp_path)) == len(fits.CANDIDATES)
     assert done.stdout.count("| K = 1 |") == 1  # told by one of them
     stored = tmp_path / "state_space-quick" / "fits" / "2-clustered-1" / "checkpoint.pt"
-    assert torch.load(stored, weights_only=False)["settings"]["processes"] == 2
+    assert load_checkpoint(stored)["settings"]["processes"] == 2
 
 
 def test_fits_that_diverged_are_counted(tmp_path, monkeypatch):

@@ -2,14 +2,18 @@
 
 import csv
 import json
+import random
 
+import numpy
+import pyro
 import pytest
 import torch
 
-from experiments.lab.run import Run, atomic_write
-from experiments.lab.training import Schedule, train
+from experiments.lab.full_batch import Schedule, train
+from experiments.lab.random_state import get_rng_state, set_rng_state
+from experiments.lab.run import Run, atomic_write, load_checkpoint, save_checkpoint
 
-SCHEDULE = Schedule(40, learning_rate=0.1, final_fraction=0.1, log_every=10, checkpoint_every=8)
+SCHEDULE = Schedule(40, learning_rate=0.1, final_fraction=0.1, log_every=10)
 
 
 class Stopped(Exception):
@@ -64,7 +68,7 @@ def fit_groups(run, stop_at=None):
         return x.sum() + y.sum()
 
     groups = [{"params": [x]}, {"params": [y], "lr": 0.3, "betas": (0.5, 0.99)}]
-    schedule = Schedule(10, learning_rate=0.1, log_every=5, checkpoint_every=4)
+    schedule = Schedule(10, learning_rate=0.1, log_every=4)
     rows = train(run, "fit", groups, loss, lambda: {"elbo": 0.0}, schedule)
     return torch.cat([x.detach(), y.detach()]), rows
 
@@ -90,11 +94,32 @@ def test_metrics_hold_a_row_for_each_logged_step(tmp_path):
 
 def test_a_nan_loss_stops_the_fit_and_keeps_the_last_checkpoint(tmp_path):
     run = Run(tmp_path, "run", {})
-    with pytest.raises(FloatingPointError, match=r"stage fit is nan at step 19"):
+    told = r"fit stopped at step 19: the loss is nan; the last good checkpoint, of step 10, is .*"
+    with pytest.raises(FloatingPointError, match=told + r"fit\.pt"):
         fit(run, nan_at=20)
     checkpoint = run.load("fit")
-    assert checkpoint["step"] == 16
+    assert checkpoint["step"] == 10
     assert all(tensor.isfinite().all() for tensor in checkpoint["tensors"])
+
+
+def test_a_nan_of_a_job_tells_of_no_checkpoint():
+    with pytest.raises(FloatingPointError, match=r"^fit stopped at step 19: the loss is nan$"):
+        fit(None, nan_at=20)
+
+
+def test_random_states_are_kept_in_checkpoints(tmp_path):
+    def draws():
+        return torch.rand(3).tolist(), random.random(), numpy.random.rand(3).tolist()
+
+    pyro.set_rng_seed(0)
+    draws()
+    numpy.random.randn()  # keeps a second number for the next call
+    path = tmp_path / "state.pt"
+    save_checkpoint(path, get_rng_state())
+    expected = draws(), numpy.random.randn()
+    pyro.set_rng_seed(1)
+    set_rng_state(load_checkpoint(path))
+    assert (draws(), numpy.random.randn()) == expected
 
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path):

@@ -19,6 +19,7 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 
 from experiments.lab.processes import launch
+from experiments.lab.run import load_checkpoint
 from pyro_mixtures.infer import Annealing
 from tests.experiments.lab.amortized import DATA, TRAINING, VALIDATION, Guide, model, trainer
 
@@ -96,8 +97,8 @@ def test_a_fit_that_was_stopped_comes_to_the_same_numbers(tmp_path, kind, stop_a
 def test_a_kill_in_a_checkpoint_leaves_the_one_before(tmp_path):
     done = run(tmp_path / "broken", "pathwise", 4)  # the first is that of the start
     assert done.returncode == -signal.SIGKILL
-    kept = torch.load(tmp_path / "broken" / "checkpoint.pt", weights_only=False)
-    assert kept["epoch"] == 2
+    kept = load_checkpoint(tmp_path / "broken" / "checkpoint.pt")
+    assert kept["rows"][-1]["epoch"] == 2
     rows = trainer(tmp_path / "broken", resume=True).fit(DATA, VALIDATION)
     expected = trainer(tmp_path / "whole").fit(DATA, VALIDATION)
     assert without_times(rows) == without_times(expected)
@@ -108,7 +109,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     expected = trainer(tmp_path / "one", "point").fit(DATA, VALIDATION)
     done = run(tmp_path / "two", "point", processes=2)
     assert done.returncode == 0, done.stderr
-    found = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=False)["rows"]
+    found = load_checkpoint(tmp_path / "two" / "checkpoint.pt")["rows"]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["step"] == theirs["step"]
         assert ours["validation_elbo"] == pytest.approx(theirs["validation_elbo"], rel=1e-5)
@@ -125,7 +126,7 @@ def test_fabric_run_starts_processes_too(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    stored = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    stored = load_checkpoint(tmp_path / "checkpoint.pt")
     assert stored["settings"]["processes"] == 2
     assert stored["settings"]["precision"] == "32-true"
 
@@ -136,8 +137,8 @@ def test_the_bar_tells_both_elbos(tmp_path, capsys):
     row = fitted.fit(DATA, VALIDATION)[-1]
     told = capsys.readouterr().err
     assert "30/30" in told
-    assert f"train={row['train_elbo']:.3g}"[:10] in told
-    assert f"validation={row['validation_elbo']:.3g}"[:15] in told
+    for name in ("train_elbo", "validation_elbo"):
+        assert f"{name}={row[name]:.5g}" in told
 
 
 def test_two_processes_go_on_where_they_were_killed(tmp_path):
@@ -147,8 +148,7 @@ def test_two_processes_go_on_where_they_were_killed(tmp_path):
     resumed = run(tmp_path / "broken", "hybrid", "resume", processes=2)
     assert resumed.returncode == 0, resumed.stderr
     rows = [
-        torch.load(tmp_path / name / "checkpoint.pt", weights_only=False)["rows"]
-        for name in ("whole", "broken")
+        load_checkpoint(tmp_path / name / "checkpoint.pt")["rows"] for name in ("whole", "broken")
     ]
     assert expected.returncode == 0
     assert without_times(rows[0]) == without_times(rows[1])
@@ -229,7 +229,7 @@ def check_nan(fitted, cause):
     with pytest.raises(FloatingPointError, match=f"fit stopped at step 13: {cause}") as caught:
         fitted.fit(DATA, VALIDATION)
     assert f"the last good checkpoint, of step 10, is {fitted.path}" in str(caught.value)
-    assert torch.load(fitted.path, weights_only=False)["step"] == 10
+    assert load_checkpoint(fitted.path)["step"] == 10
 
 
 EVERY_SECOND = dataclasses.replace(TRAINING, evaluate_every=2)
@@ -371,7 +371,7 @@ def test_early_stopping_returns_to_the_best_parameters(tmp_path, every):
     rows = fitted.fit(DATA, VALIDATION)
     best = max(rows, key=lambda row: row["validation_elbo"])
     assert rows[-1]["epoch"] == best["epoch"] + -(-5 // every) * every < 200
-    stored = torch.load(fitted.path, weights_only=False)
+    stored = load_checkpoint(fitted.path)
     assert stored["finished"]
     for name, value in fitted.guide.state_dict().items():
         assert torch.equal(stored["best"]["parameters"][f"guide.{name}"], value)
