@@ -10,7 +10,6 @@ import arviz
 import numpy
 import pyro
 import torch
-from numpy.typing import NDArray
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
@@ -25,12 +24,11 @@ def reference(run: Run, chains: int, draws: int, warmup: int, seed: int) -> dict
         ``draws`` of shape ``(chains, draws, 20)``, ``mean``, ``std``, ``rhat`` and ``ess`` of each
         coordinate.
     """
-    samples = numpy.stack(
-        [
-            run.stage(f"nuts_{chain}", functools.partial(_chain, draws, warmup, seed + chain))
-            for chain in range(chains)
-        ]
-    )
+    found = [
+        run.stage(f"nuts_{chain}", functools.partial(_chain, draws, warmup, seed + chain))
+        for chain in range(chains)
+    ]
+    samples = torch.stack(found).numpy()
     data = arviz.convert_to_dataset(samples)
     return {
         "draws": samples,
@@ -59,7 +57,7 @@ def read(path: Path = SHIPPED) -> dict[str, Any]:
         return dict(arrays)
 
 
-def _chain(draws: int, warmup: int, seed: int) -> NDArray[numpy.float64]:
+def _chain(draws: int, warmup: int, seed: int) -> Tensor:
     pyro.set_rng_seed(seed)
     start = 0.1 * torch.randn(len(COORDINATES), dtype=torch.float64)
     start[:2] += torch.tensor([-1.0, 2.0])
@@ -71,4 +69,5 @@ def _chain(draws: int, warmup: int, seed: int) -> NDArray[numpy.float64]:
     kernel = NUTS(potential_fn=potential, jit_compile=True, ignore_jit_warnings=True)
     mcmc = MCMC(kernel, num_samples=draws, warmup_steps=warmup, initial_params={"z": start})
     mcmc.run()
-    return mcmc.get_samples()["z"].numpy()
+    samples: Tensor = mcmc.get_samples()["z"]
+    return samples

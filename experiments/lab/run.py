@@ -112,8 +112,8 @@ def save_checkpoint(path: Path, state: Any) -> None:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """What :func:`save_checkpoint` wrote, on the CPU."""
-    return torch.load(path, map_location="cpu", weights_only=False)
+    """What :func:`save_checkpoint` wrote, on the CPU; a file that holds code is refused."""
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -25,6 +25,9 @@ class Diverged:
     message: str
 
 
+torch.serialization.add_safe_globals([Diverged])  # a message, which checkpoints may hold
+
+
 def sweep(
     run: Run,
     function: Callable[..., Any],

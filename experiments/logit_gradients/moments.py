@@ -49,6 +49,9 @@ class Moments:
         return replace(self, variance=self.variance * factor, error=self.error * factor)
 
 
+torch.serialization.add_safe_globals([Moments])  # numbers, which checkpoints may hold
+
+
 def moments(estimates: Tensor, exact: Exact) -> Moments:
     """Of ``(N, K)`` estimates, beside the exact gradient."""
     count = len(estimates)

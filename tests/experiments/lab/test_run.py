@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import random
 
 import numpy
@@ -105,6 +106,23 @@ def test_a_nan_loss_stops_the_fit_and_keeps_the_last_checkpoint(tmp_path):
 def test_a_nan_of_a_job_tells_of_no_checkpoint():
     with pytest.raises(FloatingPointError, match=r"^fit stopped at step 19: the loss is nan$"):
         fit(None, nan_at=20)
+
+
+class Code:
+    """What a pickle runs when it is loaded."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_a_checkpoint_with_code_is_refused(tmp_path, capsys):
+    run = Run(tmp_path, "run", {})
+    run.save("stage", {"step": Code()})
+    with pytest.raises(pickle.UnpicklingError, match="print"):
+        run.load("stage")
+    with pytest.raises(pickle.UnpicklingError, match="print"):
+        run.stage("stage", lambda: 1)
+    assert capsys.readouterr().out == ""
 
 
 def test_random_states_are_kept_in_checkpoints(tmp_path):
