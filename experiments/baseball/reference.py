@@ -6,10 +6,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import arviz
 import numpy
 import pyro
 import torch
+from arviz_stats.base.array import array_stats
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
@@ -29,13 +29,12 @@ def reference(run: Run, chains: int, draws: int, warmup: int, seed: int) -> dict
         for chain in range(chains)
     ]
     samples = torch.stack(found).numpy()
-    data = arviz.convert_to_dataset(samples)
     return {
         "draws": samples,
         "mean": samples.mean((0, 1)),
         "std": samples.std((0, 1)),
-        "rhat": arviz.rhat(data)["x"].values,
-        "ess": arviz.ess(data)["x"].values,
+        "rhat": array_stats.rhat(samples, chain_axis=0, draw_axis=1),
+        "ess": array_stats.ess(samples, chain_axis=0, draw_axis=1),
     }
 
 

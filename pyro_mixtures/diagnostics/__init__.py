@@ -6,6 +6,7 @@ from pyro_mixtures.diagnostics.elbo_gradients import elbo_gradient_variance
 from pyro_mixtures.diagnostics.evaluate import Evaluation, evaluate
 from pyro_mixtures.diagnostics.moments import GradientVariance
 from pyro_mixtures.diagnostics.nonfinite_sites import nonfinite_gradient, nonfinite_site
+from pyro_mixtures.diagnostics.pareto import pareto_smoothed
 from pyro_mixtures.diagnostics.psis import PSIS, psis
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "gradient_variance",
     "nonfinite_gradient",
     "nonfinite_site",
+    "pareto_smoothed",
     "psis",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.diagnostics.log_weights import Draws
-from pyro_mixtures.diagnostics.psis import (
+from pyro_mixtures.diagnostics.pareto import (
     FEWEST_SAMPLES,
     largest_khat,
     pareto_smoothed,
@@ -91,7 +91,6 @@ class Evaluation:
             Figures of shape ``*B``.
 
         Raises:
-            ImportError: without arviz, which the extra ``plot`` installs.
             ValueError: for fewer than 25 draws, weights that are NaN or infinite, or all zero.
 
         Example:
@@ -170,7 +169,6 @@ def evaluate(
         The bounds, :math:`\hat k` and the effective sample size, with standard errors.
 
     Raises:
-        ImportError: without arviz, which the extra ``plot`` installs.
         ValueError: for ``num_samples < 25``, ``chunk_size < 1`` or without ``vectorize``, sites
             outside of ``plate`` or a subsample or loop of it, and as for
             :func:`~pyro_mixtures.diagnostics.psis`.

@@ -7,25 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
 from pyro_mixtures.diagnostics.log_weights import Draws
-
-FEWEST_SAMPLES = 25
-"""With fewer the largest fifth has less than the five weights that a Pareto law is fitted to."""
+from pyro_mixtures.diagnostics.pareto import FEWEST_SAMPLES, largest_khat, pareto_smoothed
 
 
 @dataclass(frozen=True)
 class PSIS:
     r"""Draws of a guide, with weights that make them draws of the posterior.
 
-    The shape :math:`\hat k` of the Pareto law of the largest weights tells how heavy their tail
-    is: they have :math:`1 / \hat k` moments. Below 0.5 weighted means can be relied on; up to 0.7,
-    or :attr:`threshold` if that is lower, the smoothed weights are still of use; above, neither
-    guide nor weights are to be trusted. It does not tell of modes that no draw has reached, nor
-    how many draws count: for that there is ``effective_sample_size``.
+    The shape :math:`\hat k` of the Pareto distribution of the largest weights shows how heavy
+    their tail is: they have :math:`1 / \hat k` moments. Below 0.5 weighted means can be relied on;
+    up to 0.7, or :attr:`threshold` if that is lower, the smoothed weights are still of use; above,
+    neither guide nor weights are to be trusted. It does not show modes that no draw has reached,
+    nor how many draws count: for that there is ``effective_sample_size``.
 
     Attributes:
         khat: :math:`\hat k`. It is ``-inf`` where the largest weights are all equal, and ``inf``
@@ -84,7 +81,7 @@ def psis(
     .. math:: w_s \propto \frac{p(z_s, y)}{q(z_s)}, \qquad z_s \sim q
 
     The largest weights, :math:`\min(S / 5, 3 \sqrt S)` of them, are replaced by quantiles of a
-    Pareto law that is fitted to them, whose shape is the diagnosis
+    Pareto distribution that is fitted to them, whose shape is the diagnosis
     (:class:`~pyro_mixtures.diagnostics.PSIS` tells how to read it). A guide that has missed a
     whole mode is not found out: none of its draws shows that there is more.
 
@@ -106,7 +103,6 @@ def psis(
         Diagnosis, weights and draws.
 
     Raises:
-        ImportError: without arviz, which the extra ``plot`` installs.
         ValueError: for ``num_samples < 25``, sites that only the guide has, or only the model
             and no data, log densities that are not finite (a model's may be ``-inf``), weights
             that are all zero, or ``vectorize`` where it does not apply.
@@ -136,7 +132,6 @@ def psis(
     """
     if num_samples < FEWEST_SAMPLES:
         raise ValueError(f"Expected num_samples >= {FEWEST_SAMPLES}, but got {num_samples}")
-    _imported_psislw()  # before any work
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize)
     found = list(draws.chunks(num_samples, num_samples))
     log_weights = torch.cat([each for each, _ in found])
@@ -151,42 +146,3 @@ def psis(
         log_weights=normalized,
         samples=samples,
     )
-
-
-def largest_khat(num_samples: int) -> float:
-    r"""The largest :math:`\hat k` that S draws can bear."""
-    return min(1 - 1 / math.log10(num_samples), 0.7)
-
-
-def tail_length(num_samples: int) -> int:
-    """How many weights of S are smoothed."""
-    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
-
-
-def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
-    r"""Log weights ``(S,)`` with the largest smoothed, not normalized, and :math:`\hat k`."""
-    if not bool((log_weights > -math.inf).any()):
-        raise ValueError(
-            "Expected a guide with draws where the model has a positive density, but all"
-            f" {len(log_weights)} weights are zero"
-        )
-    psislw = _imported_psislw()
-    with numpy.errstate(over="ignore"):  # in the denominators of weights that are negligible
-        smoothed, khat = psislw(log_weights.cpu().numpy(), normalize=False)
-    smoothed = torch.as_tensor(smoothed).to(log_weights)
-    return smoothed, float(khat) if _has_tail(log_weights) else -math.inf
-
-
-def _imported_psislw() -> Callable[..., Any]:
-    try:
-        from arviz import psislw
-    except ImportError as error:
-        raise ImportError("psis needs arviz: pip install 'pyro-mixtures[plot]'") from error
-    return psislw
-
-
-def _has_tail(log_weights: Tensor) -> bool:
-    """Whether the largest weights differ by more than rounding; arviz has infinity if not."""
-    largest = log_weights.topk(tail_length(len(log_weights)) + 1).values
-    rounding = 4 * torch.finfo(largest.dtype).eps
-    return not bool(largest[0] - largest[-1] <= rounding * largest[0].abs().clamp_min(1))

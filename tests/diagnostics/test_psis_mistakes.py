@@ -1,8 +1,6 @@
-"""What importance sampling of guides refuses, and what it imports."""
+"""What importance sampling of guides refuses."""
 
 import math
-import subprocess
-import sys
 
 import pyro
 import pyro.distributions as dist
@@ -118,17 +116,3 @@ def test_numbers_of_samples(count):
     found = psis(normal_model, normal_guide, num_samples=25)
     with pytest.raises(ValueError, match="num_samples >= 1, but got 0"):
         found.resample(0)
-
-
-def test_without_arviz_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "arviz", None)
-    with pytest.raises(ImportError, match=r"pyro-mixtures\[plot\]"):
-        psis(normal_model, normal_guide)
-
-
-def test_the_import_is_cheap():
-    code = "import sys, pyro_mixtures.diagnostics as d; print('arviz' in sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == "False"

@@ -1,0 +1,78 @@
+"""Pareto smoothing against ArviZ's numbers, and for tails that leave little to fit."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_mixtures.diagnostics import pareto_smoothed
+
+SHARE = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+NORMAL = torch.special.ndtri(SHARE)
+
+
+# ArviZ 0.23.4: k-hat, the largest smoothed logarithm and the 50th, of the given logarithms
+ARVIZ = [
+    (0.5, 0.10819042268751643, 1.6452633657459628, 0.8240681714755896),
+    (2.0, 0.6664972902740948, 6.581053462983851, 3.2992330444443803),
+    (300.0, 91.16182184918699, 916.881320773291, 497.981823619659),
+    (1000.0, 87.86351747204513, 2815.836379965277, 1649.721063683362),
+]
+
+
+@pytest.mark.parametrize(("scale", "khat", "largest", "fiftieth"), ARVIZ)
+def test_weights_that_are_log_normal(scale, khat, largest, fiftieth):
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    smoothed, found = pareto_smoothed(scale * NORMAL[order])
+    assert found == pytest.approx(khat, rel=1e-10)
+    smoothed = smoothed[order.argsort()]
+    assert smoothed[-1].item() == pytest.approx(largest, rel=1e-10)
+    assert smoothed[-50].item() == pytest.approx(fiftieth, rel=1e-10)
+    torch.testing.assert_close(smoothed[:900], scale * NORMAL[:900], rtol=0, atol=0)
+    assert bool((smoothed.diff() >= 0).all())
+
+
+@pytest.mark.parametrize("size", [25, 200, 10_000])
+@pytest.mark.parametrize("shape", [0.2, 0.5, 1.0])
+def test_a_pareto_tail_has_its_shape_with_the_prior(shape, size):
+    """Quantiles of the distribution itself; ten more values are believed to have k = 1/2."""
+    share = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    _, found = pareto_smoothed(-shape * torch.log1p(-share))
+    count = math.ceil(min(size / 5, 3 * math.sqrt(size)))
+    assert found == pytest.approx((count * shape + 5) / (count + 10), abs=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_shift_is_kept(dtype):
+    plain, khat = pareto_smoothed(NORMAL.to(dtype))
+    shifted, same = pareto_smoothed(NORMAL.to(dtype) - 700)
+    assert plain.dtype == dtype
+    assert same == pytest.approx(khat, abs=1e-3 if dtype == torch.float32 else 1e-10)
+    torch.testing.assert_close(shifted + 700, plain, rtol=0, atol=2e-4)
+
+
+def test_weights_that_are_zero_are_not_of_the_tail():
+    """Those of half the tail, here: the others alone are fitted. (The number is ArviZ's.)"""
+    log_weights = torch.full((1000,), -math.inf, dtype=torch.float64)
+    log_weights[::20] = torch.special.ndtri((torch.arange(50, dtype=torch.float64) + 0.5) / 50)
+    smoothed, khat = pareto_smoothed(log_weights)
+    assert khat == pytest.approx(0.20558120817281725, rel=1e-10)
+    torch.testing.assert_close(smoothed == -math.inf, log_weights == -math.inf)
+    assert not smoothed.isnan().any()
+
+
+@pytest.mark.parametrize("few", [1, 4])
+def test_few_large_weights_leave_nothing_to_fit(few):
+    """As of the worst guides: the ratio of all others to the largest is zero."""
+    log_weights = torch.full((1000,), -1000.0)
+    log_weights[:few] = torch.arange(few).float()
+    smoothed, khat = pareto_smoothed(log_weights)
+    assert khat == math.inf
+    torch.testing.assert_close(smoothed, log_weights, rtol=0, atol=0)
+
+
+def test_equal_weights_have_no_tail():
+    log_weights = torch.where(SHARE < 0.5, -3.0, 1.0)
+    smoothed, khat = pareto_smoothed(log_weights)
+    assert khat == -math.inf
+    torch.testing.assert_close(smoothed, log_weights, rtol=0, atol=0)
