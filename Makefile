@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOG := $(VENV)/install.log
 CREATED := $(VENV)/.created-with-$(subst /,_,$(PYTHON))
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
@@ -49,7 +50,10 @@ $(VENV)/.installed-demo: EXTRAS := experiments
 $(VENV)/.installed-test: EXTRAS := experiments,test
 $(VENV)/.installed-docs: EXTRAS := docs
 $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-docs: $(CREATED) setup.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	@echo 'installing into $(VENV), which takes minutes the first time (log: $(LOG))'
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]' >$(LOG) 2>&1 || { \
+	  cat $(LOG) >&2; \
+	  exit 1; }
 	@touch $@
 
 $(CREATED):
@@ -60,5 +64,5 @@ $(CREATED):
 	  echo 'error: "$(PYTHON)" cannot create virtual environments: it has no ensurepip or venv.' >&2; \
 	  echo 'Debian and Ubuntu ship them apart: apt install python3-venv' >&2; \
 	  exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@

@@ -97,7 +97,9 @@ class Baseball:
         run.finish({"table": rows, "nuts": diagnostics})
         print(f"NUTS: R-hat at most {diagnostics['largest_rhat']:.4f},", end=" ")
         print(f"effective sample size at least {diagnostics['smallest_ess']:.0f}.")
-        print(f"Table, figures (PNG), metrics and settings: {run.folder.resolve()}")
+        print(f"Table, figures (PNG), metrics and settings: {run.folder}")
+        if self.demo:
+            print(conclusion(run.folder, *rows))
 
     def _reference(self, run: Run) -> dict[str, Any]:
         if self.demo:
@@ -129,6 +131,17 @@ class Baseball:
         for row in rows:
             row["steps_per_second"] = 1 / seconds[str(row["guide"])]
         return rows, elbos, posteriors
+
+
+def conclusion(folder: Path, single: dict[str, Any], mixture: dict[str, Any]) -> str:
+    """What the demo has found, and where to look next: two lines."""
+    gain = mixture["elbo"] - single["elbo"]
+    share = mixture["std_error"] / single["std_error"]
+    return (
+        f"Found: the {mixture['guide']}, has an ELBO {gain:.2f} nats above that of"
+        f" {single['guide']}; its standard deviations are off by {share:.0%} as much.\n"
+        f"Next: look at {folder / 'sections.png'}, then change one line of your guide (README.md)."
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

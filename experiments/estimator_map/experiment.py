@@ -116,7 +116,7 @@ class EstimatorMap:
                 "seconds": [{"K": k, "D": d, **each} for (k, d), each in times.items()],
             }
         )
-        print(f"Tables, figures (PNG), metrics and settings: {run.folder.resolve()}")
+        print(f"Tables, figures (PNG), metrics and settings: {run.folder}")
 
     @property
     def _sizes(self) -> Sizes:

@@ -76,7 +76,7 @@ class GaussianProcess:
         summary = {"table": rows, "noise": noises, "sweep": ranking}
         run.finish({**summary, "largest_log_evidence": bound})
         print(f"Largest log evidence over the hyperparameters: {bound:.1f}.")
-        print(f"Table, figures (PNG), metrics and settings: {run.folder.resolve()}")
+        print(f"Table, figures (PNG), metrics and settings: {run.folder}")
 
     def _choose(self, run: Run) -> tuple[choice.Rows, dict[str, Setting]]:
         """All settings, ranked, and the best of each estimator."""

@@ -90,7 +90,7 @@ class GradientVarianceAVF:
             f" {min(row['rms_z'] for row in rows):.3f} to {max(row['rms_z'] for row in rows):.3f},"
             f" at most {largest['largest_z']:.2f} ({largest['cost']}, {largest['estimator']})."
         )
-        print(f"Table, figure (PNG), metrics and settings: {run.folder.resolve()}")
+        print(f"Table, figure (PNG), metrics and settings: {run.folder}")
 
     def _measurements(self, run: Run, problem: Problem, cost: str) -> dict[str, dict[str, Any]]:
         """For each estimator the mean variance ``(R, seeds)`` and the z-scores of the mean."""

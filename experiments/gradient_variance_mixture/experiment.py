@@ -94,7 +94,7 @@ class GradientVarianceMixture:
         figures.plot_families(run.folder / "families.png", summary)
         figures.plot_rings(run.folder / "circle.png", rings)
         run.finish({"families": summary, "circle": rings, "seconds": times})
-        print(f"Tables, figures (PNG), metrics and settings: {run.folder.resolve()}")
+        print(f"Tables, figures (PNG), metrics and settings: {run.folder}")
 
     def _families(self, run: Run) -> list[dict[str, Any]]:
         """Of each family, dimension and seed the variances by all estimators."""

@@ -121,7 +121,7 @@ class StateSpace:
             f"log p(x) by the particle filter: {evidence['mean']:.3f}"
             f" ± {evidence['standard_error']:.3f} nats a sequence."
         )
-        print(f"Table, figures (PNG), metrics and settings: {run.folder.resolve()}")
+        print(f"Table, figures (PNG), metrics and settings: {run.folder}")
 
     def _fits(self, run: Run) -> dict[str, Result]:
         """The results of all fits by their names."""

@@ -71,8 +71,11 @@ def test_estimators_agree_in_the_mean(estimator):
 
 def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
     """A run broken in each stage ends with the numbers of an unbroken one."""
-    Baseball(quick=True, out=tmp_path / "whole").run()
-    assert "| mixture, K = 20 |" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    Baseball(quick=True, out=Path("whole")).run()
+    printed = capsys.readouterr().out
+    assert "| mixture, K = 20 |" in printed
+    assert printed.splitlines()[-1].endswith(f": {Path('whole') / 'baseball-quick'}")
     folder = tmp_path / "whole" / "baseball-quick"
     assert FILES <= {path.name for path in folder.iterdir()}
     expected = json.loads((folder / "summary.json").read_text())
@@ -104,6 +107,15 @@ def test_bad_settings_are_told():
         Baseball(quick=True, demo=True)
     with pytest.raises(ValueError, match="no steps of your own"):
         Baseball(demo=True, steps=7)
+
+
+def test_the_demo_says_what_was_found_and_where_to_look():
+    single = {"guide": "mean field", "elbo": -478.90, "std_error": 0.15}
+    mixture = {"guide": "mixture, K = 20", "elbo": -477.95, "std_error": 0.06}
+    found, next_step = experiment.conclusion(Path("results") / "x", single, mixture).splitlines()
+    assert "0.95 nats above that of mean field" in found
+    assert "40% as much" in found
+    assert "results/x/sections.png" in next_step
 
 
 def test_shipped_reference():
