@@ -2,9 +2,9 @@
 A first mixture guide
 =====================
 
-Variational inference with a single Normal finds one mode of a posterior and is silent about the
-others. Here is a posterior with two modes, small enough to be drawn, what a Normal makes of it,
-and what a mixture makes of it. The change is one line.
+Variational inference with a single Normal finds one mode of a posterior and does not notice the
+others. This page fits a posterior with two modes, small enough to be drawn, by a Normal and by
+mixtures. The change is one line.
 """
 
 import math
@@ -24,9 +24,9 @@ from pyro_mixtures.plotting import plot_elbo
 # A ship and two beacons
 # ----------------------
 #
-# A ship measures its distance from two beacons. Two circles meet in two points: the data do not
-# tell on which side of the line between the beacons the ship is. What is known of its
-# whereabouts beforehand makes the upper side somewhat more likely.
+# A ship measures its distance from two beacons. Two circles meet in two points, so the data leave
+# open on which side of the line between the beacons the ship is. The prior makes the upper side
+# somewhat more likely.
 
 BEACONS = torch.tensor([[-0.7, 0.0], [0.7, 0.0]])
 MEASURED = torch.tensor([2.1, 1.95])
@@ -45,7 +45,7 @@ def model():
 #
 # In two dimensions the posterior can be computed on a grid. Its integral is the evidence, log
 # p(y). No ELBO can be larger, and the difference is the Kullback-Leibler divergence from the
-# guide to the posterior. So we shall know how good each fit is, in absolute terms.
+# guide to the posterior. So we can say how good each fit is, in absolute terms.
 
 
 def log_joint(ship):
@@ -69,9 +69,9 @@ print(f"log p(y) = {log_evidence:.3f}, P(upper side) = {upper_side:.2f}")
 # ------------
 #
 # Everything below is ordinary Pyro. ``AutoDiagonalNormalMixture`` takes the place of
-# ``AutoDiagonalNormal``, with the number of components as a further argument. Each component
-# starts from a draw of ``init_loc_fn``; by default the first starts as Pyro's guide does, and the
-# others spread about zero.
+# ``AutoDiagonalNormal``, with one more argument, the number of components. Each component
+# starts from a draw of ``init_loc_fn``. By default the first starts where Pyro's guide does, and
+# the others are spread about zero.
 #
 # ``BaselinedTrace_ELBO`` is a drop-in for ``Trace_ELBO`` that makes the gradient of the
 # mixture's weights less noisy. (For a single Normal the two are the same.)
@@ -97,7 +97,8 @@ histories = {name: fit(guide) for name, guide in guides.items()}
 # What each of them finds
 # -----------------------
 #
-# Grey: the posterior. Lines: contours of each guide's density at the same levels.
+# Grey: the posterior. Lines: contours of each guide's density at the same levels. (The README has
+# this figure.)
 
 levels = truth.max() * torch.tensor([0.02, 0.1, 0.3, 0.6, 1.0])
 figure, axes = plt.subplots(1, 3, figsize=(10, 4.6), sharey=True, layout="constrained")
@@ -113,11 +114,11 @@ axes[0].legend(loc="lower right")
 plt.show()
 
 # %%
-# Mean field does what reverse KL asks of it: it hides in one mode, and nothing in the fit says
-# that there is another. Two components take a mode each. Ten of them bend around the crescents.
+# Mean field minimizes the reverse KL divergence: it stays in one mode, and nothing in the fit
+# shows that there is another. Two components take a mode each. Ten follow the crescents.
 #
-# The ELBO tells the same in figures. ``guide.get_posterior()`` is an ordinary distribution, so
-# that the probability of the upper side, too, is a line of code.
+# The ELBO says the same in numbers. ``guide.get_posterior()`` is an ordinary distribution, so
+# the probability of the upper side takes a line of code.
 
 elbos, sides = {}, {}
 with torch.no_grad():
@@ -130,8 +131,8 @@ with torch.no_grad():
         print(f"{name:16} ELBO {elbos[name]:.3f}  gap {gap:.3f}  P(upper side) {sides[name]:.2f}")
 
 # %%
-# A guide that misses a mode of probability :math:`1 - p` altogether, and is perfect otherwise,
-# has a gap of :math:`-\log p`. Most of what mean field lacks is that.
+# A guide that misses a mode of probability :math:`1 - p`, and is perfect otherwise, has a gap of
+# :math:`-\log p`. That is most of mean field's gap.
 
 print(f"gap by the missing mode alone: {-math.log(max(upper_side, 1 - upper_side)):.3f}")
 
@@ -152,8 +153,8 @@ plt.show()
 # What to remember
 # ----------------
 #
-# - Give the guide more components than you expect modes. Those that are not needed share a mode
+# - Give the guide more components than you expect modes. Those that are left over share a mode
 #   and improve its shape.
 # - A mode in which no component starts may never be found: ``init_loc_fn`` should spread them.
-#   :doc:`plot_7_diagnosing_a_fit` shows how to notice.
+#   :doc:`plot_7_diagnosing_a_fit` shows how to notice that.
 # - For correlated modes there is ``AutoMultivariateNormalMixture``, with full covariances.

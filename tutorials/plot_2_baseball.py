@@ -3,12 +3,12 @@ Baseball: a bent posterior in 20 dimensions
 ===========================================
 
 The posterior of a hierarchical model often has one mode, but is bent: a funnel. No single Normal
-has that shape: mean field, which is widely used for such models, misses its neck and its mouth.
-Here mean field and mixtures of 5 and 20 Normals are fitted to the batting averages of Efron and
-Morris (1975), and compared with a sampler's draws.
+has that shape. Mean field, which is widely used for such models, misses its neck and its mouth.
+This page fits mean field and mixtures of 5 and 20 Normals to the batting averages of Efron and
+Morris (1975), and compares them with a sampler's draws.
 
-This is a short run. The long one, with bounds, other estimators and times, is on the page of the
-:doc:`experiment </experiments/baseball>`.
+This is a short run. The page of the :doc:`experiment </experiments/baseball>` has the long one,
+with bounds, other estimators and times.
 """
 
 import matplotlib.pyplot as plt
@@ -27,8 +27,8 @@ from pyro_mixtures.plotting import plot_elbo, plot_mixture
 # ---------
 #
 # Hits of 18 players in their first 45 at-bats of the season 1970. How good is each of them? The
-# averages are noisy, so players are thought of as drawn from a population, with mean phi; kappa
-# says how alike they are. Both are learned from the same data ("partial pooling").
+# averages are noisy, so the model draws players from a population with mean phi; kappa says how
+# similar they are. Both are learned from the same data ("partial pooling").
 
 AT_BATS = 45
 HITS = torch.tensor([18.0, 17, 16, 15, 14, 14, 13, 12, 11, 11, 10, 10, 10, 10, 10, 9, 8, 7])
@@ -47,7 +47,7 @@ def model():
 # A reference
 # -----------
 #
-# A short chain of NUTS. All that follows is in the guides' unconstrained space: logits, and the
+# A short chain of NUTS. From here on all is in the guides' unconstrained space: logits, and the
 # logarithm of kappa - 1.
 
 pyro.set_rng_seed(0)
@@ -63,7 +63,7 @@ draws = torch.cat([drawn["phi"].logit().unsqueeze(-1), pooling, drawn["theta"].l
 # --------
 #
 # The same optimizer, steps and particles for all three. There is one mode, so all components of
-# a mixture may start at one point, but for some jitter. The ELBO of a fitted guide is estimated at
+# a mixture may start at one point, with some jitter. The ELBO of a fitted guide is estimated at
 # the end, with many particles.
 
 
@@ -90,8 +90,8 @@ for name, guide in guides.items():
 # ------------------
 #
 # The ELBO, and the distance of means and standard deviations from those of the sampler, in
-# standard deviations: root mean squares over the 20 coordinates. The chain is short, so that its
-# own error is part of the distance.
+# standard deviations: root mean squares over the 20 coordinates. The chain is short, so its own
+# error is part of the distance.
 
 
 def root_mean_square(error):
@@ -114,11 +114,11 @@ plt.show()
 # Cross-sections
 # --------------
 #
-# Two coordinates at a time: how alike the players are, log(kappa - 1), against the population's
-# mean and against the ability of the best player so far. If all are alike (top) his ability is
-# known well; if not, it may lie far above theirs. ``marginal`` gives the law of some coordinates
-# of a mixture; a single Normal is a mixture of one. Grey: the sampler's draws. Blue: what holds
-# 50, 80 and 95 % of the guide. Orange: half of each component.
+# Two coordinates at a time: how similar the players are, log(kappa - 1), against the population's
+# mean and against the ability of the best player so far. If all are similar (top), his ability is
+# known well; if not, it may lie far above theirs. ``plot_mixture`` draws the marginal distribution
+# of two coordinates; a single Normal is a mixture of one. Grey: the sampler's draws. Blue: regions
+# that hold 50, 80 and 95 % of the guide. Orange: half of each component.
 
 COORDINATES = {0: "logit phi", 1: "log(kappa - 1)", 2: "logit theta of the best player"}
 SECTIONS = ((0, 1), (2, 1))
@@ -145,7 +145,7 @@ for ax, name in zip(axes[0], guides, strict=True):
 plt.show()
 
 # %%
-# Mean field knows no dependence between coordinates: its ellipses are parallel to the axes, and
-# the funnel's mouth is outside of them. So are those of a mixture's components, but they can
-# line up along the funnel. With twenty of them they follow it further than with five. What they
-# leave out is the far tail at the top, of little mass, which reverse KL does not ask for.
+# Mean field has no dependence between coordinates: its ellipses are parallel to the axes, and the
+# funnel's mouth lies outside. The components of a mixture are parallel to the axes, too, but they
+# can line up along the funnel. Twenty follow it further than five. They leave out the far tail at
+# the top, which has little mass, and which reverse KL gives no reason to cover.

@@ -3,12 +3,12 @@ An amortized guide for a state-space model
 ==========================================
 
 A guide may also be a network that maps data to a posterior. Then each call makes a new mixture,
-for each sequence of a mini-batch and each step in time, and everything is learned at once, by
+for each sequence of a mini-batch and each step in time, and all of it is learned at once, by
 ordinary stochastic variational inference. Here is such a guide, with one and with two Normals a
 step, for a model whose states are known up to a sign.
 
-It is the example of section 6.2.3 of Jankowiak and Karaletsos, *Pathwise Derivatives for
-Multivariate Distributions*, in small; the full one is on the page of the :doc:`experiment
+It is a small version of the example of section 6.2.3 of Jankowiak and Karaletsos, *Pathwise
+Derivatives for Multivariate Distributions*; the full one is on the page of the :doc:`experiment
 </experiments/state_space>`.
 """
 
@@ -33,19 +33,19 @@ from pyro_mixtures.plotting import plot_elbo
 #     z_1 \sim N(0, \sigma_z^2), \quad z_t \sim N(A z_{t-1}, \sigma_z^2), \quad
 #     x_t \sim N((z_{t1}^2, 2 z_{t2}), \sigma_x^2)
 #
-# The first coordinate is seen as its square, so its sign is hidden. The dynamics mix the two
-# coordinates, so that earlier and later observations give hints on it, no more.
+# The first coordinate is observed as its square, so its sign is hidden. The dynamics mix the two
+# coordinates, so earlier and later observations give only hints on the sign.
 
 STEPS = 8
 TRANSITION = 0.5**1.5 * torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
 STATE_SCALE, OBSERVATION_SCALE = 0.5, 0.25
 
 
-def step_law(previous):
+def transition(previous):
     return dist.Normal(previous @ TRANSITION.mT, STATE_SCALE).to_event(1)
 
 
-def observation_law(z):
+def emission(z):
     mean = torch.stack([z[..., 0].square(), 2 * z[..., 1]], -1)
     return dist.Normal(mean, OBSERVATION_SCALE).to_event(1)
 
@@ -55,15 +55,15 @@ def model(x):
     with pyro.plate("sequences", len(x)):
         z = torch.zeros(2)
         for t in range(STEPS):
-            z = pyro.sample(f"z_{t}", step_law(z))
-            pyro.sample(f"x_{t}", observation_law(z), obs=x[:, t])
+            z = pyro.sample(f"z_{t}", transition(z))
+            pyro.sample(f"x_{t}", emission(z), obs=x[:, t])
 
 
 def simulate(count):
     states = [STATE_SCALE * torch.randn(count, 2)]
     while len(states) < STEPS:
-        states.append(step_law(states[-1]).sample())
-    return observation_law(torch.stack(states, 1)).sample()
+        states.append(transition(states[-1]).sample())
+    return emission(torch.stack(states, 1)).sample()
 
 
 pyro.set_rng_seed(0)
@@ -74,14 +74,13 @@ train, test = simulate(600), simulate(200)
 # ---------
 #
 # Its factors have the form of the exact posterior's, :math:`q(z_1 | x_{1:T}) \, q(z_2 | z_1,
-# x_{2:T}) \cdots`: what is still to come matters, and the last state. So a recurrent network
-# reads the observations backwards; what it knows at time t is combined with the last state, and
-# ``ConditionalMixture`` makes a mixture of that. The components begin on both sides of zero, a
-# single one on one of them.
+# x_{2:T}) \cdots`: the last state matters, and the observations still to come. So a recurrent
+# network reads the observations backwards. Its state at time t is combined with the last z, and
+# ``ConditionalMixture`` makes a mixture of that. The components start on both sides of zero, a
+# single one on one side.
 #
-# Each of the states is a plain ``pyro.sample`` of a batch of mixtures. The modes may be close or
-# far apart, as the data will have it: ``"clustered"`` decides that for each mixture of the
-# batch.
+# Each of the states is a plain ``pyro.sample`` of a batch of mixtures. Depending on the data the
+# modes are close or far apart; ``"clustered"`` decides that for each mixture of the batch.
 
 
 class Guide(nn.Module):
@@ -107,7 +106,7 @@ class Guide(nn.Module):
 # Training
 # --------
 #
-# ``SVI`` as ever, with mini-batches. Two particles are enough for ``BaselinedTrace_ELBO`` to
+# ``SVI`` as usual, with mini-batches. Two particles are enough for ``BaselinedTrace_ELBO`` to
 # take each one's baseline from the other.
 
 SETTINGS = {"vectorize_particles": True, "max_plate_nesting": 1}
@@ -150,8 +149,8 @@ plt.show()
 # A reference: a particle smoother
 # --------------------------------
 #
-# A particle filter goes forward, a simulation by its weights backward. What results are draws of
-# the posterior, without any guide.
+# A particle filter goes forward in time, a simulation with its weights goes backward. They give
+# draws of the posterior, without any guide.
 
 
 @torch.no_grad()
@@ -159,20 +158,20 @@ def smooth(x, particles=2000, draws=500):
     """Draws of the states ``(draws, T, 2)`` given one sequence ``(T, 2)``."""
     z, filtered = STATE_SCALE * torch.randn(particles, 2), []
     for t in range(STEPS):
-        log_weights = observation_law(z).log_prob(x[t])
+        log_weights = emission(z).log_prob(x[t])
         filtered.append((z, log_weights))
-        z = step_law(z[torch.multinomial(log_weights.softmax(0), particles, True)]).sample()
+        z = transition(z[torch.multinomial(log_weights.softmax(0), particles, True)]).sample()
     z, log_weights = filtered.pop()
     path = [z[torch.multinomial(log_weights.softmax(0), draws, True)]]
     while filtered:
         z, log_weights = filtered.pop()
-        log_weights = log_weights + step_law(z).log_prob(path[0].unsqueeze(1))  # (draws, P)
+        log_weights = log_weights + transition(z).log_prob(path[0].unsqueeze(1))  # (draws, P)
         path.insert(0, z[torch.multinomial(log_weights.softmax(-1), 1).squeeze(-1)])
     return torch.stack(path, 1)
 
 
 # %%
-# Of some held-out sequences, the one and the time at which the sign is in greatest doubt and
+# Among some held-out sequences, the sequence and the time at which the sign is most uncertain and
 # matters most:
 
 smoothed = torch.stack([smooth(x) for x in test[:20]])  # (N, draws, T, 2)
@@ -205,5 +204,5 @@ print(", ".join(f"guide with {name}: {mass:.2f}" for name, mass in masses.items(
 
 # %%
 # One Normal a step has to choose a sign at each step, or to spread over both. Two can leave it
-# open, and let later steps follow either branch: the mixture of a step depends on the state
-# before it. The guide does not only draw two modes, it draws whole paths.
+# open, and later steps follow either branch, because the mixture of a step depends on the state
+# before it. So the guide draws not only two modes, but whole paths.

@@ -35,7 +35,7 @@ from pyro_mixtures.samples.blending import Blending
 # What is compared
 # ----------------
 #
-# - ``hybrid``: the score function for the weights. It knows nothing of the cost but its value.
+# - ``hybrid``: the score function for the weights. It uses the cost's value only.
 # - ``pathwise``: the sample moves with the density (transport). It uses the cost's slope.
 # - ``clustered``: transport within groups of overlapping components, score function between
 #   them.
@@ -43,7 +43,7 @@ from pyro_mixtures.samples.blending import Blending
 # - ``marginalized``: the sum over the components. It evaluates the cost K times, the others
 #   once.
 #
-# All are unbiased. So their variance decides, and what they cost.
+# All are unbiased. So their variance decides, and their price.
 #
 # The mixtures have ten components with random means. Their *separation* is the root mean square
 # distance between two of them, in standard deviations.
@@ -68,10 +68,9 @@ def ragged(z):
 
 
 # %%
-# ``gradient_variance`` takes the estimator by name, and ``marginalized``, which is a function of a
-# cost and no distribution, itself. The score function gets a baseline, the mean
-# cost, without which it would look worse than it has to. ``blended`` first learns its shares
-# from other samples.
+# ``gradient_variance`` takes the estimator by name, or a function like ``marginalized`` itself.
+# The score function gets a baseline, the mean cost; without it, it would look worse than
+# necessary. ``blended`` first learns its shares from other samples.
 
 
 def learned(q, cost):
@@ -138,15 +137,15 @@ plt.show()
 # %%
 # Where components overlap and the cost is smooth, a transport has a fraction of the score
 # function's variance. Where they are far apart it has many times as much: to change a weight it
-# has to carry mass across the gap, and the few samples in the gap count enormously. (Samples
+# has to carry mass across the gap, and the few samples in the gap get enormous weight. (Samples
 # there are so rare that the measured variance is, if anything, too small.)
 #
-# A ragged cost has slopes that say little about its differences. It leaves a transport no
-# advantage here.
+# A ragged cost has slopes that say little about its differences. Here a transport has no
+# advantage.
 #
-# ``clustered`` is saved from the disaster, for it does not carry mass between groups. Where
-# components begin to part (4 on the left) it gives up the transport too soon. ``blended`` need
-# not know: it learned from the samples which of the two to trust.
+# ``clustered`` avoids the disaster, because it does not carry mass between groups. Where
+# components begin to separate (4 on the left) it gives up the transport too soon. ``blended``
+# does not need to decide: it learned from the samples which of the two to trust.
 #
 # The dotted line is for one estimate, which took ten evaluations of the cost. For equal numbers
 # of evaluations multiply it by ten.
@@ -155,7 +154,8 @@ plt.show()
 # The dimension helps the transport
 # ---------------------------------
 #
-# The value of a sum over D coordinates is ever noisier; its slope in each of them is not.
+# The more coordinates a cost sums over, the noisier is its value. The slope in each coordinate
+# stays the same.
 
 DIMS = (2, 5, 10, 30, 100)
 by_dim = [logit_variances(mixture(2.0, dim), smooth) for dim in DIMS]
@@ -173,10 +173,10 @@ plt.show()
 # --------------------------
 #
 # The Gumbel-softmax trick draws *between* the components, by a relaxed choice of one; its
-# straight-through version draws from one, but takes the gradient of the relaxed choice. Neither is
-# the gradient that is wanted: the first is that of another expectation, the second, in general,
-# of none. Here the gradient of one logit for the ragged cost in one dimension, where the exact
-# one is an integral. A low temperature mends the bias, at the price of variance.
+# straight-through version draws from one, but takes the gradient of the relaxed choice. Neither
+# gives the gradient that we want: the first is the gradient of another expectation, the second in
+# general of none. Here is the gradient of one logit for the ragged cost in one dimension, where
+# the exact one is an integral. A low temperature reduces the bias, at the price of variance.
 
 pair = {
     "locs": torch.tensor([[-1.5], [1.0]]),
@@ -240,10 +240,10 @@ print(f"exact {exact:.3f}, pathwise {unbiased['mean']:.3f} ± {unbiased['error']
 # In a guide
 # ----------
 #
-# A guide has its estimator from two places. The guide says what moves: its default is
-# ``clustered``; ``weight_gradient`` or ``estimator`` choose another. The objective says what
-# becomes of the score function: Pyro's ``Trace_ELBO`` takes it as it is, ``BaselinedTrace_ELBO``
-# takes a baseline off the cost and blends, with shares learned from the steps before.
+# Two places decide on the estimator. The guide says what moves: its default is ``clustered``, and
+# ``weight_gradient`` or ``estimator`` choose another. The objective says what happens to the score
+# function: Pyro's ``Trace_ELBO`` takes it as it is, ``BaselinedTrace_ELBO`` takes a baseline off
+# the cost and blends, with shares learned from the steps before.
 #
 # Five numbers are measured through a sine. The components of a guide overlap, but the slopes of
 # the log density often point the wrong way.
@@ -300,20 +300,19 @@ for name, measured in by_objective.items():
 
 # %%
 # Without a baseline the score function between groups is noisier than transport alone. With one
-# it is about as good. Blending, which finds out how far the slopes are to be trusted, goes below
-# both.
+# it is about as good. Blending finds out how far the slopes can be trusted, and goes below both.
 
 # %%
 # A rule of thumb
 # ---------------
 #
-# - Nothing is known: keep the guide's default and use ``BaselinedTrace_ELBO``, which blends.
-# - Components are known to overlap (up to about three standard deviations apart) and the cost is
-#   smooth: ``weight_gradient="pathwise"``, the more so the higher the dimension. It needs no
+# - You know nothing: keep the guide's default and use ``BaselinedTrace_ELBO``, which blends.
+# - You know that components overlap (up to about three standard deviations apart) and that the
+#   cost is smooth: ``weight_gradient="pathwise"``, above all in high dimension. It needs no
 #   special objective.
-# - Components are known to be far apart (six and more), or scales differ in many dimensions:
-#   ``weight_gradient="hybrid"`` (hybrid), with ``BaselinedTrace_ELBO``.
-# - K evaluations of the model are affordable: ``MarginalizedMixture_ELBO``.
+# - You know that components are far apart (six and more), or that scales differ in many
+#   dimensions: ``weight_gradient="hybrid"``, with ``BaselinedTrace_ELBO``.
+# - You can afford K evaluations of the model: ``MarginalizedMixture_ELBO``.
 # - Gumbel-softmax: only where its bias does no harm.
 #
 # The measurements behind it, in 800 regimes, are :doc:`here </experiments/estimator_map>`.

@@ -23,8 +23,8 @@ from pyro_mixtures.plotting import plot_elbo
 # A correlated posterior
 # ----------------------
 #
-# A logistic regression with 30 inputs that are much alike: each is a common factor plus a little
-# of its own. The data know the sum of the coefficients well and their differences badly, so the
+# A logistic regression with 30 similar inputs: each is a common factor plus a little noise of its
+# own. The data determine the sum of the coefficients well and their differences badly, so the
 # posterior is tilted in every pair of coordinates.
 
 pyro.set_rng_seed(0)
@@ -44,7 +44,7 @@ def model():
 # ----------------
 #
 # ``AutoAVFMultivariateNormal`` has one parameter more, ``control_var``. It does not follow the
-# gradient of the ELBO but that of the variance, and wants a learning rate of its own:
+# gradient of the ELBO but that of the variance, and needs a learning rate of its own:
 # ``avf_optim_args`` gives it one. ``planes`` says in which planes the field turns: ``"axes"`` is
 # the paper's choice, ``"rows"`` gains more where the model's gradients have a direction in
 # common, as here.
@@ -113,8 +113,8 @@ plt.show()
 # %%
 # The control variate starts at zero and learns within some tens of steps. Then the axes remove
 # about a quarter of the noise, and the rows most of it: while the guide is in the wrong place its
-# gradients mostly point along the common factor, and that can be learned. Later, as the guide
-# comes to fit the posterior, no direction dominates, and both gain less.
+# gradients mostly point along the common factor, and that can be learned. Later, when the guide
+# fits the posterior, no direction dominates, and both gain less.
 
 # %%
 # The fits
@@ -149,10 +149,9 @@ for name, history in histories.items():
     print(f"{name:10}", "  ".join(f"{mean:7.2f}" for mean in means))
 
 # %%
-# Where the noise falls to a fraction, as with the rows, the middle of the climb is faster: there
-# the covariance is being learned. What the axes remove is too little to show here. In the end all
-# three are the same family of guides and have the same optimum; differences in the last columns
-# are noise.
+# With the rows the noise falls to a fraction, and the middle of the climb is faster, where the
+# covariance is learned. What the axes remove is too little to show here. All three are the same
+# family of guides and have the same optimum; differences in the last columns are noise.
 #
 # - Costs that make the gain large or small, in 50 dimensions, and optimal transport as a third
 #   way: :doc:`here </experiments/gradient_variance_avf>`.

@@ -4,8 +4,8 @@ Mixtures of any family
 
 Latent numbers are often positive or bounded. A Normal then needs a transformation, which has
 tails and corners of its own. A mixture of Betas or Gammas lives where the latent lives, and its
-samples carry gradients as well: to the parameters of the components and to the weights. Nor need
-the components be of one family, or of one that torch has.
+samples carry gradients as well: to the parameters of the components and to the weights. The
+components may be of different families, and of families that torch does not have.
 """
 
 import matplotlib.pyplot as plt
@@ -22,8 +22,8 @@ from pyro_mixtures.infer import BaselinedTrace_ELBO
 # A bounded latent: Betas
 # -----------------------
 #
-# A coin is tossed twice, and we are only told whether the two tosses agree. Forty times; 27
-# pairs agreed. How biased is the coin? It cannot be told which side it favours.
+# A coin is tossed twice, and we only learn whether the two tosses agree. Of forty such pairs 27
+# agreed. How biased is the coin? The data leave open which side it favours.
 
 
 def coin():
@@ -33,10 +33,10 @@ def coin():
 
 
 # %%
-# A guide is written by hand: parameters, and the distribution where the sample is. Two things
-# are to be noticed. ``MixtureSameFamily`` is that of torch, with ``rsample``. And
-# ``weight_gradient="clustered"`` uses the score function for components that do not overlap,
-# which needs an objective that knows it: ``Trace_ELBO``, or ``BaselinedTrace_ELBO``.
+# The guide is written by hand: parameters, and the distribution at the sample. Note two things.
+# ``MixtureSameFamily`` is that of torch, with ``rsample``. And ``weight_gradient="clustered"``
+# uses the score function for components that do not overlap, which needs an objective that
+# supports it: ``Trace_ELBO``, or ``BaselinedTrace_ELBO``.
 
 
 def betas():
@@ -90,10 +90,10 @@ print(f"log evidence {coin_evidence:.3f}, ELBO of two Betas {coin_elbo:.3f}")
 # -------------------------------------
 #
 # A substance is taken up and decays; what is left at time t is :math:`r t e^{-r t}` of a dose,
-# with an unknown rate r. One measurement, at t = 1, may be early in the rise or late in the decay:
-# it cannot tell a slow rate from a fast one. The two modes differ in width and in shape, so that
-# there is reason to take a Gamma for one and a LogNormal for the other: ``Mixture`` has a list of
-# components, each with parameters of its own.
+# with an unknown rate r. One measurement, at t = 1, may be early in the rise or late in the decay,
+# so a slow and a fast rate are both possible. The two modes differ in width and in shape. So we
+# take a Gamma for one and a LogNormal for the other: ``Mixture`` has a list of components, each
+# with parameters of its own.
 
 
 def decay():
@@ -123,8 +123,8 @@ print(f"log evidence {decay_evidence:.3f}, ELBO of Gamma and LogNormal {decay_el
 # The log-logistic distribution is used for survival times, and is not in torch. It needs the
 # ordinary methods, and a *rule that moves a given point* when a parameter changes. The rule
 # finds the noise that belongs to the point, with parameters held fixed (``detach``), and maps it
-# back with parameters that are not. Every component is asked about every sample, however far
-# from it. So it pays to write density and rule in logarithms.
+# back with parameters that are not. The rule of every component is called for every sample, also
+# for those that are far away. So it pays to write density and rule in logarithms.
 
 
 class LogLogistic(Distribution):
@@ -180,7 +180,7 @@ error = max(
 print(f"largest error of the rule: {error:.1e}")
 
 # %%
-# It now works in mixtures as any other family does. The two components will be far apart, so the
+# It now works in mixtures like any other family. The two components will be far apart, so the
 # weights are left to the score function. (For a transport the mixture uses ``cdf``, and
 # ``"clustered"`` would need ``mean`` and ``variance``, too: :doc:`/add_your_own_family`.)
 
@@ -221,6 +221,5 @@ plt.show()
 # %%
 # All three find the modes and their weights. What is left is the shape of the components. The
 # Betas are too symmetric for modes that lean outwards, and leave the valley between them too
-# empty; a log-logistic is more pointed, and its tails heavier, than these modes have it. A gap
-# between ELBO and evidence that more steps do not close asks for another family, or for more
-# components.
+# empty. A log-logistic is more pointed than these modes, and its tails are heavier. If more steps
+# do not close a gap between ELBO and evidence, try another family, or more components.

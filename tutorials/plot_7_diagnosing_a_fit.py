@@ -2,8 +2,8 @@
 Diagnosing a fit
 ================
 
-An optimizer always returns something. This page starts from a fit that looks healthy and is not,
-shows which signs give it away and which do not, and mends it.
+An optimizer always returns something. This page starts from a fit that looks healthy and is not.
+It shows which signs reveal that and which do not, and repairs the fit.
 """
 
 import math
@@ -23,7 +23,7 @@ from pyro_mixtures.plotting import plot_elbo, plot_mixture
 # Two unknown signs
 # -----------------
 #
-# The sizes of two numbers are measured, their signs are not: a posterior with four modes. The
+# We measure the sizes of two numbers, but not their signs: the posterior has four modes. The
 # prior makes some of them more likely than others.
 
 PRIOR = dist.Normal(torch.tensor([1.0, 0.8]), 2.0).to_event(1)
@@ -36,7 +36,7 @@ def model():
 
 
 # %%
-# For once the evidence is known, from a grid: no ELBO can exceed it.
+# In this example the evidence is known, from a grid. No ELBO can exceed it.
 
 side = torch.linspace(-5, 5, 501)
 grid = torch.cartesian_prod(side, side)  # (N, 2)
@@ -49,8 +49,8 @@ print(f"log evidence {log_evidence:.3f}")
 
 
 # %%
-# Each fit is looked at in the same ways: the ELBO; ``psis``, which compares draws of the guide
-# with the model; and ``component_summary``, which tells what the components are doing.
+# We look at each fit in the same ways: the ELBO; ``psis``, which compares draws of the guide
+# with the model; and ``component_summary``, which shows what the components do.
 
 
 class Fit:
@@ -79,7 +79,7 @@ class Fit:
 # A fit that looks healthy
 # ------------------------
 #
-# Four modes, so four components; started at the median, as one would start a single Normal.
+# Four modes, so four components. They start at the median, as a single Normal would.
 
 healthy = Fit(4, init_to_median)
 print(healthy)
@@ -93,26 +93,26 @@ plt.show()
 
 # %%
 # The ELBO has converged, and k-hat, the shape of the importance weights' tail, is low: below 0.5
-# it calls a guide good, above 0.7 useless. And yet modes are missing, as draws of the posterior
-# (grey) show, which one would not have in earnest.
+# means a good guide, above 0.7 a useless one. And yet modes are missing, as draws of the posterior
+# (grey) show. In a real problem there are no such draws.
 #
 # **k-hat cannot see a mode that no draw of the guide has reached.** It judges the guide where
-# the guide is. So does the evidence by importance sampling, which is short of the true one.
+# the guide is. So does the evidence by importance sampling, which is below the true one.
 #
 # The components are a hint. There are four; the number of *distinct* ones is smaller:
 
 print(healthy.summary)
 
 # %%
-# Components of a large overlap cover the same place. They all started there, and reverse KL
-# gives none a reason to leave for a mode far away. A posterior of a single mode would give the
-# same, so this is no proof.
+# Components with a large overlap cover the same place. They all started there, and reverse KL
+# gives none of them a reason to leave for a mode far away. A posterior with a single mode would
+# look the same, so this is no proof.
 
 # %%
 # Other starts
 # ------------
 #
-# The next test costs a few more fits: start the components elsewhere, and more than once.
+# The next test takes a few more fits: start the components elsewhere, and more than once.
 # ``init_to_uniform`` draws a starting point for each component; ``radius`` should cover the
 # prior.
 
@@ -123,15 +123,15 @@ for other in others:
 
 # %%
 # Different starts end at different ELBOs, so most of them have missed something. (k-hat may be
-# large in such a fit, when a component lies askew, but need not be.) With just as many
-# components as there are modes, it takes luck to have one fall into each.
+# large in such a fit, if a component does not fit its mode, but it need not be.) With only as many
+# components as modes, it takes luck for one to fall into each.
 
 # %%
 # More components than modes
 # --------------------------
 #
-# With sixteen it takes bad luck to miss one. More components need more steps to settle, twice as
-# many here.
+# With sixteen it takes bad luck to miss one. More components need more steps to settle: here
+# twice as many.
 
 mended = Fit(16, spread, steps=1200)
 print(mended)
@@ -147,9 +147,9 @@ axes[1].set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), xlabel="x[0]", ylabel="x[1]")
 plt.show()
 
 # %%
-# All modes are found, and the gap to the evidence is all but closed. Most of the sixteen
-# components overlap with others or have little weight. That is harmless: it costs time, and the
-# shapes of the modes are the better for it.
+# All modes are found, and the gap to the evidence is nearly closed. Most of the sixteen
+# components overlap with others or have little weight. That is harmless: it costs time, and
+# improves the shapes of the modes.
 
 print(mended.summary)
 
@@ -159,8 +159,8 @@ print(mended.summary)
 #
 # Modes far from each other are the worst case for a gradient that moves samples from mode to
 # mode. A fit whose ELBO jumps, or whose weights wander, may be one with the wrong estimator.
-# ``elbo_gradient_variance`` tells, at the fitted guide. (For ``"pathwise"`` the rare draws
-# between the modes dominate, and few of them are seen: its figure is too small, if anything.)
+# ``elbo_gradient_variance`` measures it at the fitted guide. (For ``"pathwise"`` the rare draws
+# between the modes dominate, and there are few of them: its number is too small, if anything.)
 
 logits = "AutoDiagonalNormalMixture.component_logits"
 noise = {}
@@ -171,15 +171,15 @@ for weight_gradient, elbo in (("pathwise", Trace_ELBO()), ("clustered", Baseline
     print(f"{weight_gradient:10} {type(elbo).__name__:20} {noise[weight_gradient]:10.3g}")
 
 # %%
-# Here the guide's default, ``clustered``, is the right one; :doc:`plot_4_choosing_an_estimator`
-# has the other cases.
+# Here the guide's default, ``clustered``, is right; :doc:`plot_4_choosing_an_estimator` has the
+# other cases.
 
 # %%
 # What is left: importance resampling
 # -----------------------------------
 #
-# Once all modes are covered and k-hat is below its threshold, the weights can take away the rest
-# of the error. ``resample`` draws from the guide's samples by their smoothed weights.
+# Once all modes are covered and k-hat is below its threshold, the weights can remove the rest of
+# the error. ``resample`` draws from the guide's samples by their smoothed weights.
 
 print(f"k-hat {mended.psis.khat:.2f}, threshold {mended.psis.threshold:.2f}")
 
@@ -206,8 +206,8 @@ print(f"effective sample size {mended.psis.effective_sample_size:.0f} of 5000")
 # --------
 #
 # - Start the components apart, with more of them than you expect modes.
-# - Fit more than once. ELBOs that differ by more than their noise tell of missed modes; k-hat
-#   does not.
+# - Fit more than once. If ELBOs differ by more than their noise, modes were missed; k-hat does
+#   not show that.
 # - ``component_summary``: few distinct components, all started in one place, are a warning.
 #   Doubled and dead ones in a guide of many are not.
 # - k-hat above 0.7: the shape is wrong where the guide is. More components, or
