@@ -240,6 +240,16 @@ def test_an_amortized_mixture(vectorize):
 
 
 @each_way
+def test_what_has_no_density_may_be_outside_of_the_plate(vectorize):
+    def with_constant(y):
+        pyro.deterministic("constant", torch.ones(3))
+        model(y)
+
+    found = evaluate(with_constant, guide, Y, num_samples=25, plate="data", vectorize=vectorize)
+    assert found.elbo.shape == Y.shape
+
+
+@each_way
 def test_what_a_mask_hides_has_no_weight(vectorize):
     def masked(function):
         return poutine.mask(function, mask=Y > 0)

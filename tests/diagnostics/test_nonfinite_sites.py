@@ -112,9 +112,11 @@ def masked_model(hidden, by):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
             law = unchecked(dist.Normal, BAD.unsqueeze(-1), 1.0).to_event(1)
-            with poutine.mask(mask=mask if by == "context" else True):
-                law = law if by == "context" else law.mask(mask)
-                pyro.sample("padded", law)
+            if by == "distribution":
+                pyro.sample("padded", law.mask(mask))
+            else:
+                with poutine.mask(mask=mask):
+                    pyro.sample("padded", law)
 
     return padded
 
