@@ -12,6 +12,7 @@ from pyro_mixtures.numerics.linkage import complete_linkage
 from pyro_mixtures.samples import groups
 from pyro_mixtures.samples.groups import KeptGroups
 from tests.every import KINDS
+from tests.pairwise import in_pairs
 from tests.registry import FAMILIES
 
 MIXTURES = {
@@ -99,6 +100,7 @@ def test_density_of_each_at_points_of_its_own(kind, dtype):
     torch.testing.assert_close(each.diagonal(dim1=1, dim2=2), expected, equal_nan=True)
 
 
+@in_pairs
 @pytest.mark.parametrize("way", ["eager", "grad", "vmap", "trace"])
 @pytest.mark.parametrize("weight_gradient", ["clustered", "pathwise", "hybrid"])
 @each_mixture

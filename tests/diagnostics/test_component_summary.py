@@ -22,6 +22,7 @@ from pyro_mixtures.estimators import stratified
 from pyro_mixtures.infer import AutoDiagonalNormalMixture
 from pyro_mixtures.normals.bounds import bhattacharyya_distances
 from tests.families.registry import each_components
+from tests.pairwise import in_pairs
 from tests.registry import covariance, each_family, grid
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -53,6 +54,7 @@ def assert_sound(found, batch_shape, K):
     assert "distinct" in str(found)
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("batch_shape", [(), (2,)])
 @pytest.mark.parametrize("K", [1, 3])

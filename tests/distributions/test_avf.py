@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.elliptical import each_adaptive_law, sample_at, sampled
+from tests.pairwise import in_pairs
 from tests.registry import gradients, leaves
 
 DIM = 5
@@ -91,6 +92,7 @@ def test_variance_gradient_is_that_of_backward(law, batch_shape, sample_shape, e
     torch.testing.assert_close(actual.sum_to_size(expected.shape), expected)
 
 
+@in_pairs
 @each_adaptive_law
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sample_shape", [(), (5,)])

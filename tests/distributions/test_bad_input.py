@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from tests.pairwise import in_pairs
 from tests.registry import each_family
 
 
@@ -100,6 +101,7 @@ def test_choices(family):
         family.build(parameters, weight_gradient="exact")
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("method", ["log_prob", "component_log_prob", "responsibilities"])
 @pytest.mark.parametrize("value", [torch.zeros(5), torch.zeros(3, 2), torch.full((2,), torch.nan)])

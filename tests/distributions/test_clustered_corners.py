@@ -5,6 +5,7 @@ import torch
 from torch.func import grad, vmap
 
 from pyro_mixtures.distributions import MixtureOfNormals, MixtureOfNormalsSharedCovariance
+from tests.pairwise import in_pairs
 from tests.registry import (
     each_family,
     each_transport,
@@ -57,6 +58,7 @@ def test_many_components_far_from_their_center():
     assert torch.equal(same_group(mixture), side.unsqueeze(-1) == side)
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("uses_score", [False, True])
 @pytest.mark.parametrize("weight_gradient", ["clustered", "hybrid"])

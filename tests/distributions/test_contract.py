@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyro import poutine
 from torch.distributions import Categorical, Normal, constraints
 
+from tests.pairwise import in_pairs
 from tests.registry import (
     FAMILIES,
     each_family,
@@ -138,6 +139,7 @@ def test_marginals(family):
     assert (mixture.marginal_icdf(1.0) == math.inf).all()
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.pairwise import in_pairs
 from tests.registry import (
     each_component,
     each_transport,
@@ -41,6 +42,7 @@ def select(family, parameters, members):
     return leaves(chosen)
 
 
+@in_pairs
 @each_transport
 @each_weight_gradient
 @each_dimension
@@ -59,6 +61,7 @@ def test_one_component(family, transport, weight_gradient, D):
     assert (actual["component_logits"] == 0).all()
 
 
+@in_pairs
 @each_transport
 @each_weight_gradient
 @each_dimension
@@ -83,6 +86,7 @@ def test_coinciding_components(family, transport, weight_gradient, D):
         assert relative_error(actual, expected, size) < 1e-8  # their path is not quite of length 0
 
 
+@in_pairs
 @each_transport
 @each_weight_gradient
 @each_dimension
@@ -109,6 +113,7 @@ def test_components_without_weight(family, transport, weight_gradient, D):
         assert relative_error(live, exact) < TOLERANCE
 
 
+@in_pairs
 @each_transport
 @each_weight_gradient
 @pytest.mark.parametrize(
@@ -138,6 +143,7 @@ def test_negligible_weights_stay_finite(family, transport, weight_gradient, dtyp
         assert values["component_logits"][:2].abs().max() < 1e-10
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered"])
 @pytest.mark.parametrize("validate_args", [True, False])

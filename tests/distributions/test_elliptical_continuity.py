@@ -5,6 +5,7 @@ import torch
 from torch.func import jacrev, vmap
 
 from tests.elliptical import each_adaptive_law, each_law
+from tests.pairwise import in_pairs
 from tests.registry import gradients, leaves
 
 # of tril_, which works in place; the backward pass itself is never under vmap
@@ -33,6 +34,7 @@ def constants(parameters):
     return {name: value.detach() for name, value in parameters.items()}
 
 
+@in_pairs
 @each_law
 @each_setting
 @each_path
@@ -49,6 +51,7 @@ def test_velocity(law, D, scales, samples):
     assert residual.abs().max() < TOLERANCE
 
 
+@in_pairs
 @each_adaptive_law
 @each_setting
 @each_path

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch.distributions import MultivariateNormal, constraints, kl_divergence
 
 from tests.elliptical import LAWS, each_law, laws, sample_at, sampled
+from tests.pairwise import in_pairs
 from tests.registry import assert_same, gradients, leaves, randn, relative_error, repeated
 
 SIZES = st.integers(1, 3)
@@ -177,6 +178,7 @@ def test_samples_are_those_of_torch(law):
     torch.testing.assert_close(z, law.reference(parameters).rsample(), **EXACT)
 
 
+@in_pairs
 @each_law
 @pytest.mark.parametrize("expanded", [None, (4, 2)])
 @pytest.mark.parametrize("sample_shape", [(), (5,)])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.elliptical import each_law, sample_at, sample_from, sampled
+from tests.pairwise import in_pairs
 from tests.registry import gradients, leaves, relative_error
 
 SCALES = {
@@ -42,6 +43,7 @@ def assert_close(actual, expected, tolerance):
             assert error < tolerance, (name, error)
 
 
+@in_pairs
 @each_law
 @each_count
 @pytest.mark.parametrize("scales", SCALES)
@@ -64,6 +66,7 @@ def test_single(law, D, scales, batch_shape, sample_shape):
     assert_close(actual, expected, TOLERANCE)
 
 
+@in_pairs
 @each_law
 @each_count
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,6 +12,7 @@ from pyro_mixtures.distributions import (
     MixtureOfNormals,
     MixtureOfNormalsSharedCovariance,
 )
+from tests.pairwise import in_pairs
 from tests.registry import assert_same, each_family, leaves, randn
 
 # marginals
@@ -55,6 +56,7 @@ def test_marginal_moments(family, batch_shape):
 # conditionals
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("dims", [[0], [2], [3, 1], [0, 1, 2], [-1, 0, 2]])
 @pytest.mark.parametrize(
@@ -147,6 +149,7 @@ FULL = {
 }
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("batch_shape", [(), (2, 3)])
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -259,6 +262,7 @@ def test_vmap(family):
         torch.testing.assert_close(bounds[k], torch.stack([one[1][k] for one in alone]))
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("method", ["marginal", "condition"])
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_mixtures.numerics import chunks
+from tests.pairwise import in_pairs
 from tests.registry import each_transport, gradients, relative_error, sample_at
 
 
@@ -75,6 +76,7 @@ def test_peak(monkeypatch, family, transport):
     assert step(family, parameters, S, transport=transport).peak < bound
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize(("spread", "tolerance"), [(1.0, 1e-10), (5e4, 1e-5)])
 @pytest.mark.parametrize("sample_shape", [(), (50,)])

@@ -6,6 +6,7 @@ import pyro.distributions
 import pytest
 import torch
 
+from tests.pairwise import in_pairs
 from tests.registry import (
     FAMILIES,
     each_component,
@@ -97,6 +98,7 @@ each_count = pytest.mark.parametrize(
 )
 
 
+@in_pairs
 @each_transport
 @each_count
 @pytest.mark.parametrize("scales", SCALES)
@@ -106,6 +108,7 @@ def test_scales(family, transport, D, scales, batch_shape, sample_shape):
     compare(family, parameters, sample_shape, transport=transport)
 
 
+@in_pairs
 @each_transport
 @each_count
 @pytest.mark.parametrize("scales", ["narrow", "wide", "narrow and far from the origin"])

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.pairwise import in_pairs
 from tests.relaxed import LAWS, each_law
 
 REFUSED = (ValueError, RuntimeError)
@@ -19,6 +20,7 @@ def test_one_of_probs_and_logits(law):
         law.distribution(1.0)
 
 
+@in_pairs
 @each_law
 @pytest.mark.parametrize("name", ["temperature", "logits", "probs"])
 @pytest.mark.parametrize("kind", ["a list", "None", "int", "NaN", "too few dimensions", "empty"])

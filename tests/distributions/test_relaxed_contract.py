@@ -12,12 +12,14 @@ from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import constraints
 
 from pyro_mixtures.distributions import ExpRelaxedCategorical
+from tests.pairwise import in_pairs
 from tests.registry import gradients, relative_error, repeated
 from tests.relaxed import drawn, each_law
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
+@in_pairs
 @each_law
 @pytest.mark.parametrize("sample_shape", [(), (5,), (5, 2)])
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_mixtures.distributions import ExpRelaxedCategorical, RelaxedCategorical
+from tests.pairwise import in_pairs
 from tests.registry import gradients, leaves, randn, relative_error
 from tests.relaxed import LAWS, drawn, each_hard_law, each_image, each_law, each_soft_law
 
@@ -52,6 +53,7 @@ def test_integral(name, K, temperature):
     torch.testing.assert_close(total, torch.ones(()).double(), rtol=1e-7, atol=0)
 
 
+@in_pairs
 @each_soft_law
 @pytest.mark.parametrize("K", [1, 2, 5])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -173,6 +175,7 @@ CHANGES = {
 }
 
 
+@in_pairs
 @each_image
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("method", ["sample", "rsample"])

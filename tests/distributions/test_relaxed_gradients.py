@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pyro_mixtures.distributions import ExpRelaxedCategorical
+from tests.pairwise import in_pairs
 from tests.registry import gradients, leaves
 from tests.relaxed import LAWS, each_law, each_soft_law
 
@@ -34,6 +35,7 @@ def exact_gradients(law, parameters, cost):
     return gradients(cost(y) @ density, parameters)
 
 
+@in_pairs
 @each_soft_law
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("name", COSTS)

@@ -16,6 +16,7 @@ from torch.distributions import (
 
 from pyro_mixtures import MixtureOfDiagNormals, MixtureOfNormals, MixtureSameFamily
 from tests.families.registry import EXACT
+from tests.pairwise import in_pairs
 from tests.registry import gradients, leaves, randn, random_factor, relative_error, same_group
 
 K = 3
@@ -101,6 +102,7 @@ def both(make, **options):
     return parameters, mixture, build(**options)
 
 
+@in_pairs
 @each_normal
 @pytest.mark.parametrize("transport", ["displacement", "telescoping"])
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])

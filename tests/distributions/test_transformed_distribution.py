@@ -17,6 +17,7 @@ from pyro_mixtures.distributions import (
     MixtureOfDiagNormals,
     TransformedDistribution,
 )
+from tests.pairwise import in_pairs
 
 FACTOR = torch.tensor([[1.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
 TRANSFORMS = {
@@ -39,6 +40,7 @@ def mixture(batch_shape=(), **options):
     return MixtureOfDiagNormals(locs, torch.full_like(locs, 0.3), logits, **options), logits
 
 
+@in_pairs
 @each
 @pytest.mark.parametrize("batch_shape", [(4,), (3, 4)])
 @pytest.mark.parametrize("sample_shape", [(), (5,)])

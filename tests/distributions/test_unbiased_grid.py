@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pyro_mixtures.distributions import UnusedScoreWarning
+from tests.pairwise import in_pairs
 from tests.registry import (
     COSTS,
     FAMILIES,
@@ -77,6 +78,7 @@ def test_pathwise(family, transport, D):
     assert max(errors.values()) < TOLERANCE, errors
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("D", [1, 2])
 @pytest.mark.parametrize("weight_gradient", ["clustered", "hybrid"])
@@ -113,6 +115,7 @@ def test_without_the_score_term(family, weight_gradient):
     assert (alone - exact).abs().max() < 1e-3 * exact.abs().max()
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize("corner", ["coinciding", "zero weight", "far and dead", "tiny weight"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.pairwise import in_pairs
 from tests.registry import covariance, each_transport, gradients, leaves
 
 REPLICAS = 2000
@@ -31,6 +32,7 @@ def expected_cost(reference, direction):
     return (weights * (cosine + exponential + cubic / 6)).sum()
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize(

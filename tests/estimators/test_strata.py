@@ -8,6 +8,7 @@ import torch
 
 from pyro_mixtures.distributions import Mixture, MixtureSameFamily
 from pyro_mixtures.estimators.strata import component_samples
+from tests.pairwise import in_pairs
 from tests.registry import FAMILIES, each_family
 
 
@@ -32,6 +33,7 @@ def numbers(batch_shape):
     }
 
 
+@in_pairs
 @pytest.mark.parametrize("name", ["normal", "gamma", "matrices", "vectors", "unlike", *FAMILIES])
 @pytest.mark.parametrize("batch_shape", [(), (4,), (2, 4)])
 @pytest.mark.parametrize("sample_shape", [(), (5,), (5, 1)])

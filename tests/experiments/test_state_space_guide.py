@@ -13,6 +13,7 @@ from experiments.state_space.model import model, simulate
 from experiments.state_space.smoother import log_likelihood
 from pyro_mixtures.diagnostics import evaluate
 from pyro_mixtures.infer import BaselinedTrace_ELBO
+from tests.pairwise import in_pairs
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def gradients(guide, objective, observations):
     return torch.cat([parameter.grad.flatten() for parameter in guide.parameters()])
 
 
+@in_pairs
 @pytest.mark.parametrize("objective", [Trace_ELBO, BaselinedTrace_ELBO])
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("estimator", ESTIMATORS)

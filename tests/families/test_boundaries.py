@@ -10,6 +10,7 @@ from torch.distributions import Categorical, Kumaraswamy, Laplace
 from pyro_mixtures import MixtureSameFamily
 from tests.families.components import Components, real_line
 from tests.families.registry import COMPONENTS, cost_gradients, each_components
+from tests.pairwise import in_pairs
 from tests.registry import Parameters, gradients, leaves, relative_error
 
 DTYPES = (torch.float32, torch.float64)
@@ -58,6 +59,7 @@ def small_shapes(*names: str, K: int = 3, D: int = 1) -> Parameters:
     return leaves({**shapes, "logits": torch.linspace(-1, 1, K, dtype=torch.float64)})
 
 
+@in_pairs
 @each_dtype
 @pytest.mark.parametrize("name", ["gamma", "beta", "kumaraswamy", "inverse_gamma", "weibull"])
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "hybrid"])
@@ -127,6 +129,7 @@ def test_points_where_a_component_has_no_mass(dtype):
         assert all(gradient.isfinite().all() for gradient in actual.values()), value
 
 
+@in_pairs
 @each_dtype
 @each_components
 @pytest.mark.parametrize("of_dims", [min, max])
@@ -186,6 +189,7 @@ def out_in_one(places, D: int, dtype: torch.dtype) -> Tensor:
     return points
 
 
+@in_pairs
 @each_dtype
 @pytest.mark.parametrize("name", FAR)
 @pytest.mark.parametrize("D", [1, 3])

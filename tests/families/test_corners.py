@@ -25,6 +25,7 @@ from torch.distributions import (
 )
 
 from pyro_mixtures import Mixture, MixtureSameFamily, register_velocity
+from tests.pairwise import in_pairs
 
 TWO = torch.arange(1.0, 3.0)
 
@@ -149,6 +150,7 @@ def test_drawn_in_half_precision(components, transport, dtype):
         assert given.grad.abs().max() > 0
 
 
+@in_pairs
 @pytest.mark.parametrize(
     "components",
     [

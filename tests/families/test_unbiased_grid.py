@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from tests.families.registry import COMPONENTS, each_components, some_components
+from tests.pairwise import in_pairs
 from tests.registry import (
     Parameters,
     beside_its_score,
@@ -191,6 +192,7 @@ def test_one_component(family):
         assert expected["logits"] == 0
 
 
+@in_pairs
 @each_kind
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "hybrid"])
 @pytest.mark.parametrize("corner", ["coinciding", "zero weight", "far and dead", "tiny weight"])

@@ -15,6 +15,7 @@ from pyro_mixtures.infer import (
     MarginalizedMixture_ELBO,
 )
 from tests.infer.mixture_guides import MIXTURES
+from tests.pairwise import in_pairs
 from tests.strata import diag_normals, gradient_of, gradients, parameters_of_two
 
 EVENT = (2, 3, 2)
@@ -70,6 +71,7 @@ def nested_log_joint(latent, event_dim, plates):
     return prior + observed.sum((-3, -2, -1))
 
 
+@in_pairs
 @each_objective
 @pytest.mark.parametrize("plates", [0, 1, 2, 3])
 @pytest.mark.parametrize("event_dim", [0, 1, 2, 3])

@@ -14,6 +14,7 @@ from pyro_mixtures.infer import (
     AutoMultivariateNormalMixture,
     MarginalizedMixture_ELBO,
 )
+from tests.pairwise import in_pairs
 from tests.registry import leaves
 from tests.strata import diag_normals, gradient_of, gradients, log_joint, model, parameters_of_two
 
@@ -106,6 +107,7 @@ def two_sites_log_joint(latent):
     return prior + observed.log_prob(torch.tensor([1.0, 2.0])).sum(-1)
 
 
+@in_pairs
 @each_guide
 @each_landing
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])

@@ -15,6 +15,7 @@ from pyro_mixtures.infer import (
     MarginalizedMixture_ELBO,
 )
 from tests.infer.mixture_guides import MIXTURES
+from tests.pairwise import in_pairs
 from tests.registry import FAMILIES, leaves
 from tests.strata import diag_normals, gradient_of, gradients, log_joint, model, parameters_of_two
 
@@ -70,6 +71,7 @@ def average(objective, log_ratio, log_weights):
     return (log_ratio + log_weights).logsumexp((0, 1)) - math.log(len(log_ratio))
 
 
+@in_pairs
 @each_objective
 @each_scale
 @pytest.mark.parametrize("index", [[0, 1, 2], [0, 2], [1]], ids=["all", "two", "one"])
@@ -92,6 +94,7 @@ def test_common_scale_multiplies_the_bounds(objective, scale, index, particles):
     assert torch.allclose(found, gradient_of(expected, parameters), rtol=1e-9)
 
 
+@in_pairs
 @each_objective
 @pytest.mark.parametrize("guide_class", MIXTURES)
 @pytest.mark.parametrize("particles", [1, 3])

@@ -17,6 +17,7 @@ from pyro_mixtures.infer import (
     AutoMultivariateNormalMixture,
     BaselinedTrace_ELBO,
 )
+from tests.pairwise import in_pairs
 
 LOCS = torch.tensor([[-2.0], [2.0]])
 
@@ -78,6 +79,7 @@ def test_auxiliary_sites_that_follow_others(objective, structured):
     assert score.abs() < 4.5  # t with 39 degrees of freedom: 6e-5
 
 
+@in_pairs
 @pytest.mark.parametrize("guide_class", [AutoDiagonalNormalMixture, AutoMultivariateNormalMixture])
 @pytest.mark.parametrize("options", [{}, {"num_particles": 3}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])

@@ -8,6 +8,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.normals import bounds
+from tests.pairwise import in_pairs
 from tests.registry import each_family, gradients, grid
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -37,6 +38,7 @@ def torch_normal(locs, scales):
 KINDS = ["diag", "diag shared", "full", "full shared"]
 
 
+@in_pairs
 @pytest.mark.parametrize("first", KINDS)
 @pytest.mark.parametrize("second", KINDS)
 @pytest.mark.parametrize("batches", [((), ()), ((2, 3), (2, 3)), ((3,), (2, 1)), ((4,), ())])
@@ -113,6 +115,7 @@ def entropy_on_a_grid(reference):
     return -(log_prob.exp() * log_prob).sum() * volume
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("D", [1, 2])
 @pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])

@@ -11,6 +11,7 @@ from torch.func import grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 from pyro_mixtures.components import Normals
+from tests.pairwise import in_pairs
 from tests.registry import (
     each_family,
     each_transport,
@@ -50,6 +51,7 @@ def counted(family):
     return mock.patch.object(Normals, "log_prob", autospec=True, side_effect=log_prob)
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered", "hybrid"])
 @pytest.mark.parametrize(
@@ -136,6 +138,7 @@ def other_parameters(mixture, z):
     moved.log_prob(z)
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize(
     "between",

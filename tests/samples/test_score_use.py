@@ -19,6 +19,7 @@ from pyro_mixtures.distributions import (
     UnusedScoreWarning,
 )
 from pyro_mixtures.numerics.score_use import completed
+from tests.pairwise import in_pairs
 from tests.registry import leaves, relative_error
 
 LOCS = torch.tensor([[-2.0], [-1.2], [2.5]], dtype=torch.float64)
@@ -87,6 +88,7 @@ def test_a_graph_that_is_run_twice(build, weight_gradient, first):
         assert relative_error(actual, expected(build, weight_gradient, uses_score)) < 1e-12
 
 
+@in_pairs
 @each_kind
 @each_gradient
 @pytest.mark.parametrize("uses_score", [False, True])
@@ -114,6 +116,7 @@ def test_several_samples_of_one_mixture(build, weight_gradient):
     assert relative_error(actual, total) < 1e-12
 
 
+@in_pairs
 @each_kind
 @each_gradient
 @pytest.mark.parametrize("uses_score", [False, True])
@@ -203,6 +206,7 @@ def test_a_sample_can_be_pickled(build):
         assert mixture.score_parts(twin).score_function == 0
 
 
+@in_pairs
 @each_kind
 @each_gradient
 @pytest.mark.parametrize("way", ["stack", "where", "product", "jacobian", "compiled apart"])

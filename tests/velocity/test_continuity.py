@@ -8,6 +8,7 @@ from pyro_mixtures.distributions import (
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormalsSharedCovariance,
 )
+from tests.pairwise import in_pairs
 from tests.registry import each_family, each_transport, gradients, leaves
 
 TOLERANCE = 1e-8
@@ -54,6 +55,7 @@ def largest_density(reference, z: Tensor) -> Tensor:
     return reference.component_distribution.log_prob(z.unsqueeze(-2)).amax(-1).exp().detach()
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("groups", ["one", "two"])
 @pytest.mark.parametrize("scales", [(0.7, 1.4), (0.2, 5.0)])
@@ -82,6 +84,7 @@ def test_weights_current(family, transport, groups, scales, D):
         assert (members.amax(-1) - members.amin(-1)).max() < TOLERANCE
 
 
+@in_pairs
 @each_transport
 @pytest.mark.parametrize("groups", ["one", "two"])
 @pytest.mark.parametrize("D", [1, 3])
@@ -102,6 +105,7 @@ def test_field_at_one_sample(family, transport, groups, D):
     torch.testing.assert_close(alone.squeeze(-2), together, rtol=1e-9, atol=1e-10)
 
 
+@in_pairs
 @each_family
 @pytest.mark.parametrize("scales", [(0.7, 1.4), (0.2, 5.0)])
 @pytest.mark.parametrize("D", [1, 2, 3, 5])

@@ -9,6 +9,7 @@ import torch
 
 from pyro_mixtures.velocity import displacement
 from pyro_mixtures.velocity.displacement import moment_matched, quadrature
+from tests.pairwise import in_pairs
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
 
@@ -61,6 +62,7 @@ def rule(path, precision):
     return time.flatten(), log_weight.exp().flatten()
 
 
+@in_pairs
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", ["narrower", "wider", "both"])
 @pytest.mark.parametrize("ratio", [1, 3, 25])

@@ -9,6 +9,7 @@ from pyro_mixtures.velocity import location_scale_displacement as module
 from pyro_mixtures.velocity.diagonal_components import diag_normal_log_prob
 from pyro_mixtures.velocity.displacement import displacement, gauss_legendre
 from pyro_mixtures.velocity.location_scale_displacement import location_scale_displacement
+from tests.pairwise import in_pairs
 from tests.registry import FAMILIES, randn
 from tests.velocity.test_continuity import (
     LABELS,
@@ -37,6 +38,7 @@ def unit_density(law, dtype=torch.float64):
     ).log_prob
 
 
+@in_pairs
 @each_law
 @pytest.mark.parametrize("groups", ["one", "two"])
 @pytest.mark.parametrize("scales", [(0.7, 1.4), (0.2, 5.0)])
@@ -72,6 +74,7 @@ def test_normal_law(D):
     torch.testing.assert_close(currents @ grad, expected, rtol=1e-9, atol=1e-10)
 
 
+@in_pairs
 @each_law
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize(("D", "spread"), [(1, 1.0), (2, 4.0), (5, 4.0), (30, 1.0)])

@@ -9,6 +9,7 @@ from torch.distributions import Normal
 from torch.special import erfcx, ndtr
 
 from pyro_mixtures.velocity.pairwise import pairwise
+from tests.pairwise import in_pairs
 
 DOUBLE = torch.float64
 
@@ -28,6 +29,7 @@ def one_pair(x, grad, log_prob, scale, first, second):
     return (grad @ line) * mass * (log_density - log_prob).exp()
 
 
+@in_pairs
 @pytest.mark.parametrize("K", [1, 2, 4])
 @pytest.mark.parametrize("D", [1, 2, 5])
 @pytest.mark.parametrize("grouped", [False, True])

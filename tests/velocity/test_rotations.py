@@ -8,6 +8,7 @@ from torch.autograd.functional import jacobian
 
 from pyro_mixtures.velocity.rotations import rotations
 from pyro_mixtures.velocity.row_rotations import row_rotations
+from tests.pairwise import in_pairs
 from tests.registry import randn, random_factor
 
 SAME = {"rtol": 1e-10, "atol": 1e-12}
@@ -64,6 +65,7 @@ def by_loops(plane, white, grad, scale_tril, control_var):
     return total, jacobian(half_squares, control_var)
 
 
+@in_pairs
 @each_field
 @each_dim
 @each_rank
@@ -76,6 +78,7 @@ def test_gradients(field, D, M, S):
     torch.testing.assert_close(tuple(actual), by_loops(PLANES[field], *arguments), **SAME)
 
 
+@in_pairs
 @each_field
 @each_rank
 @pytest.mark.parametrize("S", [1, 5])

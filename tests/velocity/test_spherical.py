@@ -13,6 +13,7 @@ from pyro_mixtures.velocity.spherical import (
     spherical_distance,
     spherical_log_prob,
 )
+from tests.pairwise import in_pairs
 
 DOUBLE = torch.float64
 BATCH = 2
@@ -28,6 +29,7 @@ def random_factor(kind, D):
     return factor, factor
 
 
+@in_pairs
 @pytest.mark.parametrize("kind", ["diagonal", "triangular"])
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("S", [1, 7])
