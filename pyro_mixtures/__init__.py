@@ -19,6 +19,7 @@ from pyro_mixtures import (
     infer,
     nn,
     normals,
+    testing,
 )
 from pyro_mixtures.distributions import *
 from pyro_mixtures.families import register_velocity
@@ -41,6 +42,7 @@ __all__ = [
     "normals",
     "plotting",
     "register_velocity",
+    "testing",
 ]
 __all__ += distributions.__all__
 __all__ += infer.__all__

@@ -2,58 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
-from pyro.distributions import TorchDistribution
 
-from pyro_mixtures.distributions import GumbelSoftmaxMixtureOfDiagNormals, MixtureOfDiagNormals
+from pyro_mixtures.distributions import GumbelSoftmaxMixtureOfDiagNormals
+from pyro_mixtures.testing import DistributionCase
 from tests.elliptical import LAWS as ELLIPTICAL
+from tests.elliptical import sample_at
 from tests.families.registry import COMPONENTS
 from tests.registry import FAMILIES, Parameters
 from tests.relaxed import LAWS as RELAXED
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A distribution and random parameters for it.
-
-    Args:
-        parameters: of a batch shape.
-        build: the distribution of parameters.
-        of_tensors: whether these are its arguments.
-    """
-
-    parameters: Callable[[tuple[int, ...]], Parameters]
-    build: Callable[[Parameters], TorchDistribution]
-    of_tensors: bool = True
+def _normals(name: str, **options: Any) -> DistributionCase:
+    family = FAMILIES[name]
+    return DistributionCase(
+        family.parameters,
+        lambda parameters: family.build(parameters, **options),
+        family.reference,
+        beside=("control_var",),
+    )
 
 
-def _of_components(name: str) -> Kind:
+def _of_components(name: str) -> DistributionCase:
     family = COMPONENTS[name]
-    return Kind(lambda shape: family.parameters(shape, D=family.dimension), family.mixture, False)
+    return DistributionCase(
+        lambda shape: family.parameters(shape, D=family.dimension),
+        family.mixture,
+        family.reference,
+        of_tensors=False,
+        moments=family.moments and name != "von_mises",  # whose mean is an angle
+        fixed_support=name not in ("uniform", "pareto"),
+        beside=("logits",) if name == "uniform" else (),  # all components are the same
+    )
+
+
+def _elliptical(name: str) -> DistributionCase:
+    law = ELLIPTICAL[name]
+    return DistributionCase(
+        law.parameters,
+        law.build,
+        law.reference,
+        at=sample_at,
+        moments=not law.light_tails,
+        beside=("control_var",),
+    )
+
+
+def _relaxed(name: str) -> DistributionCase:
+    law = RELAXED[name]
+    return DistributionCase(
+        law.parameters,
+        law.build,
+        at=None,
+        unbiased=not law.snaps,
+    )
 
 
 def _gumbel_softmax(parameters: Parameters) -> GumbelSoftmaxMixtureOfDiagNormals:
     return GumbelSoftmaxMixtureOfDiagNormals(**parameters, temperature=0.5)
 
 
-def _clustered(parameters: Parameters) -> MixtureOfDiagNormals:
-    return MixtureOfDiagNormals(**parameters, weight_gradient="clustered")
-
-
-_NORMALS = FAMILIES["diag_normals"].parameters
 KINDS = {
-    "clustered_diag_normals": Kind(_NORMALS, _clustered),
-    "gumbel_softmax": Kind(_NORMALS, _gumbel_softmax),
-    **{
-        name: Kind(entry.parameters, entry.build)
-        for registry in (FAMILIES, RELAXED, ELLIPTICAL)
-        for name, entry in registry.items()
-    },
+    "gumbel_softmax": DistributionCase(
+        FAMILIES["diag_normals"].parameters,
+        _gumbel_softmax,
+        at=None,
+        moments=False,
+        unbiased=False,
+    ),
+    "clustered_diag_normals": _normals("diag_normals", weight_gradient="clustered"),
+    **{name: _normals(name) for name in FAMILIES},
+    **{name: _relaxed(name) for name in RELAXED},
+    **{name: _elliptical(name) for name in ELLIPTICAL},
     **{f"of_{name}": _of_components(name) for name in COMPONENTS},
 }
+"""As for users' own: ``pyro_mixtures.testing``."""
 
 each_kind = pytest.mark.parametrize(
     "kind", [pytest.param(kind, id=name) for name, kind in KINDS.items()]

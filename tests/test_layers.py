@@ -16,6 +16,7 @@ LAYERS = (
     "normals",
     "samples",
     "distributions",
+    "testing",
     "estimators",
     "nn",
     "infer",

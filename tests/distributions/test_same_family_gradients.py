@@ -27,20 +27,6 @@ from tests.registry import gradients, leaves, randn, relative_error
 
 
 @each_components
-@pytest.mark.parametrize("batch_shape", [(), (2,)])
-def test_sample_is_rsample_without_gradient(family, batch_shape):
-    _, mixture = family.example(batch_shape)
-    torch.manual_seed(1)
-    z = mixture.rsample((4,))
-    torch.manual_seed(1)
-    sample = mixture.sample((4,))
-    assert torch.equal(z, sample)
-    assert z.requires_grad
-    assert not sample.requires_grad
-    assert len(z.detach().flatten(0, len(batch_shape)).unique(dim=0)) == 4 * math.prod(batch_shape)
-
-
-@each_components
 def test_values_are_those_given(family):
     """To the last bit, and their own history is cut."""
     parameters, mixture = family.example((2,))
@@ -52,15 +38,6 @@ def test_values_are_those_given(family):
     assert relative_error(actual, expected) < 1e-12
     if family is not COMPONENTS["uniform"]:  # whose components are all the same
         assert all(value.abs().max() > 0 for value in actual.values())
-
-
-@each_components
-def test_without_gradient(family):
-    _, mixture = family.example()
-    with torch.no_grad():
-        assert not mixture.rsample((3,)).requires_grad
-    with torch.inference_mode():
-        assert mixture.rsample((3,)).shape == (3, *mixture.event_shape)
 
 
 @each_components
@@ -102,20 +79,6 @@ def test_weights_given_by_probabilities(family):
     # torch's class normalizes probabilities, so that adding to all of them changes nothing
     expected = logits / probs
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
-
-
-@each_components
-def test_single_precision(family):
-    parameters, mixture = family.example((2,), dtype=torch.float32)
-    z = mixture.rsample((5,))
-    density = mixture.log_prob(z)
-    assert z.dtype == density.dtype == mixture.responsibilities(z).dtype == torch.float32
-    points = z.detach()
-    actual = cost_gradients(mixture, points, parameters)
-    assert all(value.dtype == torch.float32 for value in actual.values())
-    double = leaves(parameters, torch.float64)
-    expected = cost_gradients(family.mixture(double, validate_args=False), points.double(), double)
-    assert relative_error(actual, expected) < 1e-4
 
 
 def has_common_field(family):

@@ -3,10 +3,8 @@
 import copy
 import pickle
 
-import pyro
 import pytest
 import torch
-from pyro import poutine
 from torch.distributions import Categorical
 
 from pyro_mixtures import MixtureSameFamily
@@ -15,9 +13,8 @@ from tests.families.registry import (
     cost_gradients,
     each_components,
     each_same,
-    some_components,
 )
-from tests.registry import gradients, leaves, relative_error
+from tests.registry import leaves
 
 
 @each_same
@@ -42,39 +39,6 @@ def test_broadcasting(family):
             )
 
 
-def assert_expands(family, batch_shape, expanded):
-    """To the same as parameters repeated in memory."""
-    parameters, small = family.example(batch_shape)
-    full = leaves(
-        {
-            name: value.expand(*expanded, *value.shape[len(batch_shape) :])
-            for name, value in parameters.items()
-        }
-    )
-    mixture, explicit = small.expand(expanded), family.mixture(full)
-    assert type(mixture) is type(small)
-    assert mixture.batch_shape == expanded
-    assert mixture.event_shape == small.event_shape
-    assert mixture.rsample((5,)).shape == (5, *expanded, *mixture.event_shape)
-    points = explicit.sample((5,))
-    torch.testing.assert_close(mixture.log_prob(points), explicit.log_prob(points), **EXACT)
-    actual = cost_gradients(mixture, points, parameters)
-    expected = cost_gradients(explicit, points, full)
-    sums = {name: value.sum_to_size(parameters[name].shape) for name, value in expected.items()}
-    assert relative_error(actual, sums) < 1e-10
-
-
-@each_components
-def test_expand(family):
-    assert_expands(family, (2,), (3, 2))
-
-
-@some_components("normal", "gamma_scalar", "dirichlet", "shared_affine_laplace", "mixed_real")
-@pytest.mark.parametrize(("batch_shape", "expanded"), [((), (4,)), ((1,), (2,))])
-def test_expand_other_shapes(family, batch_shape, expanded):
-    assert_expands(family, batch_shape, expanded)
-
-
 @each_components
 @pytest.mark.parametrize("weight_gradient", ["clustered", "hybrid"])
 def test_expand_keeps_the_options(family, weight_gradient):
@@ -95,49 +59,7 @@ def test_expand_keeps_the_options(family, weight_gradient):
 
 
 # torch's Independent has no density of no points
-@some_components("normal", "gamma_scalar", "dirichlet")
-@pytest.mark.parametrize("batch_shape", [(), (2,)])
-def test_no_samples(family, batch_shape):
-    parameters, mixture = family.example(batch_shape)
-    z = mixture.rsample((0,))
-    assert z.shape == (0, *batch_shape, *mixture.event_shape)
-    assert mixture.log_prob(z).shape == (0, *batch_shape)
-    assert not any(value.any() for value in gradients(z, parameters).values())
-
-
 # Pyro
-
-
-@each_components
-def test_to_event_and_mask(family):
-    _, mixture = family.example((2, 3))
-    value = mixture.sample((4,))
-    log_prob = mixture.log_prob(value)
-    event = mixture.to_event(1)
-    assert event.batch_shape == (2,)
-    assert event.event_shape == (3, *mixture.event_shape)
-    torch.testing.assert_close(event.log_prob(value), log_prob.sum(-1), **EXACT)
-    assert event.rsample().requires_grad
-    mask = torch.tensor([True, False, True])
-    torch.testing.assert_close(mixture.mask(mask).log_prob(value), log_prob * mask, **EXACT)
-
-
-@each_components
-def test_in_a_plate(family):
-    parameters = family.parameters(D=family.dimension)
-
-    def model():
-        with pyro.plate("outer", 4, dim=-2), pyro.plate("inner", 5, dim=-1):
-            return pyro.sample("z", family.mixture(parameters))
-
-    trace = poutine.trace(model).get_trace()
-    trace.compute_log_prob()
-    site = trace.nodes["z"]
-    assert site["value"].shape == (4, 5, *family.event(family.dimension))
-    expected = family.reference(parameters).log_prob(site["value"])
-    torch.testing.assert_close(site["log_prob"], expected, **EXACT)
-    assert len(site["value"].detach().flatten(0, 1).unique(dim=0)) == 20
-    assert all(g.isfinite().all() for g in gradients(site["value"], parameters).values())
 
 
 @each_components

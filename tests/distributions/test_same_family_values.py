@@ -45,15 +45,6 @@ def test_densities(family, batch_shape, sample_shape):
 
 
 @each_components
-def test_density_gradient_in_value(family):
-    parameters, mixture = family.example((2,))
-    value = mixture.sample((5,)).requires_grad_()
-    actual = gradients(mixture.log_prob(value), {"value": value})
-    expected = gradients(family.reference(parameters).log_prob(value), {"value": value})
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
-
-
-@each_components
 @pytest.mark.parametrize("batch_shape", [(), (2,)])
 def test_shapes_and_moments(family, batch_shape):
     parameters, mixture = family.example(batch_shape)
