@@ -67,8 +67,9 @@ class Strata(Terms):
         return self._cost_of(name, [x for x in self.all if self.site.has_components(x.log_prob)])
 
     def _entropy(self, site: Any) -> Tensor:
-        of_mixture = site["name"] == self.site.name
-        return self._density(site) if of_mixture else super()._entropy(site)
+        if site["name"] == self.site.name:
+            return self.of_guide[self.site.name].log_prob
+        return super()._entropy(site)
 
     def _is_pathwise(self, site: Any) -> bool:
         return site["name"] == self.site.name or super()._is_pathwise(site)

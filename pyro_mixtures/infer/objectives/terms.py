@@ -58,16 +58,21 @@ class Terms:
     @functools.cached_property
     def all(self) -> tuple[Term, ...]:
         """All that adds up to log p - log q."""
-        return self.of_model + tuple(
-            Term(name, -1, self._density(site), plates(site))
-            for name, site in sample_sites(self.guide_trace).items()
-        )
+        return (*self.of_model, *self.of_guide.values())
 
     @functools.cached_property
     def of_model(self) -> tuple[Term, ...]:
         """Those of log p."""
         sites = sample_sites(self.model_trace).items()
         return tuple(Term(name, 1, site["log_prob"], plates(site)) for name, site in sites)
+
+    @functools.cached_property
+    def of_guide(self) -> dict[str, Term]:
+        """Those of log q, by site."""
+        return {
+            name: Term(name, -1, self._density(site), plates(site))
+            for name, site in sample_sites(self.guide_trace).items()
+        }
 
     @functools.cached_property
     def scores(self) -> dict[str, Tensor]:
@@ -140,9 +145,9 @@ class Terms:
         return _landing(site) if lands else site["log_prob"]
 
     def _entropy(self, site: Any) -> Tensor:
-        return (
-            self._density(site) if self.sticking_the_landing else site["score_parts"].entropy_term
-        )
+        if self.sticking_the_landing:
+            return self.of_guide[site["name"]].log_prob
+        return site["score_parts"].entropy_term
 
     def _is_pathwise(self, site: Any) -> bool:
         """Whether a site's own density has a part in the gradient."""
