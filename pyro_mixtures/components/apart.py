@@ -18,11 +18,12 @@ from pyro_mixtures.families.support import (
     check_intervals,
     check_supports,
     ends,
+    has_tails,
     holds,
     is_atom,
     share_support,
 )
-from pyro_mixtures.numerics.precision import largest
+from pyro_mixtures.numerics.precision import at_least_single, largest
 
 
 class Apart(Several):
@@ -106,7 +107,7 @@ class Apart(Several):
         def of_density(each: Any, inside: Tensor, mine: Tensor) -> Tensor:
             return log_density(each, inside).masked_fill(~mine, -torch.inf)
 
-        points = self._events(z)
+        points = self._events(*at_least_single(z))
         zero = points.new_zeros(points.shape[: points.dim() - len(self.event_shape)])
         results = self._each_there(
             points, lambda _, mine: zero.masked_fill(~mine, -torch.inf), of_density
@@ -129,7 +130,9 @@ class Apart(Several):
 
     def inside(self, z):
         points = self._events(z)
-        results = self._each_there(points, lambda _, mine: (points, mine), lambda *x: x[1:])
+        results = self._each_there(
+            points, lambda _, mine: (points, mine), lambda _, inside, mine: (inside, mine)
+        )
         for inside, mine in results:
             mine = mine.reshape(mine.shape + (1,) * len(self.event_shape))
             points = torch.where(mine, inside, points)
@@ -165,7 +168,9 @@ class Apart(Several):
             cdf = cdf.masked_fill(above, 1).masked_fill(below, 0)
             return cdf, sf.masked_fill(above, 0).masked_fill(below, 1)
 
-        points = self._events(z)
+        if not all(map(has_tails, self._densities)):
+            raise self._lacks("distribution functions of the coordinates", "cdf and icdf")
+        points = self._events(*at_least_single(z))
         both = [of_number(each, points) for each in self.distributions]
         return tuple(
             self._flat(torch.stack(x, len(self.batch_shape) + 1)) for x in zip(*both, strict=True)

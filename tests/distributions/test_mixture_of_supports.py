@@ -5,7 +5,7 @@ import math
 import pyro
 import pytest
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MultivariateStudentT
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch.distributions import (
     Categorical,
@@ -226,6 +226,20 @@ def test_different_intervals_without_validation():
     assert not unchecked.has_rsample
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    atom, loc, scale = torch.tensor([0.3, 0.0, 1.0], dtype=dtype)
+    loc.requires_grad_()
+    weights = Categorical(logits=torch.zeros(2, dtype=dtype))
+    q = Mixture(weights, [Delta(atom), Normal(loc, scale)], weight_gradient="hybrid")
+    z = q.rsample((50,))
+    (slope,) = torch.autograd.grad(z.sum(), loc)
+    assert z.dtype == slope.dtype == q.log_prob(z).dtype == dtype
+    assert float(slope) == float((z != atom).sum()) > 10
+    assert float(q.log_prob(atom).exp().detach()) == pytest.approx(0.5, abs=0.01)
+    assert float(q.icdf(0.5)) == float(atom)
+
+
 def test_rows_of_vmap():
     """Their ends are hidden: they count as those of one support."""
     low = torch.zeros(4, dtype=torch.float64)
@@ -358,6 +372,14 @@ def test_mistakes(build, words):
                 Delta(LEARNED), Normal(0.0, 1.0), Gamma(1.0, 1.0), weight_gradient="hybrid"
             ),
             ["fixed places of atoms"],
+        ),
+        "densities without distribution functions": (
+            lambda: mixed(
+                Delta(torch.zeros(2), event_dim=1),
+                MultivariateStudentT(torch.tensor(3.0), torch.zeros(2), torch.eye(2)),
+                weight_gradient="hybrid",
+            ).marginal_cdf(torch.zeros(2)),
+            ["distribution functions", "cdf and icdf", "MultivariateStudentT"],
         ),
         "atoms of one family": (
             lambda: MixtureSameFamily(Categorical(torch.ones(2)), Delta(torch.ones(2))),
