@@ -1,4 +1,4 @@
-"""What mixtures are made of: K laws as a value, with what they can do."""
+"""What mixtures are made of: K distributions as a value, with what they can do."""
 
 from pyro_mixtures.components.apart import Apart
 from pyro_mixtures.components.base import Components

@@ -45,7 +45,7 @@ class Weighting(NamedTuple):
 
 
 class Components:
-    r"""K distributions over vectors, as a value: the laws that a mixture gives weights to.
+    r"""K distributions over vectors, as a value: those that a mixture gives weights to.
 
     Points are ``(*B, S, D)``, whatever the shape of an event: it has D numbers. A kind of
     components supplies what stands here, and what it lacks is refused by name.
@@ -94,7 +94,7 @@ class Components:
 
     @property
     def field_parameters(self) -> tuple[Tensor, ...]:
-        """The last of ``parameters``, if they belong to the field and not to the law."""
+        """The last of ``parameters``, if they belong to the field and not to the distribution."""
         return ()
 
     def moving(self) -> Components:

@@ -149,7 +149,7 @@ class Normals(Components):
         )
 
     def condition(self, value):
-        r"""By the factor, whose blocks hold those of the conditional law.
+        r"""By the factor, whose blocks hold those of the conditional distribution.
 
         .. math::
             L = \begin{pmatrix} L_{11} & 0 \\ L_{21} & L_{22} \end{pmatrix}: \qquad

@@ -28,10 +28,10 @@ CONTROL_VAR = {"control_var": constraints.independent(constraints.real, 3)}
 
 
 class AVFElliptical(EllipticalDistribution):
-    r"""An elliptical law with an adaptive velocity field: a control variate that learns.
+    r"""An elliptical distribution with an adaptive velocity field: a control variate that learns.
 
     When the Cholesky factor L changes, samples move by reparameterization and, besides, turn in
-    the whitened space, which leaves the law as it is. ``control_var`` holds B and C, each
+    the whitened space, which leaves the distribution as it is. ``control_var`` holds B and C, each
     ``(M, D)``, of which ``planes`` makes the rotation that goes with :math:`L_{ab}`:
 
     - ``"axes"``: in the plane of the axes a and b, with the velocity :math:`(B^T C)_{ab}`: the
@@ -59,8 +59,9 @@ class AVFElliptical(EllipticalDistribution):
     sample, not of the whole gradient, and less is gained: use ``entropy()``, or ``score_parts`` as
     Pyro's ``Trace_ELBO`` and its kin do.
 
-    A law of your own has ``loc``, ``scale_tril`` and ``control_var`` among its parameters and
-    supplies what :class:`~pyro_mixtures.distributions.elliptical.EllipticalDistribution` asks for.
+    A distribution of your own has ``loc``, ``scale_tril`` and ``control_var`` among its parameters
+    and supplies what :class:`~pyro_mixtures.distributions.elliptical.EllipticalDistribution` asks
+    for.
 
     Args:
         given: all parameters by name, tensors that broadcast against each other.

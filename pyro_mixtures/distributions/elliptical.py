@@ -1,4 +1,4 @@
-"""Elliptical distributions whose samples move with a field of our own, and two laws."""
+"""Elliptical distributions whose samples move with a field of our own: the base, and two."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pyro_mixtures.samples.shapes import folded, samples_first
 
 
 class EllipticalDistribution(ParametricDistribution):
-    r"""The affine image of a spherical law.
+    r"""The affine image of a spherical distribution.
 
     .. math:: q(z) = \frac{1}{\det L}\, g\left(|L^{-1} (z - \mu)|^2\right), \qquad
               z = \mu + L \varepsilon
 
-    A law (:class:`EllipticalNormal` is an example) supplies
+    A distribution (:class:`EllipticalNormal` is an example) supplies
 
-    - ``_rsample_white(shape)``: samples :math:`\varepsilon` of the spherical law, ``(*B, S, D)``,
+    - ``_rsample_white(shape)``: samples :math:`\varepsilon` of the spherical one, ``(*B, S, D)``,
       with gradients to parameters of its own, if it has any;
     - ``_log_density(squared_radius)``: :math:`\log g`, ``(*B, S) -> (*B, S)``.
 
@@ -56,12 +56,12 @@ class EllipticalDistribution(ParametricDistribution):
 
     @property
     def field_parameters(self) -> tuple[Tensor, ...]:
-        """The last of the parameters, which belong to the field and not to the law."""
+        """The last of the parameters, which belong to the field and not to the distribution."""
         return ()
 
     @property
     def _unbroadcasted_scale_tril(self) -> Tensor:
-        """Where the properties that a law inherits look for the factor."""
+        """Where the properties that a distribution inherits look for the factor."""
         return self.core.scale_tril
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -98,9 +98,9 @@ class EllipticalDistribution(ParametricDistribution):
         r"""Pyro's terms of a surrogate objective.
 
         For the sample just drawn the density is that of its :math:`\varepsilon`, over det L: of
-        the same value, and of the same gradient in the parameters, for whatever the field, the law
-        is carried along with the sample. So no gradient of :math:`\log q` comes in at the sample,
-        and ``control_var`` learns from that of the model alone.
+        the same value, and of the same gradient in the parameters, for whatever the field, the
+        distribution is carried along with the sample. So no gradient of :math:`\log q` comes in at
+        the sample, and ``control_var`` learns from that of the model alone.
         """
         white = recall(self, x)
         if white is None or not self.has_rsample:
@@ -135,7 +135,7 @@ class EllipticalDistribution(ParametricDistribution):
 
 
 class EllipticalNormal(EllipticalDistribution, torch.distributions.MultivariateNormal):  # type: ignore[override]
-    """The multivariate Normal as an elliptical law."""
+    """The multivariate Normal as an elliptical distribution."""
 
     arg_constraints = {
         "loc": dist.constraints.real_vector,
@@ -150,7 +150,7 @@ class EllipticalNormal(EllipticalDistribution, torch.distributions.MultivariateN
 
 
 class EllipticalStudentT(EllipticalDistribution, dist.MultivariateStudentT):  # type: ignore[misc]
-    r"""The multivariate Student t distribution as an elliptical law.
+    r"""The multivariate Student t distribution as an elliptical distribution.
 
     .. math:: \varepsilon = n / \sqrt\tau, \qquad n \sim N(0, 1), \quad
               \tau \sim \mathrm{Gamma}(\nu / 2, \nu / 2)

@@ -36,14 +36,15 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
 
     with one :math:`\epsilon \sim N(0, 1)` of dimension D for all components and Gumbel noise
     :math:`g_k`: an infinite mixture of Normals between the components. As an estimator for the
-    gradients of the mixture itself it is biased: to compare with. At a low temperature the law
-    comes near to the mixture, and the gradients of the weights have a variance that grows like
-    :math:`1 / \tau`.
+    gradients of the mixture itself it is biased: to compare with. At a low temperature the
+    distribution comes near to the mixture, and the gradients of the weights have a variance that
+    grows like :math:`1 / \tau`.
 
     With ``hard`` the y are snapped to unit vectors in the forward pass: the samples are those of
     the mixture, and their gradients those of the relaxed y (straight-through).
 
-    The law of soft samples has no density in closed form. By ``density="nested"`` it is estimated,
+    The distribution of soft samples has no density in closed form. By ``density="nested"`` it is
+    estimated,
 
     .. math:: \log q(z) \approx \log \frac{1}{M} \sum_{m=1}^M
               N\big(z \mid {y^{(m)}}^T \mu, {y^{(m)}}^T \sigma\big)
@@ -52,9 +53,9 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
     low for any M, and differentiable in everything. At the sample just drawn its own y is one more
     of them. There the mean over samples is too high, so that an ELBO stays a lower bound (Yin and
     Zhou); without its own y a sample that is far from all others would raise it without limit.
-    ``density="mixture"`` is that of the mixture, another law, and leaves an ELBO unbounded for the
-    same reason. There are no moments in closed form for soft samples; those of hard ones are the
-    mixture's.
+    ``density="mixture"`` is that of the mixture, another distribution, and leaves an ELBO
+    unbounded for the same reason. There are no moments in closed form for soft samples; those of
+    hard ones are the mixture's.
 
     Args:
         locs: means :math:`\mu`, shape ``(*B, K, D)``.
@@ -62,7 +63,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         temperature: :math:`\tau > 0`, shape ``(*B)``, or a number.
         hard: snap the y in the forward pass.
-        density: what ``log_prob`` is, ``"nested"`` or ``"mixture"``; None for the law's own, which
+        density: what ``log_prob`` is, ``"nested"`` or ``"mixture"``; None for its own, which
             is ``"mixture"`` for hard samples and ``"nested"`` for soft ones.
         num_nested: M, at least 1.
         validate_args: check the values of the arguments and of ``log_prob``'s argument.
@@ -125,7 +126,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         check_choice("density", density, DENSITIES)
         if hard and density == "nested":
             raise ValueError(
-                "Expected density to be 'mixture' for hard samples, whose law is the mixture, but"
+                "Expected density to be 'mixture' for hard samples, which follow the mixture, but"
                 " got 'nested'"
             )
         if isinstance(num_nested, bool) or not isinstance(num_nested, Integral) or num_nested < 1:
@@ -206,10 +207,10 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
 
 
 def _nested_log_prob(
-    law: GumbelSoftmaxMixtureOfDiagNormals, z: Tensor, own: tuple[Tensor, Tensor] | None
+    distribution: GumbelSoftmaxMixtureOfDiagNormals, z: Tensor, own: tuple[Tensor, Tensor] | None
 ) -> Tensor:
     """``(*B, S, D) -> (S, *B)``, with the means and scales of each value's own y if known."""
-    locs, scales = _chosen(law, law.num_nested)  # (*B, M, D)
+    locs, scales = _chosen(distribution, distribution.num_nested)  # (*B, M, D)
     fresh = MixtureOfDiagNormals(
         locs, scales, torch.zeros_like(locs[..., 0]), validate_args=False
     ).log_prob(samples_first(z))
@@ -217,15 +218,17 @@ def _nested_log_prob(
         return fresh
     each = Normal(*own, validate_args=False).log_prob(z).sum(-1, keepdim=True)
     total = torch.logaddexp(
-        fresh + math.log(law.num_nested), samples_first(each).reshape(fresh.shape)
+        fresh + math.log(distribution.num_nested), samples_first(each).reshape(fresh.shape)
     )
-    return total - math.log(law.num_nested + 1)
+    return total - math.log(distribution.num_nested + 1)
 
 
-def _chosen(law: GumbelSoftmaxMixtureOfDiagNormals, count: int) -> tuple[Tensor, Tensor]:
+def _chosen(distribution: GumbelSoftmaxMixtureOfDiagNormals, count: int) -> tuple[Tensor, Tensor]:
     """Means and standard deviations between those of the components, ``(*B, count, D)``."""
-    family = RelaxedCategoricalStraightThrough if law.hard else RelaxedCategorical
-    choice = family(law.temperature, logits=law.component_logits, validate_args=False)
+    family = RelaxedCategoricalStraightThrough if distribution.hard else RelaxedCategorical
+    choice = family(
+        distribution.temperature, logits=distribution.component_logits, validate_args=False
+    )
     y = choice.rsample((count,))  # (count, *B, K)
-    y = y.movedim(0, -2) if law.batch_shape else y
-    return y @ law.locs, y @ law.coord_scale
+    y = y.movedim(0, -2) if distribution.batch_shape else y
+    return y @ distribution.locs, y @ distribution.coord_scale

@@ -12,7 +12,7 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor
 
 from pyro_mixtures.components import Apart, Components
-from pyro_mixtures.distributions.mixture_law import MixtureLaw
+from pyro_mixtures.distributions.finite_mixture import FiniteMixture
 from pyro_mixtures.numerics.pathwise_function import needs_gradient, pathwise, scored_pathwise
 from pyro_mixtures.numerics.precision import double_dtype, is_transformed, records_graph
 from pyro_mixtures.numerics.validation import check_choice
@@ -35,7 +35,7 @@ WEIGHT_GRADIENTS = ("clustered", "pathwise", "hybrid")
 MixtureT = TypeVar("MixtureT", bound="MixtureDistribution")
 
 
-class MixtureDistribution(MixtureLaw):
+class MixtureDistribution(FiniteMixture):
     r"""A mixture whose ``rsample`` carries gradients to its components and to its weights.
 
     .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})

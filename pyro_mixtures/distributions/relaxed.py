@@ -1,4 +1,4 @@
-"""What relaxed discrete laws share: their parameters, and samples that keep their coordinates."""
+"""What relaxed discrete distributions share: parameters, and samples that keep coordinates."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COORDINATES = "_relaxed_coordinates"
 
 
 class RelaxedDistribution(ParametricDistribution):
-    """A law of values that are functions of real coordinates, where it is drawn and evaluated.
+    """Values that are functions of real coordinates, where they are drawn and evaluated.
 
     Values near the corners have lost most digits of their coordinates, or all. So a sample carries
     its coordinates along, as an attribute of the tensor, and ``log_prob`` of a tensor that
-    does is the density there, in each of these laws: in the guide that drew it as in the model
-    that it is replayed in. A tensor made of it (a slice, a copy, ``detach()``), or a sample that
-    was changed in place or asked to collect a gradient of its own, is a value like any other.
+    does is the density there, in each of these distributions: in the guide that drew it as in the
+    model that it is replayed in. A tensor made of it (a slice, a copy, ``detach()``), or a sample
+    that was changed in place or asked to collect a gradient of its own, is a value like any other.
 
     Coordinates are drawn, kept and evaluated in float64, since the density is a sum of large terms
     of which many cancel.
@@ -36,7 +36,7 @@ class RelaxedDistribution(ParametricDistribution):
     A family supplies
 
     - ``_parameter_shapes()``: as any ``ParametricDistribution``, for temperature and logits;
-    - ``_check(name, given)``: an error for logits or probs that belong to no law;
+    - ``_check(name, given)``: an error for logits or probs that belong to no distribution;
     - ``_logits(probs)``, ``_probs(logits)`` and ``_normalized(logits)``;
     - ``_rsample_coordinates(shape)`` with gradients to the parameters;
     - ``_value(x)`` of coordinates, ``_coordinates(value)`` of a value from elsewhere;
@@ -116,7 +116,7 @@ class RelaxedDistribution(ParametricDistribution):
 
     @lazy_property
     def probs(self) -> Tensor:
-        """Of the discrete law that is relaxed here, in the shape of ``logits``."""
+        """Of the discrete distribution that is relaxed here, in the shape of ``logits``."""
         return self._probs(self.logits)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -132,7 +132,7 @@ class RelaxedDistribution(ParametricDistribution):
         return self._log_density(x).to(torch.promote_types(value.dtype, self.logits.dtype))
 
     def _keep(self, sample: Tensor, known: Any) -> None:
-        """Keep the coordinates with the sample itself: other laws need them, too."""
+        """Keep the coordinates with the sample itself: other distributions need them, too."""
         sample = detach_provenance(sample)
         setattr(sample, COORDINATES, (known, self.event_shape, version(sample), current_trace()))
 
@@ -178,7 +178,7 @@ def uniform(shape: Size, like: Tensor) -> Tensor:
 
 
 def refusal(distribution: RelaxedDistribution, discrete: str) -> ValueError:
-    """Why a straight-through law has no density of a value that is not known as a sample."""
+    """Why there is no straight-through density of a value that is not known as a sample."""
     return ValueError(
         f"Expected a value that a relaxed distribution returned as a sample, since log_prob of"
         f" {type(distribution).__name__} is the density of the relaxed sample behind it, but got"

@@ -28,7 +28,7 @@ class RelaxedBernoulli(RelaxedDistribution):
               - \log \sigma(t) - \log \sigma(-t), \qquad u = \mathrm{logits} - \tau t
 
     In place of ``pyro.distributions.RelaxedBernoulli``: a sample carries its logit t along, for
-    ``log_prob`` in this law or another one of its kind, as with
+    ``log_prob`` in this distribution or another one of its kind, as with
     :class:`~pyro_mixtures.distributions.RelaxedCategorical`. Any other value is taken at its word:
     zero counts as the smallest normal number of the dtype, and one as the largest number below it.
 
@@ -114,14 +114,14 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
     .. math:: [t > 0] \text{ forward}, \qquad \sigma(t) \text{ backward}, \qquad
               t = (\mathrm{logits} + l) / \tau
 
-    ``log_prob`` of a sample is the density of the relaxed sample behind it, in this law or in
-    another relaxed one; of other values it raises an error, as
+    ``log_prob`` of a sample is the density of the relaxed sample behind it, in this distribution
+    or in another relaxed one; of other values it raises an error, as
     :class:`~pyro_mixtures.distributions.RelaxedCategoricalStraightThrough` does and for its
     reasons. Arguments are those of :class:`RelaxedBernoulli`.
 
     Raises:
         ValueError: for parameters of the wrong shape, type or value, and by ``log_prob`` for
-            values that are not samples, untouched, of a relaxed law.
+            values that are not samples, untouched, of a relaxed distribution.
 
     Reference:
         Jang, Gu and Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017, Section

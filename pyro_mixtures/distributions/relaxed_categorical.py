@@ -73,7 +73,8 @@ def _(constraint: _LogSimplex) -> Transform:
 class _RelaxedCategorical(RelaxedDistribution):
     r"""The coordinates are :math:`x = \log \mathrm{softmax}((\mathrm{logits} + g) / \tau)`.
 
-    Where logits are ``-inf`` they are that, too, and the law is the one of the other categories.
+    Where logits are ``-inf`` they are that, too, and the distribution is the one of the other
+    categories.
     """
 
     arg_constraints = {
@@ -189,7 +190,7 @@ class RelaxedCategorical(_RelaxedCategorical):
     In place of ``pyro.distributions.RelaxedOneHotCategorical``, whose log densities of samples at
     low temperatures are infinite, NaN or, worse, wrong: there most :math:`y_k` are zero in
     floating point. Here a sample carries its :math:`\log y` along, so that ``log_prob`` of it, in
-    this law or another one of its kind, is right at any temperature; gradients go through
+    this distribution or another one of its kind, is right at any temperature; gradients go through
     :math:`\log y`, not through the tensor. Any other value, which may be a slice or a detached
     copy of a sample, is taken at its word: coordinates of zero count as the smallest normal
     number of their dtype. Pyro's ``GumbelSoftmaxReparam`` takes its own class alone:
@@ -240,18 +241,19 @@ class RelaxedCategoricalStraightThrough(RelaxedCategorical):
               \mathrm{softmax}\big((\mathrm{logits} + g) / \tau\big) \text{ backward}
 
     where SNAP is the unit vector of the largest entry. So samples are those of the categorical
-    law, and gradients are biased unless the cost is linear in the relaxed sample.
+    distribution, and gradients are biased unless the cost is linear in the relaxed sample.
 
-    ``log_prob`` of a sample is the density of the relaxed sample behind it, in this law or in
-    another relaxed one. Of a one-hot vector from elsewhere there is none to tell: the relaxed
-    density at the corners of the simplex is zero or infinite, and the categorical probability,
-    which is no density at all, must not be weighed against one. ``log_prob`` raises an error.
+    ``log_prob`` of a sample is the density of the relaxed sample behind it, in this distribution
+    or in another relaxed one. Of a one-hot vector from elsewhere there is none to tell: the
+    relaxed density at the corners of the simplex is zero or infinite, and the categorical
+    probability, which is no density at all, must not be weighed against one. ``log_prob`` raises
+    an error.
 
     Arguments are those of :class:`RelaxedCategorical`.
 
     Raises:
         ValueError: for parameters of the wrong shape, type or value, and by ``log_prob`` for
-            values that are not samples, untouched, of a relaxed law.
+            values that are not samples, untouched, of a relaxed distribution.
 
     Reference:
         Jang, Gu and Poole, *Categorical Reparameterization with Gumbel-Softmax*, 2017, Section

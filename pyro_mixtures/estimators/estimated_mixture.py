@@ -21,8 +21,8 @@ MixtureT = TypeVar("MixtureT", bound=MixtureDistribution)
 class EstimatedMixture(TorchDistribution):
     """A mixture whose samples carry another estimator's gradient.
 
-    The law is that of the mixture: its samples, density, moments and shapes. A subclass supplies
-    ``rsample``, and either has no more to add (its gradient is pathwise) or says in
+    The distribution is that of the mixture: its samples, density, moments and shapes. A subclass
+    supplies ``rsample``, and either has no more to add (its gradient is pathwise) or says in
     ``has_rsample`` or ``score_parts`` what is missing.
 
     Args:

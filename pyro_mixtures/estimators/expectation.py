@@ -57,7 +57,7 @@ def expectation(
         num_samples: S, at least 1.
         baseline: what is taken from the costs that multiply a score function: a tensor that
             broadcasts with ``(S, *B)`` and does not depend on the samples. By default the mean
-            cost of the other samples, or zero for a single one. Of no account for estimators
+            cost of the other samples, or zero for a single one. Without effect for estimators
             without a score function.
 
     Returns:

@@ -61,7 +61,7 @@ def graves(mixture: MixtureDistribution) -> GravesMixture:
         mixture: of any class whose components are Normals with diagonal covariances.
 
     Returns:
-        A distribution with the mixture's law.
+        A distribution that is equal to the mixture.
 
     Raises:
         ValueError: for what is no mixture of this package.

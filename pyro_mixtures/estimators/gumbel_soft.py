@@ -24,8 +24,8 @@ def gumbel_soft(
         z = \sum_k y_k (\mu_k + \epsilon \sigma_k), \qquad
         y = \mathrm{softmax}((\mathrm{logits} + g) / \tau), \qquad g_k \sim \mathrm{Gumbel}(0, 1)
 
-    Biased, with one evaluation of the cost for each sample: the law is another one. The bias falls
-    with the temperature :math:`\tau`, and the variance of the weights' gradient grows.
+    Biased, with one evaluation of the cost for each sample: the distribution is another one. The
+    bias falls with the temperature :math:`\tau`, and the variance of the weights' gradient grows.
 
     Args:
         mixture: of any class whose components are Normals with diagonal covariances.
@@ -66,7 +66,7 @@ def relaxed(mixture: MixtureDistribution, name: str, temperature: Any, **options
         )
     core = mixture.core
     locs, scales = core.components.normals(name)
-    law = GumbelSoftmaxMixtureOfDiagNormals(
+    relaxed = GumbelSoftmaxMixtureOfDiagNormals(
         locs, scales.expand_as(locs), core.component_logits, temperature, **options
     )
-    return law.expand(mixture.batch_shape)
+    return relaxed.expand(mixture.batch_shape)

@@ -48,7 +48,7 @@ def implicit(mixture: MixtureDistribution) -> ImplicitMixture:
         mixture: of any class whose components are Normals.
 
     Returns:
-        A distribution with the mixture's law.
+        A distribution that is equal to the mixture.
 
     Raises:
         ValueError: for what is no mixture of this package.

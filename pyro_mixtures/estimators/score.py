@@ -50,7 +50,7 @@ def score(mixture: MixtureDistribution) -> ScoreMixture:
         mixture: of any class.
 
     Returns:
-        A distribution with the mixture's law and ``has_rsample = False``.
+        A distribution that is equal to the mixture, with ``has_rsample = False``.
 
     Raises:
         ValueError: for what is no mixture of this package.

@@ -83,7 +83,7 @@ def stratified(mixture: MixtureDistribution, *, expanded: bool = False) -> Strat
             vectorized particles and no plates whose elements a model may compare.
 
     Returns:
-        A distribution with the mixture's law for each sample.
+        A distribution; each of its samples is distributed like the mixture.
 
     Raises:
         ValueError: for what is no mixture of this package.

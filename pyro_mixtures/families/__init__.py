@@ -36,7 +36,7 @@ UNIVARIATE = tuple(
 
 
 def exactly(*families: type[Distribution]) -> frozenset[type[Distribution]]:
-    """These classes in torch's and in Pyro's form; one derived from them may mean another law."""
+    """These classes in torch's and in Pyro's form; one derived from them may mean another one."""
     modules = torch.distributions, pyro.distributions
     names = [(module, family) for module in modules for family in families]
     return frozenset(getattr(module, family.__name__, family) for module, family in names)

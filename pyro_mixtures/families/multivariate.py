@@ -103,7 +103,7 @@ def _(distribution, value, shared):
 
 @register_factors(MultivariateStudentT)
 def _(distribution, value, shared):
-    """Given those before it a coordinate has a t law with one more degree of freedom for each."""
+    """Given those before it, each coordinate has a t distribution of one more degree of freedom."""
     loc, factor, whitened = _whitened(distribution, value, shared)
     df, noise = distribution.df.unsqueeze(-1), _noise(distribution, value)
     before = pad(noise.square()[..., :-1].cumsum(-1), (1, 0))
@@ -140,7 +140,7 @@ def _(distribution, value, shared):
 
 
 def _stick_parameters(concentration: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the Beta laws of the sticks, ``(..., D - 1)``."""
+    """Of the Beta distributions of the sticks, ``(..., D - 1)``."""
     after = concentration.flip(-1).cumsum(-1).flip(-1)[..., 1:]
     return concentration[..., :-1], after
 

@@ -99,7 +99,7 @@ def keeps_digits(terms: Tensor, log_weights: Tensor) -> bool:
 
     Args:
         terms: ``(*B, S or 1, K)``.
-        log_weights: ``(*B, K)``; components without weight are of no account.
+        log_weights: ``(*B, K)``; components without weight have no part.
 
     ``torch.func.vmap`` does not let us look at values, and where a graph is recorded they may
     change: there float64 has to do.

@@ -1,4 +1,4 @@
-"""A mixture's law of one or two coordinates: what there is to draw."""
+"""A mixture's distribution of one or two coordinates: what there is to draw."""
 
 from __future__ import annotations
 

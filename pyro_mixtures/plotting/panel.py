@@ -114,7 +114,7 @@ def _contours(
 
 
 def limits(marginal: Marginal, points: Array | None) -> Array:
-    """Ends of each axis, ``(d, 2)``: 95 % of the law are within, and 98 % of points."""
+    """Ends of each axis, ``(d, 2)``: 95 % of the distribution are within, and 98 % of points."""
     draws = marginal.draws
     heights = marginal.log_prob(draws)
     densest = draws[heights >= numpy.quantile(heights, 1 - max(MASSES))]

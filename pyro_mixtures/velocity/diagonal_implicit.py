@@ -161,7 +161,7 @@ def implicit(
     D = 1 it is the unique solution.
 
     Arguments and result are those of
-    :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` is of no account, for
+    :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` has no part, for
     the field is exact. The arithmetic is in float64.
 
     Reference:

@@ -42,7 +42,7 @@ def normal_implicit(
     another order of them has another field.
 
     Arguments and result, but for the factors, are those of
-    :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` is of no account, for
+    :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` has no part, for
     the field is exact. The arithmetic is in float64.
 
     Reference:

@@ -163,7 +163,7 @@ def normal_telescoping(
     so that the hub, the product of the group's marginals there, resembles the group; both orders
     of the coordinates are averaged.
 
-    Arguments and result are those of :func:`normal_displacement`; ``precision`` is of no account,
+    Arguments and result are those of :func:`normal_displacement`; ``precision`` has no part,
     for the field is exact. The arithmetic is in float64.
     """
     dtype = z.dtype

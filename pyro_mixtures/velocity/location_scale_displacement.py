@@ -1,4 +1,4 @@
-"""Displacement of products of one smooth law, whatever it is, by place and scale."""
+"""Displacement of products of one smooth distribution by place and scale."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyro_mixtures.velocity.displacement import (
 
 NODES = {torch.float32: (6, 3.2), torch.float64: (8, 6.0)}
 """Least number of nodes, and more for each unit of speed: found to integrate Logistic, Gumbel and
-Cauchy laws to 1e-6 and 1e-10 (tests/velocity/test_location_scale_displacement.py)."""
+Cauchy distributions to 1e-6 and 1e-10 (tests/velocity/test_location_scale_displacement.py)."""
 
 
 def location_scale_displacement(
@@ -30,12 +30,12 @@ def location_scale_displacement(
     scales: Tensor,
     log_density: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    r"""Currents :math:`w^j(z) / q(z)` of components that flow to a hub of their own law.
+    r"""Currents :math:`w^j(z) / q(z)` of components that flow to a hub of their own distribution.
 
     The path is that of :func:`~pyro_mixtures.velocity.displacement.displacement`, and so is the
     current, the velocity at the place times one integral of densities; but these have no expanded
-    squares, so that each node costs arrays of shape ``(..., K, D)``. The law has to be smooth:
-    a kink would leave the integral with few digits.
+    squares, so that each node costs arrays of shape ``(..., K, D)``. The distribution has to be
+    smooth: a kink would leave the integral with few digits.
 
     Args:
         z: samples, ``(..., D)``.
@@ -43,7 +43,7 @@ def location_scale_displacement(
         within: weights :math:`\pi_k / \pi_C` of k in the group C of j, ``(*B, K or 1, K)``.
         locs: ``(*B, K, D)``.
         scales: ``(*B, K, D)``.
-        log_density: of the law with location zero and scale one, elementwise.
+        log_density: of the distribution with location zero and scale one, elementwise.
 
     Returns:
         ``(..., K, D)``.

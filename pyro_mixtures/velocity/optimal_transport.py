@@ -1,4 +1,4 @@
-"""Optimal transport of elliptical laws: the velocity field of least kinetic energy."""
+"""Optimal transport of elliptical distributions: the velocity field of least kinetic energy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adaptive velocity fields of elliptical laws: reparameterization and learned rotations."""
+"""Adaptive velocity fields of elliptical distributions: plain ones and learned rotations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rotations(
         W = B^T C
 
     where the second term turns the whitened sample in the plane of two axes, which leaves every
-    elliptical law as it is. With :math:`h = L^T g` and
+    elliptical distribution as it is. With :math:`h = L^T g` and
     :math:`\xi_{ab} = h_a \varepsilon_b - h_b \varepsilon_a` the gradient of a sample is
 
     .. math:: G_{ab} = g_a \varepsilon_b + W_{ab} \xi_{ab}

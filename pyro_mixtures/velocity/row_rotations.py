@@ -1,4 +1,4 @@
-"""Adaptive velocity fields of elliptical laws: rotations in planes that are learned as well."""
+"""Adaptive velocity fields of elliptical distributions: rotations in planes that learn, too."""
 
 from __future__ import annotations
 

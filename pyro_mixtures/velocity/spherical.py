@@ -168,5 +168,5 @@ def spherical_telescoping(x, grad, log_prob, within, scales, means=None, *, prec
 
 
 def spherical_pairwise(x, grad, log_prob, within, scales, means, *, precision):
-    """Lines, which are exact: ``precision`` is of no account."""
+    """Lines, which are exact: ``precision`` has no part."""
     return pairwise(x, grad, log_prob, within, scales, means).to(x.dtype)

@@ -114,7 +114,7 @@ def diag_normal_telescoping(
     :math:`h_i = \sum_k (\pi_k / \pi_C) q_{ki}`.
 
     Arguments and result are those of
-    :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` is of no account, for
+    :func:`~pyro_mixtures.velocity.displacement.displacement`; ``precision`` has no part, for
     the field is exact.
     """
     locs, scales = locs.unsqueeze(-3), scales.unsqueeze(-3)  # (*B, 1, K, D)

@@ -56,10 +56,10 @@ class AutoMixture(CheckedGuide):
         num_components: K, at least 1.
         init_loc_fn: a per-site initialization function of Pyro. Each component starts from a draw
             of its own, moved by a Normal of scale ``init_scale`` unless it is the only one: equal
-            components would get equal gradients for ever. By default the first component starts
-            where Pyro's guides do, at ``init_to_median``, and is not moved, and the others start
-            from ``init_to_uniform``. Pyro's functions that draw the elements of a site one by one
-            get all components in one run of the model, if that is written as for
+            components would get equal gradients in every step. By default the first component
+            starts where Pyro's guides do, at ``init_to_median``, and is not moved, and the others
+            start from ``init_to_uniform``. Pyro's functions that draw the elements of a site one
+            by one get all components in one run of the model, if that is written as for
             ``vectorize_particles=True``; others are called in a run for each component.
         init_scale: standard deviation of each component in each unconstrained coordinate.
         transport: as for the distribution; None for its default.
@@ -67,7 +67,7 @@ class AutoMixture(CheckedGuide):
         estimator: a gradient to use instead of that of ``weight_gradient``, by its name in
             :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
             ``functools.partial(gumbel_soft, temperature=0.1)``. (With that the samples follow a
-            relaxed law; quantiles and ``get_posterior`` are those of the mixture.)
+            relaxed distribution; quantiles and ``get_posterior`` are those of the mixture.)
 
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and

@@ -16,10 +16,10 @@ from pyro_mixtures.samples.groups import Grouping
 from pyro_mixtures.samples.record import SampleRecord
 from pyro_mixtures.samples.shapes import Expandable, folded, samples_first
 
-MixtureT = TypeVar("MixtureT", bound="MixtureLaw")
+MixtureT = TypeVar("MixtureT", bound="FiniteMixture")
 
 
-class MixtureLaw(Expandable):
+class FiniteMixture(Expandable):
     r"""Weights and components.
 
     .. math:: q(z) = \sum_j \pi_j q_j(z), \qquad \pi = \mathrm{softmax}(\text{logits})
@@ -206,7 +206,7 @@ class MixtureLaw(Expandable):
     # parts and images
 
     def marginal(self: MixtureT, dims: int | Iterable[int]) -> MixtureT:
-        """The law of some coordinates: a mixture of the same class, transport and gradient.
+        """The marginal of some coordinates: a mixture of the same class, transport and gradient.
 
         Args:
             dims: the coordinates, in the order that they are to have; negative ones count from
@@ -230,7 +230,7 @@ class MixtureLaw(Expandable):
         return self._like(self.components.marginal(known), self.component_logits)
 
     def condition(self: MixtureT, dims: int | Iterable[int], value: Tensor) -> MixtureT:
-        r"""The law of the other coordinates when some are known: a mixture of the same class.
+        r"""The conditional of the others when some coordinates are known: a mixture of this class.
 
         .. math::
             q(z_2 \mid z_1) = \sum_j \pi_j(z_1) q_j(z_2 \mid z_1), \qquad
@@ -270,8 +270,8 @@ class MixtureLaw(Expandable):
         ordered = self.components.marginal(known + others)
         return self._like(ordered.condition(value), logits)
 
-    def affine(self, matrix: Tensor, offset: Tensor | None = None) -> MixtureLaw:
-        """The law of ``matrix @ z + offset``.
+    def affine(self, matrix: Tensor, offset: Tensor | None = None) -> FiniteMixture:
+        """The distribution of ``matrix @ z + offset``.
 
         Args:
             matrix: ``(D,)`` to multiply each coordinate by a number other than zero, which keeps
