@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.lab.timing import medians
 from experiments.logit_gradients.paper import PaperMixtureOfDiagNormals
 from pyro_mixtures.distributions import AVFMixtureOfDiagNormals, MixtureOfDiagNormals
-from pyro_mixtures.estimators import blended, expectation
+from pyro_mixtures.estimators import blended, expectation, marginalized
 from pyro_mixtures.samples.blending import Blending
 
 SEPARATION = 2.0
@@ -26,7 +26,6 @@ CALLS: dict[str, tuple[str, str]] = {
     "paper": ("pathwise", "paper"),
     "clustered": ("clustered", "displacement"),
     "stratified": ("stratified", "displacement"),
-    "marginalized": ("marginalized", "displacement"),
     "implicit, by matrices": ("implicit", "displacement"),
     "graves": ("graves", "displacement"),
     "gumbel_soft": ("gumbel_soft", "displacement"),
@@ -68,6 +67,10 @@ def steps(count: int, dim: int, samples: int) -> dict[str, Callable[[], object]]
 
         return run
 
+    def sum_of_components() -> None:
+        q = MixtureOfDiagNormals(**leaves(), validate_args=False)
+        marginalized(q, square, num_samples=samples).backward()
+
     blending = Blending()
     control = torch.zeros(2, count, dim)
 
@@ -83,6 +86,7 @@ def steps(count: int, dim: int, samples: int) -> dict[str, Callable[[], object]]
         expectation(q, square, estimator="pathwise", num_samples=samples).backward()
 
     found: dict[str, Callable[[], object]] = {name: step(*call) for name, call in CALLS.items()}
+    found["marginalized"] = sum_of_components
     return {**found, "blended": blending_step, "learned hub": learning}
 
 

@@ -103,7 +103,7 @@ def _(distribution, value, shared):
 
 @register_factors(MultivariateStudentT)
 def _(distribution, value, shared):
-    """Given those before it, each coordinate has a t distribution of one more degree of freedom."""
+    """Given those before it, each coordinate is a t with one more degree of freedom."""
     loc, factor, whitened = _whitened(distribution, value, shared)
     df, noise = distribution.df.unsqueeze(-1), _noise(distribution, value)
     before = pad(noise.square()[..., :-1].cumsum(-1), (1, 0))

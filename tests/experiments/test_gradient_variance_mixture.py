@@ -119,7 +119,7 @@ def test_a_learned_hub_has_the_gradients_of_the_package():
         ("implicit", "implicit", 1),
         ("implicit", "graves", 1),
         ("stratified", "stratified", 5),
-        ("marginalized", "marginalized", 1),
+        ("marginalized", package.marginalized, 1),
     ],
 )
 @pytest.mark.parametrize("cost", ["quadratic", "cosine"])

@@ -114,6 +114,12 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     """Guides and objectives."""
     guide: pm.AutoMixture = pm.AutoDiagonalNormalMixture(model, 3, estimator="stratified")
     full = pm.AutoMultivariateNormalMixture(model, num_components=3)
+    kin: list[pm.AutoMixture] = [
+        pm.AutoSharedDiagonalNormalMixture(model, 3),
+        pm.AutoSharedMultivariateNormalMixture(model, 3),
+        pm.AutoGaussianScaleMixture(model, 3),
+        pm.AutoAVFDiagonalNormalMixture(model, 3),
+    ]
     rotated = pm.AutoAVFMultivariateNormal(model, 2)
     heavy = pm.AutoAVFMultivariateStudentT(model)
     best = pm.AutoOMTMultivariateNormal(model)
@@ -124,9 +130,12 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     SVI(model, guide, optimizer, baselined).step(data)
     total: Tensor = baselined.differentiable_loss(model, guide, data)
     total = total + marginalized.differentiable_loss(model, guide, data)
+    weighted = pm.ImportanceWeighted_ELBO(num_particles=3, doubly_reparameterized=True)
+    with pm.Annealing(pm.annealing_weight(3, 10, start=0.1)):
+        total = total + weighted.differentiable_loss(model, kin[0], data)
     loss: float = stratified.loss(model, guide, data) + stratified.loss_and_grads(model, guide)
     print(loss, total)
-    posterior: ParametricMixture = guide.get_posterior(data)
+    posterior: MixtureDistribution = guide.get_posterior(data)
     print(full.get_posterior().mean, rotated.get_posterior().mean, best.get_posterior().mean)
     print(heavy.quantiles([0.1, 0.9]), guide.sample_latent(data), posterior.log_weights)
     return {**guide.median(data), **guide.quantiles([0.5], data)}
@@ -176,6 +185,10 @@ def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     variance: Tensor = by_cost["locs"].variance + by_step["locs"].variance_error
     summary: pm.diagnostics.ComponentSummary = pm.diagnostics.component_summary(q, num_samples=100)
     overlaps: Tensor = summary.overlaps
+    bounds: pm.diagnostics.Evaluation = pm.diagnostics.evaluate(model, guide, data, num_samples=99)
+    smoothed, shape = pm.diagnostics.pareto_smoothed(torch.randn(99))
+    site: str | None = pm.diagnostics.nonfinite_site(Trace_ELBO(), model, guide, data)
+    print(bounds.elbo, smoothed, shape, site, pm.diagnostics.nonfinite_gradient(guide))
     pm.plotting.plot_mixture(q)
     pm.plotting.plot_pairs(q, [0, 1])
     pm.plotting.plot_elbo([1.0, 2.0])
@@ -189,10 +202,27 @@ class Autoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.codebook = pm.nn.VectorQuantize(8, 2)
+        self.encoder = pm.nn.ConditionalMixture(4, event_size=2, num_components=3, family="full")
+        self.rates = pm.nn.ConditionalMixtureSameFamily(4, Gamma(torch.ones(3), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         quantized: pm.nn.Quantized = self.codebook(x)
-        return quantized.quantized
+        q: MixtureDistribution = self.encoder(x)
+        rates: MixtureDistribution = self.rates(x)
+        return quantized.quantized + q.rsample() + rates.rsample().unsqueeze(-1)
+
+
+def checked() -> None:
+    """A distribution of the user's own keeps the contract."""
+
+    def parameters(batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        return {"locs": LOCS, "scale": SCALES, "logits": LOGITS}
+
+    def build(given: dict[str, Tensor]) -> pm.MixtureOfDiagNormals:
+        return pm.MixtureOfDiagNormals(given["locs"], given["scale"], given["logits"])
+
+    case = pm.testing.DistributionCase(parameters, build)
+    pm.testing.check(case, "expand")
 
 
 class Waiting(Gamma):

@@ -199,12 +199,14 @@ class AutoMixture(CheckedGuide):
         """The mixture over the packed unconstrained latent vector."""
         options = {} if self.transport is None else {"transport": self.transport}
         posterior = self.make_mixture(**options, weight_gradient=self.weight_gradient)
-        shapes = ((), (self.latent_dim,))
+        batch_shape = self.component_logits.shape[:-1]  # () but for parameters put in from outside
         is_mixture = isinstance(posterior, MixtureDistribution)
-        if not is_mixture or (posterior.batch_shape, posterior.event_shape) != shapes:
+        expected = (batch_shape, (self.latent_dim,))
+        if not is_mixture or (posterior.batch_shape, posterior.event_shape) != expected:
             raise ValueError(
                 "Expected make_mixture to return a mixture of pyro_mixtures.distributions of"
-                f" batch shape () and event shape ({self.latent_dim},), but got {posterior}"
+                f" batch shape {tuple(batch_shape)} and event shape ({self.latent_dim},), but got"
+                f" {posterior}"
             )
         posterior.kept_groups = self._kept_groups
         return posterior

@@ -16,9 +16,9 @@ from torch.distributions import Independent, TransformedDistribution
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.estimators.strata import weighty_samples
+from pyro_mixtures.infer.objectives.component_terms import ComponentTerms, MixtureSite
 from pyro_mixtures.infer.objectives.importance_traces import importance_traces
 from pyro_mixtures.infer.objectives.objective import Objective
-from pyro_mixtures.infer.objectives.strata import MixtureSite, Strata
 from pyro_mixtures.infer.objectives.terms import PARTICLES_PLATE
 
 
@@ -41,7 +41,7 @@ class ComponentDraws(Objective):
         self.sticking_the_landing = sticking_the_landing
         self._checked: tuple[int, int] | None = None
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Strata:
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> ComponentTerms:
         messenger = _ComponentsMessenger(-1 - self.max_plate_nesting)
         traces = importance_traces(self.max_plate_nesting, model, messenger(guide), args, kwargs)
         if messenger.site is None:
@@ -49,13 +49,15 @@ class ComponentDraws(Objective):
                 f"Expected a guide with a site that is a mixture of this package, but got one with"
                 f" the sites {sorted(traces[1].stochastic_nodes)}; use Trace_ELBO for it"
             )
-        strata = Strata(
+        terms = ComponentTerms(
             *traces, self._particles_dim, self.sticking_the_landing, site=messenger.site
         )
-        strata.check_plates()
-        return strata
+        terms.check_plates()
+        return terms
 
-    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Strata]:
+    def _get_traces(
+        self, model: Any, guide: Any, args: Any, kwargs: Any
+    ) -> Iterator[ComponentTerms]:
         if self.max_plate_nesting == float("inf"):
             self._guess_max_plate_nesting(model, guide, args, kwargs)
         traces = super()._get_traces(model, guide, args, kwargs)

@@ -40,7 +40,7 @@ class MixtureSite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strata(Terms):
+class ComponentTerms(Terms):
     """The terms of a run in which the mixture's site has a draw of each component.
 
     Args:
