@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mixtures.infer.objectives.objective import Loss, Objective
-from pyro_mixtures.infer.objectives.terms import Term, Terms, plates, sum_but
+from pyro_mixtures.infer.objectives.terms import Term, Terms, is_drawn, plates, sum_but
+from pyro_mixtures.numerics.precision import double
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,15 @@ class Part:
 
     Args:
         log_weights: ``(T, *units)`` of all particles, or ``(1, *units)`` of one.
-        of_model: the log densities of the model in them, by draws.
+        held: what in them is no density of a drawn sample: all of the model, and of the guide
+            what it observes, ``pyro.factor`` and ``Delta``; by draws.
         score: the score functions of each particle, summed within the units, or None.
         scale: of the units.
         outside: terms that are in no logarithm.
     """
 
     log_weights: Tensor
-    of_model: Tensor
+    held: Tensor
     score: Tensor | None
     scale: float | Tensor
     outside: tuple[Term, ...]
@@ -69,17 +73,42 @@ class LogWeights:
         rest: Any = sum(term.sign * term.log_prob.sum() for term in terms)
         return rest / self.values.shape[0]
 
+    def costs(self) -> Tensor:
+        """What each unit's score functions meet with one particle, ``(*units)``, detached."""
+        return (self.scale * self.log_means() + self.rest()).detach()
+
     def bound(self) -> Tensor:
         """Of all units, and what is in none."""
         return (self.scale * self.log_means()).sum() + self.rest()
+
+
+class _SameSubsamples(Messenger):
+    """Has all particles of a step draw the same subsamples, for their weights meet one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[tuple[str, int, int], Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) and msg["value"] is None:
+            msg["value"] = self.known.get(_plate(msg))
+            msg["done"] = msg["value"] is not None
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self.known[_plate(msg)] = msg["value"]
+
+
+def _plate(msg: Any) -> tuple[str, int, int]:
+    return msg["name"], msg["fn"].size, msg["fn"].subsample_size
 
 
 class ImportanceBound(Objective):
     r"""The logarithm of the mean weight :math:`w = p / q` over particles.
 
     Score functions S of sites get :math:`(L - L_{-t}) \nabla S_t` with the bound L and what it is
-    with the geometric mean of the other weights in place of :math:`w_t`; with one particle, the
-    decaying average of L over earlier steps.
+    with the geometric mean of the other weights in place of :math:`w_t`; with one particle, L and
+    all that is outside of it less the decaying average of that over earlier steps.
 
     All that lies in the plates of ``_units`` is summed within the logarithms of their elements.
     """
@@ -97,18 +126,21 @@ class ImportanceBound(Objective):
         if (scores := weights.scores) is None:
             yield Loss(-bound, -bound)
             return
-        means = weights.log_means().detach()
         if self.num_particles > 1:
-            baseline = leave_one_out(weights.values.detach())
+            credit = weights.scale * credits(weights.values.detach())  # (T, *units)
         else:
+            costs = weights.costs()
             if "bound" not in self._averages:
                 with torch.no_grad():
                     again = list(self._get_traces(model, guide, args, kwargs))
-                    self._start_averages({"bound": self._log_weights(again).log_means()})
-            baseline = self._average("bound", means).unsqueeze(0)
-            self._update_averages({"bound": means})
-        credit = weights.scale * (means - baseline)  # (T, *units)
+                    self._start_averages({"bound": self._log_weights(again).costs()})
+            credit = (costs - self._average("bound", costs)).unsqueeze(0)
+            self._update_averages({"bound": costs})
         yield Loss(-bound, -bound - (credit * scores).sum())
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+        same = _SameSubsamples()
+        return super()._get_traces(same(model), same(guide), args, kwargs)
 
     def _log_weights(self, terms: Sequence[Terms]) -> LogWeights:
         parts = tuple(self._part(each) for each in terms)
@@ -126,17 +158,19 @@ class ImportanceBound(Objective):
             (inside if shares else outside).append(term)
         scale = terms.common_scale(inside, units.values())
         kept = {terms.particles_dim, *units.values()}
-        sides: dict[int, Any] = {1: torch.zeros(()), -1: torch.zeros(())}
+        log_weights = held = torch.zeros(())
         for term in inside:
-            log_prob = sum_but(term.log_prob / scale, self._draws(terms, kept))
-            sides[term.sign] = sides[term.sign] + log_prob
-        values = terms.particles_first(self._over_draws(terms, sides[1] - sides[-1]))
+            log_prob = term.sign * sum_but(term.log_prob / scale, self._draws(terms, kept))
+            log_weights = log_weights + log_prob
+            if term.sign > 0 or not is_drawn(terms.guide_trace.nodes[term.name]):
+                held = held + log_prob
+        values = terms.particles_first(self._over_draws(terms, log_weights))
         score: Any = None
         for name, each in terms.scores.items():
             check_inside(name, plates(terms.guide_trace.nodes[name]), units)
             one = terms.particles_first(sum_but(each, kept)).expand_as(values)
             score = one if score is None else score + one
-        return Part(values, sides[1], score, scale, tuple(outside))
+        return Part(values, held, score, scale, tuple(outside))
 
     def _belongs(self, terms: Terms, term: Term) -> bool:
         """Whether a term in the units' plates has to be within the logarithms."""
@@ -149,6 +183,20 @@ class ImportanceBound(Objective):
     def _over_draws(self, terms: Terms, log_weights: Tensor) -> Tensor:
         """Log weights of particles, from those of draws."""
         return log_weights
+
+
+def credits(log_weights: Tensor) -> Tensor:
+    r"""What is due to each particle's own weight, :math:`L - L_{-t}`, in the same dtype.
+
+    It is about 1 / T, which single precision would lose beside an L of hundreds. Where all other
+    weights are zero, it is L alone: any baseline leaves the gradient unbiased but an infinite one.
+
+    Args:
+        log_weights: ``(T, *units)``, of at least two particles.
+    """
+    (values,) = double(log_weights)
+    bound, baseline = values.logsumexp(0) - math.log(len(values)), leave_one_out(values)
+    return (bound - baseline.masked_fill(baseline == -math.inf, 0)).to(log_weights)
 
 
 def leave_one_out(log_weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_mixtures.infer.objectives.importance_bound import ImportanceBound
 from pyro_mixtures.infer.objectives.objective import Loss
 from pyro_mixtures.infer.objectives.sample_draws import SampleDraws
-from pyro_mixtures.infer.objectives.terms import Terms, plates, sample_sites
+from pyro_mixtures.infer.objectives.terms import Terms, is_drawn, plates, sample_sites
 
 
 class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
@@ -41,14 +41,17 @@ class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
     .. math:: \sum_t \tilde w_t^2 \, \frac{\partial \log w_t}{\partial z_t} \nabla_\phi z_t
 
     for the guide's parameters :math:`\phi`: unbiased, and without variance where the guide meets
-    the posterior. The samples of the guide may depend on each other. Those of mixtures carry the
-    whole gradient of their weights here, as with ``weight_gradient="pathwise"``, which is noisy
-    where components are far from each other (an ``UnusedScoreWarning`` says so).
+    the posterior. (Those of ``Delta``, ``pyro.factor`` and what the guide observes keep
+    :math:`\tilde w_t`, for nothing is drawn there.) The samples of the guide may depend on each
+    other. Those of mixtures carry the whole gradient of their weights here, as with
+    ``weight_gradient="pathwise"``, which is noisy where components are far from each other (an
+    ``UnusedScoreWarning`` says so).
 
     If all latent sites of the guide are in a plate, the logarithm is taken for each of its
     elements (each datum of an autoencoder), with the sum over all that lies inside. The sites
     there share one scale (``poutine.scale``, subsampling), which is outside of it; masks are
-    inside. What lies outside must not depend on samples if T > 1.
+    inside. What lies outside must not depend on samples if T > 1. A plate that is looped over
+    (``for i in pyro.plate(...)``) has one logarithm.
 
     Args:
         num_particles: T.
@@ -111,7 +114,9 @@ class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
             if not site["is_observed"]
         ]
         common = set.intersection(*map(set, latent)) if latent else set()
-        return {name: dim for name, dim in latent[0].items() if name in common} if latent else {}
+        first = latent[0].items() if latent else ()
+        # a loop over a plate has one logarithm: its samples are sites of their own
+        return {name: dim for name, dim in first if name in common and dim is not None}
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
         if not (self.doubly_reparameterized and torch.is_grad_enabled()):
@@ -132,12 +137,16 @@ class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
         terms = list(self._get_traces(model, guide, args, kwargs))
         weights = self._log_weights(terms)
         shares = weights.values.detach().softmax(0)  # (T, *units)
-        of_model = [
-            each.particles_first(part.of_model).expand_as(part.log_weights)
-            for each, part in zip(terms, weights.parts, strict=True)
-        ]
-        surrogate = (weights.scale * shares * torch.cat(of_model)).sum() + weights.rest()
-        squares = (weights.scale * shares.square() * weights.values).sum()
+        held = torch.cat(
+            [
+                each.particles_first(part.held).expand_as(part.log_weights)
+                for each, part in zip(terms, weights.parts, strict=True)
+            ]
+        )
+        none, rest = shares == 0, weights.rest()  # zero times minus infinity would be NaN
+        surrogate = (weights.scale * shares * held.masked_fill(none, 0)).sum() + rest
+        values = weights.values.masked_fill(none, 0)
+        squares = (weights.scale * shares.square() * values).sum() + rest
         for each in terms:
             surrogate = surrogate + moved(squares, each.leaves)
         yield Loss(-weights.bound(), -surrogate)
@@ -154,7 +163,7 @@ class _Leaves(Messenger):
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg):
+        if site_is_subsample(msg) or not is_drawn(msg):
             return
         if msg["value"] is None:
             msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]), True

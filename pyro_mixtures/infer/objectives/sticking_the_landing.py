@@ -22,6 +22,8 @@ DistributionT = TypeVar("DistributionT", bound=Distribution)
 # attributes that hold no tensors, or (the bounds of a constraint) none that enter a density
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, Constraint)
 
+_CARRIERS = (pyro.distributions.Delta, pyro.distributions.Unit)  # of densities of other samples
+
 _KEPT_BY_TRANSFORMS = ("_inv", "_cached_x_y")  # the inverse and the last point
 
 
@@ -36,8 +38,8 @@ def detached(fn: DistributionT) -> DistributionT:
     Where the parameters depend on the sample of another site, the gradient by that at a fixed z is
     left out with them. It has mean zero, too, but the variance no longer vanishes.
 
-    ``Delta`` is returned as it is, also within another distribution: the log density that it
-    carries was computed elsewhere.
+    ``Delta`` and ``Unit`` (of ``pyro.factor``) are returned as they are, also within another
+    distribution: the log density that they carry was computed elsewhere.
 
     Args:
         fn: a distribution of this package, of torch or of Pyro, however wrapped: ``to_event``,
@@ -66,7 +68,7 @@ def detached(fn: DistributionT) -> DistributionT:
         >>> bool(loc.grad == loc - z)
         True
     """
-    if isinstance(fn, pyro.distributions.Delta):
+    if isinstance(fn, _CARRIERS):
         return fn
     return _detached_copy(fn, type(fn).__name__)
 
@@ -101,7 +103,7 @@ def _detached_transform(transform: Transform, name: str) -> Transform:
 def _detached_value(value: Any, name: str) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, pyro.distributions.Delta):
+    if isinstance(value, _CARRIERS):
         return value
     if isinstance(value, (Distribution, *_VALUES)):
         return _detached_copy(value, name)

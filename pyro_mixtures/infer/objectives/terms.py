@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import Delta, MaskedDistribution, Unit
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_mixtures.infer.objectives.common_scale import common_scale
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
@@ -80,7 +82,7 @@ class Terms:
         return {
             name: site["score_parts"].score_function
             for name, site in sample_sites(self.guide_trace).items()
-            if not is_identically_zero(site["score_parts"].score_function)
+            if not (_is_data(site) or is_identically_zero(site["score_parts"].score_function))
         }
 
     def weighted(self, log_prob: Tensor) -> Tensor:
@@ -119,8 +121,9 @@ class Terms:
                 (self.model_trace, "model") if term.sign > 0 else (self.guide_trace, "guide")
             )
             nodes[f"{term.name!r} of the {side}"] = trace.nodes[term.name]
-        latent = (site for site in nodes.values() if not (site["is_observed"] or is_masked(site)))
-        own = next((site["scale"] for site in latent), 1.0)
+        live = [site for site in nodes.values() if not is_masked(site)]
+        live.sort(key=lambda site: site["is_observed"])  # that of a latent site, if there is one
+        own = live[0]["scale"] if live else 1.0
         return common_scale(own, kept, nodes)
 
     def particles_first(self, x: Tensor) -> Tensor:
@@ -141,22 +144,42 @@ class Terms:
         return total
 
     def _density(self, site: Any) -> Tensor:
-        lands = self.sticking_the_landing and self._is_pathwise(site)
+        lands = self.sticking_the_landing and self._is_pathwise(site) and not _is_data(site)
         return _landing(site) if lands else site["log_prob"]
 
     def _entropy(self, site: Any) -> Tensor:
-        if self.sticking_the_landing:
+        if self.sticking_the_landing or _is_data(site):
             return self.of_guide[site["name"]].log_prob
         return site["score_parts"].entropy_term
 
     def _is_pathwise(self, site: Any) -> bool:
         """Whether a site's own density has a part in the gradient."""
-        return not is_identically_zero(site["score_parts"].entropy_term)
+        return _is_data(site) or not is_identically_zero(site["score_parts"].entropy_term)
 
 
 def sample_sites(trace: Trace) -> dict[str, Any]:
     """Of a trace, by name: latent and observed ones."""
     return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def is_drawn(site: Any) -> bool:
+    """Whether a site of the guide has a sample that its distribution draws at random.
+
+    What it observes, ``pyro.factor`` and ``Delta`` do not: the gradients of their densities do not
+    have mean zero.
+    """
+    return not (site["is_observed"] or isinstance(_unwrapped(site["fn"]), Delta))
+
+
+def _is_data(site: Any) -> bool:
+    """Observed, and no ``pyro.factor``, which may be the density of a sample drawn elsewhere."""
+    return bool(site["is_observed"]) and not isinstance(_unwrapped(site["fn"]), Unit)
+
+
+def _unwrapped(fn: Any) -> Any:
+    while isinstance(fn, (Independent, MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
 
 
 def plates(site: Any) -> dict[str, int | None]:

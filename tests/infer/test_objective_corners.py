@@ -1,0 +1,153 @@
+"""Objectives where models and costs are unusual: sites outside of logarithms, infinite costs."""
+
+import functools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+from pyro_mixtures.distributions import MixtureSameFamily
+from pyro_mixtures.infer import (
+    SIWAE_ELBO,
+    BaselinedTrace_ELBO,
+    ImportanceWeighted_ELBO,
+)
+from pyro_mixtures.infer.objectives.importance_bound import credits
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+def local(fn, seen):
+    """A guide with two samples in a plate, which are put into a list."""
+    with pyro.plate("data", 2):
+        seen.append(pyro.sample("z", fn()))
+
+
+def summed(prior):
+    """A model with an observation of their sum, outside of the plate."""
+    with pyro.plate("data", 2):
+        z = pyro.sample("z", prior)
+    pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=torch.tensor(2.0))
+
+
+def test_one_score_term_meets_what_lies_outside_of_the_logarithms():
+    p, seen = torch.tensor([0.3, 0.6], requires_grad=True), []
+    elbo = ImportanceWeighted_ELBO(max_plate_nesting=1)
+    elbo.load_state_dict({"averages": {"bound": torch.tensor(0.0)}, "blendings": {}})
+    model = functools.partial(summed, dist.Bernoulli(0.5))
+    elbo.loss_and_grads(model, functools.partial(local, lambda: dist.Bernoulli(p), seen))
+    (z,) = seen
+    log_q = dist.Bernoulli(p).log_prob(z)
+    outside = dist.Normal(z.sum(-1), 1.0).log_prob(torch.tensor(2.0))
+    cost = (math.log(0.5) - log_q + outside).detach()
+    (expected,) = torch.autograd.grad(((1 - cost) * log_q).sum(), p)
+    torch.testing.assert_close(p.grad, expected)
+
+
+def test_one_doubly_reparameterized_sample_moves_what_lies_outside():
+    loc, seen = torch.tensor([0.3, 0.6], requires_grad=True), []
+    elbo = ImportanceWeighted_ELBO(doubly_reparameterized=True, max_plate_nesting=1)
+    model = functools.partial(summed, dist.Normal(0.0, 1.0))
+    elbo.loss_and_grads(model, functools.partial(local, lambda: dist.Normal(loc, 1.0), seen))
+    # the densities' slopes cancel but for the means
+    torch.testing.assert_close(loc.grad, (loc - (2.0 - seen[0].sum())).detach())
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+@pytest.mark.parametrize("kind", [ImportanceWeighted_ELBO, SIWAE_ELBO])
+def test_all_particles_of_a_step_see_one_subsample(kind, vectorized):
+    """Else the logarithm would be of means over particles of different data."""
+    seen = []
+
+    def run(fn, observe):
+        with pyro.plate("data", 1000, subsample_size=2) as index:
+            z = pyro.sample("z", fn)
+            if observe:
+                seen.append(index)
+                pyro.sample("y", dist.Normal(z, 1.0), obs=index.float())
+
+    q = MixtureSameFamily(
+        dist.Categorical(logits=torch.zeros(2)), dist.Normal(torch.tensor([-1.0, 1.0]), 1.0)
+    )
+    elbo = kind(3, vectorize_particles=vectorized, max_plate_nesting=1)
+    for _ in range(2):
+        elbo.loss(lambda: run(dist.Normal(0.0, 1.0), True), lambda: run(q, False))
+    first, second = seen[0], seen[-1]
+    half = len(seen) // 2
+    assert all(torch.equal(each, first) for each in seen[:half])
+    assert all(torch.equal(each, second) for each in seen[half:])
+    assert not torch.equal(first, second)
+
+
+def test_a_loop_over_a_plate_has_one_logarithm():
+    seen = []
+
+    def guide():
+        for i in pyro.plate("data", 3):
+            seen.append(pyro.sample(f"z{i}", dist.Normal(0.0, 1.0)))
+
+    def model():
+        z = [pyro.sample(f"z{i}", dist.Normal(0.0, 1.0)) for i in pyro.plate("data", 3)]
+        pyro.sample("y", dist.Normal(sum(z), 1.0), obs=torch.tensor(2.0))
+
+    elbo = ImportanceWeighted_ELBO(5, vectorize_particles=True, max_plate_nesting=0)
+    loss = elbo.loss(model, guide)
+    density = dist.Normal(sum(seen), 1.0).log_prob(torch.tensor(2.0))
+    assert -loss == pytest.approx((density.logsumexp(0) - math.log(5)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("kind", [ImportanceWeighted_ELBO, BaselinedTrace_ELBO])
+def test_a_model_without_latent_sites(kind, particles):
+    def model():
+        loc = pyro.param("loc", torch.tensor(0.5))
+        with pyro.plate("data", 20, subsample_size=4):
+            pyro.sample("y", dist.Normal(loc, 1.0), obs=torch.arange(4.0))
+
+    found = []
+    for elbo in (kind(particles, max_plate_nesting=1), Trace_ELBO(max_plate_nesting=1)):
+        pyro.clear_param_store()
+        loss = elbo.loss_and_grads(model, lambda: None)
+        found.append(torch.tensor([loss, pyro.param("loc").grad]))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("doubly", [True, False])
+def test_particles_without_weight(doubly):
+    """Some draws are impossible: neither the loss nor its gradient knows them."""
+    loc = torch.tensor(0.3, requires_grad=True)
+
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("half", torch.where(z > 0, 0.0, -torch.inf))
+
+    elbo = ImportanceWeighted_ELBO(
+        10, doubly_reparameterized=doubly, vectorize_particles=True, max_plate_nesting=0
+    )
+    found = []
+    for way in (elbo.loss_and_grads, lambda *x: elbo.differentiable_loss(*x)):
+        pyro.set_rng_seed(0)
+        loc.grad = None
+        loss = way(model, lambda: pyro.sample("z", dist.Normal(loc, 1.0)))
+        if isinstance(loss, torch.Tensor):
+            loss.backward()
+            loss = loss.item()
+        found.append(torch.tensor([loss, loc.grad]))
+    assert bool(found[0].isfinite().all())
+    torch.testing.assert_close(*found)
+
+
+def test_credits_of_single_precision():
+    log_weights = torch.randn(10_000, 1) - 1000
+    expected = credits(log_weights.double())
+    torch.testing.assert_close(credits(log_weights).double(), expected, rtol=1e-6, atol=1e-9)
+    alone = torch.tensor([[3.0], [-math.inf]])
+    expected = torch.tensor([[3.0 - math.log(2)], [-math.log(2)]])
+    torch.testing.assert_close(credits(alone), expected)
