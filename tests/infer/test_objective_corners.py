@@ -14,6 +14,7 @@ from pyro_mixtures.infer import (
     SIWAE_ELBO,
     BaselinedTrace_ELBO,
     ImportanceWeighted_ELBO,
+    MarginalizedMixture_ELBO,
 )
 from pyro_mixtures.infer.objectives.importance_bound import credits
 
@@ -151,3 +152,22 @@ def test_credits_of_single_precision():
     alone = torch.tensor([[3.0], [-math.inf]])
     expected = torch.tensor([[3.0 - math.log(2)], [-math.log(2)]])
     torch.testing.assert_close(credits(alone), expected)
+
+
+@pytest.mark.parametrize(
+    "kind", [ImportanceWeighted_ELBO, BaselinedTrace_ELBO, SIWAE_ELBO, MarginalizedMixture_ELBO]
+)
+def test_sites_to_be_enumerated_are_warned_of(kind):
+    q = MixtureSameFamily(
+        dist.Categorical(logits=torch.zeros(2)), dist.Normal(torch.tensor([-1.0, 1.0]), 1.0)
+    )
+
+    def run(fn, infer):
+        pyro.sample("z", fn)
+        pyro.sample("a", dist.Bernoulli(0.5), infer=infer)
+
+    elbo = kind(max_plate_nesting=0)
+    with pytest.warns(UserWarning, match="TraceEnum_ELBO"):
+        elbo.loss(
+            lambda: run(dist.Normal(0.0, 1.0), {}), lambda: run(q, {"enumerate": "parallel"})
+        )

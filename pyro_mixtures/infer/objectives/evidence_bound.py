@@ -34,7 +34,8 @@ class EvidenceBound(Objective):
         if self.num_particles == 1 and costs and not costs[0].keys() <= self._averages.keys():
             with torch.no_grad():
                 again: Terms = next(iter(self._get_traces(model, guide, args, kwargs)))
-                self._start_averages(again.costs(costs[0]))
+                found = costs[0].keys() & again.guide_trace.nodes  # a guide may choose its sites
+                self._start_averages(again.costs(found))
         for index, each in enumerate(scored):
             surrogate = each.surrogate()
             for name, score in each.scores.items():

@@ -11,7 +11,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_model_guide_match, check_site_shape
+from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape
 
 from pyro_mixtures.infer.objectives.missing_sites import check_complete
 
@@ -46,6 +46,7 @@ def importance_traces(
     model_trace.compute_log_prob()
     guide_trace.compute_score_parts()
     if is_validation_enabled():
+        check_if_enumerated(guide_trace)
         for trace in (model_trace, guide_trace):
             for site in trace.nodes.values():
                 if site["type"] == "sample":

@@ -80,7 +80,12 @@ class Objective(ELBO):
         return loss
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """An estimate of the loss whose gradient is an estimate of the loss's gradient."""
+        """An estimate of the loss whose gradient is an estimate of the loss's gradient.
+
+        Without gradients (``torch.no_grad``) it is that of :meth:`loss`, which learns nothing.
+        """
+        if not torch.is_grad_enabled():
+            return -self._bound(list(self._get_traces(model, guide, args, kwargs)))
         losses = list(self._losses(model, guide, args, kwargs))
         surrogate: Any = sum(each.surrogate for each in losses)
         warn_if_nan(surrogate, "loss")
@@ -109,18 +114,25 @@ class Objective(ELBO):
 
     def _start_averages(self, first: dict[str, Tensor]) -> None:
         """Begin with an independent evaluation of the costs that have no average yet."""
-        self._averages = {**first, **self._averages}
+        self._averages = {**{name: finite(cost) for name, cost in first.items()}, **self._averages}
 
     def _update_averages(self, costs: dict[str, Tensor]) -> None:
         for name, cost in costs.items():
-            past = like(self._averages.get(name, cost), cost)
-            self._averages[name] = self.baseline_decay * past + (1 - self.baseline_decay) * cost
+            past = like(self._averages.get(name, finite(cost)), cost)
+            new = self.baseline_decay * past + (1 - self.baseline_decay) * cost
+            # an infinite cost would stay for all steps to come
+            self._averages[name] = torch.where(cost.isfinite(), new, past)
 
 
 def check_decay(name: str, decay: float) -> None:
     """Raise a ``ValueError`` for a decay outside [0, 1)."""
     if not 0 <= decay < 1:
         raise ValueError(f"Expected 0 <= {name} < 1, but got {decay}")
+
+
+def finite(cost: Tensor) -> Tensor:
+    """With zeros in place of what is infinite or NaN."""
+    return cost.masked_fill(~cost.isfinite(), 0)
 
 
 def like(value: Tensor, cost: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyro.distributions import MaskedDistribution
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.util import check_if_enumerated
 from torch.distributions import Independent
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
@@ -72,8 +70,6 @@ class SampleDraws(Objective):
         if self.blending:
             guide = _Blended(self._blendings, self._new_blending)(guide)
         traces = importance_traces(self.max_plate_nesting, model, guide, args, kwargs)
-        if is_validation_enabled():
-            check_if_enumerated(traces[1])
         return Terms(*traces, self._particles_dim, self.sticking_the_landing)
 
 
