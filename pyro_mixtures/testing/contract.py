@@ -49,7 +49,7 @@ def check(case: DistributionCase, *names: str) -> None:
         names: of the checks in :data:`CHECKS`; all of them if none is given.
 
     Raises:
-        AssertionError: what does not hold.
+        AssertionError: the name of the check and what does not hold.
         ValueError: for a name that no check has.
     """
     if unknown := [name for name in names if name not in CHECKS]:
@@ -57,4 +57,8 @@ def check(case: DistributionCase, *names: str) -> None:
     for name in names or CHECKS:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            CHECKS[name](case)
+            try:
+                CHECKS[name](case)
+            except AssertionError as error:
+                told = str(error) or (CHECKS[name].__doc__ or "").splitlines()[0]
+                raise AssertionError(f"{name}: {told}") from error

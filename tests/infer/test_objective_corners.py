@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from pyro_mixtures.distributions import MixtureSameFamily
+from pyro_mixtures.distributions import Mixture, MixtureSameFamily
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
     BaselinedTrace_ELBO,
@@ -171,3 +171,46 @@ def test_sites_to_be_enumerated_are_warned_of(kind):
         elbo.loss(
             lambda: run(dist.Normal(0.0, 1.0), {}), lambda: run(q, {"enumerate": "parallel"})
         )
+
+
+def spike_and_slab(logits):
+    parts = [dist.Delta(torch.tensor(0.0)), dist.Normal(0.0, 1.0)]
+    return Mixture(dist.Categorical(logits=logits), parts, weight_gradient="hybrid")
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+@pytest.mark.parametrize("kind", [BaselinedTrace_ELBO, ImportanceWeighted_ELBO])
+def test_particles_on_one_atom(kind, vectorized):
+    """Their credits are zero, and the score term is a part of the loss all the same."""
+    logits = torch.tensor([0.5, -0.5], requires_grad=True)
+
+    def model():
+        z = pyro.sample("z", spike_and_slab(torch.zeros(2)))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+
+    elbo = kind(2, vectorize_particles=vectorized, max_plate_nesting=0)
+    found = []
+    for _ in range(150):
+        logits.grad = None
+        elbo.loss_and_grads(model, lambda: pyro.sample("z", spike_and_slab(logits)))
+        found.append(-logits.grad[1])
+    rows = torch.stack(found)
+
+    # by the choices of two particles, and a grid of the normal's quantiles
+    points = 400
+    z = dist.Normal(0.0, 1.0).icdf((torch.arange(points) + 0.5) / points)
+    gain = [dist.Normal(x, 1.0).log_prob(torch.tensor(1.5)) for x in (torch.zeros(1), z)]
+    leaf = logits.detach().requires_grad_()
+    weights = [g + math.log(0.5) - leaf.log_softmax(-1)[i] for i, g in enumerate(gain)]
+    bound = torch.zeros(())
+    for i, first in enumerate(weights):
+        for j, second in enumerate(weights):
+            pair = torch.stack(torch.broadcast_tensors(first.unsqueeze(-1), second))
+            if kind is ImportanceWeighted_ELBO:
+                value = pair.logsumexp(0) - math.log(2)
+            else:
+                value = pair.mean(0)
+            probability = leaf.softmax(-1)[i] * leaf.softmax(-1)[j]
+            bound = bound + probability * value.mean()
+    exact = torch.autograd.grad(bound, leaf)[0][1]
+    assert (rows.mean() - exact).abs() < 4.5 * rows.std() / len(rows) ** 0.5
