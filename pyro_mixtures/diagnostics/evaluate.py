@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_mixtures.diagnostics.log_weights import Draws
 from pyro_mixtures.diagnostics.pareto import (
     FEWEST_SAMPLES,
+    check_log_weights,
     largest_khat,
     pareto_smoothed,
     tail_length,
@@ -91,7 +92,8 @@ class Evaluation:
             Figures of shape ``*B``.
 
         Raises:
-            ValueError: for fewer than 25 draws, weights that are NaN or infinite, or all zero.
+            ValueError: for fewer than 25 draws, an empty batch, another type, weights that are
+                NaN or infinite, or all zero.
 
         Example:
             >>> _ = torch.manual_seed(0)
@@ -100,10 +102,8 @@ class Evaluation:
             >>> bool(((found.iw_bound - 0.5).abs() < 4 * found.iw_bound_error).all())
             True
         """
-        _check_num_samples(len(log_weights) if log_weights.dim() else 0)
-        if not bool((log_weights < math.inf).all()):
-            raise ValueError("Expected log_weights that are finite or -inf, but got NaN or inf")
-        (log_weights,) = double(log_weights)
+        _check_batch(log_weights)
+        (log_weights,) = double(log_weights.detach())
         count, shape = len(log_weights), log_weights.shape[1:]
         columns = log_weights.reshape(count, -1).unbind(1)
         khats = [pareto_smoothed(column)[1] for column in columns]
@@ -214,6 +214,23 @@ def evaluate(
 def _check_num_samples(count: int) -> None:
     if count < FEWEST_SAMPLES:
         raise ValueError(f"Expected num_samples >= {FEWEST_SAMPLES}, but got {count}")
+
+
+def _check_batch(log_weights: Tensor) -> None:
+    """Raise a ``ValueError`` for what are no weights ``(S, *B)``."""
+    check_log_weights(log_weights)
+    _check_num_samples(len(log_weights) if log_weights.dim() else 0)
+    if not log_weights.numel():
+        raise ValueError(
+            "Expected log_weights (S, *B) of at least one element, but got shape"
+            f" {tuple(log_weights.shape)}"
+        )
+    is_zero = (log_weights == -math.inf).all(0)
+    if is_zero.dim() and bool(is_zero.any()):
+        raise ValueError(
+            "Expected a guide with draws where the model has a positive density, but all"
+            f" {len(log_weights)} weights are zero of element {is_zero.nonzero()[0].tolist()}"
+        )
 
 
 def _mean_error(values: Tensor) -> Tensor:

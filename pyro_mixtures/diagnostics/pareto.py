@@ -15,6 +15,10 @@ FEWEST_SAMPLES = 25
 FEWEST_TAIL = 5
 """With fewer large weights no tail is fitted."""
 
+SAME = 1e-5, 1e-2
+"""Logarithms that differ by less than the first are equal, and up to the second by what single
+precision leaves of their size: what rounding makes of equal weights has no tail."""
+
 
 def largest_khat(num_samples: int) -> float:
     r"""The largest :math:`\hat k` that S draws can bear, ``min(1 - 1 / log10(S), 0.7)``."""
@@ -40,11 +44,11 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
 
     Returns:
         Logarithms of the smoothed weights, ``(S,)``, in the given order and not normalized, and
-        :math:`\hat k`. It is ``-inf`` where the largest weights are all equal, and ``inf`` where
-        too few are large for a fit; nothing is smoothed then.
+        :math:`\hat k`. It is ``-inf`` where the largest weights are all equal but for rounding,
+        and ``inf`` where too few are large for a fit; nothing is smoothed then.
 
     Raises:
-        ValueError: if all weights are zero.
+        ValueError: for another shape or type, NaN or infinity, or weights that are all zero.
 
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, JMLR
@@ -57,6 +61,12 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
         >>> round(khat, 1)
         0.7
     """
+    check_log_weights(log_weights)
+    if log_weights.dim() != 1:
+        raise ValueError(
+            f"Expected log_weights of shape (S,), but got {tuple(log_weights.shape)}; for more of"
+            " them there is Evaluation.from_log_weights"
+        )
     if not bool((log_weights > -math.inf).any()):
         raise ValueError(
             "Expected a guide with draws where the model has a positive density, but all"
@@ -65,7 +75,7 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     (precise,) = double(log_weights)
     ordered, order = precise.sort()  # ascending, (S,)
     count = tail_length(len(ordered))
-    if _are_equal(ordered[-count - 1 :], torch.finfo(log_weights.dtype).eps):
+    if _are_equal(ordered[-count - 1 :]):
         return log_weights, -math.inf
     relative = (ordered - ordered[-1]).exp()
     cutoff = relative[-count - 1].clamp_min(torch.finfo(relative.dtype).tiny)
@@ -80,9 +90,24 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     return result, shape.item()
 
 
-def _are_equal(ordered: Tensor, eps: float) -> bool:
+def check_log_weights(log_weights: Tensor) -> None:
+    """Raise a ``ValueError`` for what are no logarithms of weights."""
+    if not isinstance(log_weights, Tensor):
+        raise ValueError(
+            f"Expected log_weights to be a tensor, but got {type(log_weights).__name__}"
+        )
+    if not log_weights.is_floating_point():
+        raise ValueError(
+            f"Expected log_weights of a floating point dtype, but got {log_weights.dtype}"
+        )
+    if not bool((log_weights < math.inf).all()):
+        raise ValueError("Expected log_weights that are finite or -inf, but got NaN or inf")
+
+
+def _are_equal(ordered: Tensor) -> bool:
     """Whether ascending logarithms differ by no more than rounding."""
-    return bool(ordered[-1] - ordered[0] <= 4 * eps * ordered[-1].abs().clamp_min(1))
+    rounding = 16 * torch.finfo(torch.float32).eps * ordered[-1].abs()
+    return bool(ordered[-1] - ordered[0] <= rounding.clamp(*SAME))
 
 
 def _fit(excess: Tensor) -> tuple[Tensor, Tensor]:

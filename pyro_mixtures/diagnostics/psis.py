@@ -25,8 +25,8 @@ class PSIS:
     nor how many draws count: for that there is ``effective_sample_size``.
 
     Attributes:
-        khat: :math:`\hat k`. It is ``-inf`` where the largest weights are all equal, and ``inf``
-            where too few are large for a fit.
+        khat: :math:`\hat k`. It is ``-inf`` where the largest weights are all equal but for
+            rounding, and ``inf`` where too few are large for a fit.
         effective_sample_size: :math:`1 / \sum_s w_s^2`, from 1 to S.
         log_evidence: the estimate :math:`\log \frac1S \sum_s \tilde w_s` of the logarithm of the
             evidence, of the smoothed weights :math:`\tilde w` before they are normalized.

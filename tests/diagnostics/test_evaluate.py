@@ -122,6 +122,18 @@ def test_weights_that_are_all_the_same():
     assert found.effective_sample_size.tolist() == pytest.approx([100, 100])
 
 
+@each_way
+def test_the_exact_posterior_has_no_tail(vectorize):
+    """In single precision and of few draws, too, where what rounding leaves has ties."""
+
+    def posterior(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("x", dist.Normal(y / 2, math.sqrt(0.5)))
+
+    found = evaluate(model, posterior, Y, num_samples=25, plate="data", vectorize=vectorize)
+    assert (found.khat == -math.inf).all()
+
+
 def test_khat_is_that_of_psis():
     def at_once(of):
         pyro.set_rng_seed(0)
@@ -397,8 +409,21 @@ def test_bad_weights():
             Evaluation.from_log_weights(torch.full((30,), bad))
     one_datum = torch.randn(30, 2)
     one_datum[:, 1] = -math.inf
-    with pytest.raises(ValueError, match="all 30 weights are zero"):
+    with pytest.raises(ValueError, match=r"all 30 weights are zero of element \[1\]"):
         Evaluation.from_log_weights(one_datum)
+    with pytest.raises(ValueError, match="all 30 weights are zero"):
+        Evaluation.from_log_weights(one_datum[:, 1])
+    with pytest.raises(ValueError, match="floating point dtype, but got torch.int64"):
+        Evaluation.from_log_weights(torch.arange(30))
+    with pytest.raises(ValueError, match=r"at least one element, but got shape \(30, 0\)"):
+        Evaluation.from_log_weights(torch.zeros(30, 0))
+
+
+def test_weights_with_a_graph():
+    """Their figures are numbers, which print without a warning."""
+    found = Evaluation.from_log_weights(torch.randn(30, requires_grad=True))
+    assert not found.elbo.requires_grad
+    assert str(found)
 
 
 def test_no_gradients():

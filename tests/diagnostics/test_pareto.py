@@ -76,3 +76,40 @@ def test_equal_weights_have_no_tail():
     smoothed, khat = pareto_smoothed(log_weights)
     assert khat == -math.inf
     torch.testing.assert_close(smoothed, log_weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [25, 100, 1000])
+def test_what_single_precision_leaves_of_equal_weights_is_no_tail(size):
+    """As those of the exact posterior: a few steps of rounding, and ties."""
+    steps = torch.randn(size, generator=torch.Generator().manual_seed(0)).mul(2).round()
+    for level in (0.0, -3.0, 500.0):
+        rounded = level + 2.0**-23 * max(1.0, abs(level)) * steps
+        smoothed, khat = pareto_smoothed(rounded.double())
+        assert khat == -math.inf
+        torch.testing.assert_close(smoothed, rounded.double(), rtol=0, atol=0)
+
+
+def test_the_level_of_the_weights_does_not_hide_a_tail():
+    """A million data, say: what differs is as it was."""
+    share = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    log_weights = -torch.log1p(-share)  # of shape 1
+    _, khat = pareto_smoothed(log_weights)
+    _, found = pareto_smoothed(log_weights - 1e7)
+    assert found == pytest.approx(khat, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("log_weights", "told"),
+    [
+        ([0.0] * 30, "log_weights to be a tensor, but got list"),
+        (torch.arange(30), "floating point dtype, but got torch.int64"),
+        (torch.zeros(()), r"log_weights of shape \(S,\), but got \(\)"),
+        (torch.zeros(30, 2), r"log_weights of shape \(S,\), but got \(30, 2\)"),
+        (torch.tensor([0.0, math.nan]), "finite or -inf, but got NaN or inf"),
+        (torch.tensor([0.0, math.inf]), "finite or -inf, but got NaN or inf"),
+        (torch.full((30,), -math.inf), "all 30 weights are zero"),
+    ],
+)
+def test_what_are_no_weights(log_weights, told):
+    with pytest.raises(ValueError, match=told):
+        pareto_smoothed(log_weights)
