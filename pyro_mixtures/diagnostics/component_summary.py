@@ -13,6 +13,7 @@ from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.normals.bounds import bhattacharyya_distances
 from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
 from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,7 @@ def component_summary(
     for name, value in (("dead_below", dead_below), ("doubled_above", doubled_above)):
         if not 0 <= value <= 1:
             raise ValueError(f"Expected {name} between 0 and 1, but got {value}")
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1, but got {num_samples}")
+    check_at_least(1, num_samples=num_samples)
     (logits,) = double(mixture.component_logits)
     weights, overlaps = logits.softmax(-1), _overlaps(mixture, num_samples)
     count = weights.shape[-1]

@@ -20,11 +20,8 @@ from pyro_mixtures.diagnostics.moments import (
     repeated,
 )
 from pyro_mixtures.estimators import expectation, marginalized
-from pyro_mixtures.estimators.costs import (
-    check_num_samples,
-    checked_costs,
-    sampled_expectation,
-)
+from pyro_mixtures.estimators.costs import checked_costs, sampled_expectation
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 @torch.enable_grad()
@@ -86,7 +83,7 @@ def gradient_variance(
         True
     """
     check_sizes(num_draws, chunk_size)
-    check_num_samples(num_samples)
+    check_at_least(1, num_samples=num_samples)
     if not parameters:
         raise ValueError("Expected parameters to name at least one tensor, but got none")
     batch_shape = _batch_shape(distribution, parameters, needs_rsample=estimator is None)

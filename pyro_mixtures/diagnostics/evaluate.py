@@ -19,6 +19,7 @@ from pyro_mixtures.diagnostics.pareto import (
     tail_length,
 )
 from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,9 @@ def evaluate(
         PSIS k-hat                -1.92 to -1.74, 0 above 0.67
         effective sample size     974.9 to 977.1
     """
-    _check_num_samples(num_samples)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"Expected chunk_size >= 1, but got {chunk_size}")
+    check_at_least(FEWEST_SAMPLES, num_samples=num_samples)
+    if chunk_size is not None:
+        check_at_least(1, chunk_size=chunk_size)
     if chunk_size is not None and not vectorize:
         raise ValueError(f"Expected no chunk_size without vectorize, but got {chunk_size}")
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize, within=plate)
@@ -211,15 +212,10 @@ def evaluate(
     return Evaluation.from_log_weights(torch.cat([log_weights for log_weights, _ in chunks]))
 
 
-def _check_num_samples(count: int) -> None:
-    if count < FEWEST_SAMPLES:
-        raise ValueError(f"Expected num_samples >= {FEWEST_SAMPLES}, but got {count}")
-
-
 def _check_batch(log_weights: Tensor) -> None:
     """Raise a ``ValueError`` for what are no weights ``(S, *B)``."""
     check_log_weights(log_weights)
-    _check_num_samples(len(log_weights) if log_weights.dim() else 0)
+    check_at_least(FEWEST_SAMPLES, num_samples=len(log_weights) if log_weights.dim() else 0)
     if not log_weights.numel():
         raise ValueError(
             "Expected log_weights (S, *B) of at least one element, but got shape"

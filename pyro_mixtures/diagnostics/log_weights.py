@@ -189,6 +189,8 @@ def _latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
         for trace in (model_trace, guide_trace)
     )
     latent = [name for name, site in in_model.items() if not site["is_observed"]]
+    if not latent:
+        raise ValueError("Expected a model with latent sites, but got one without any")
     missing = [name for name in latent if name not in in_guide]
     if missing:
         raise ValueError(

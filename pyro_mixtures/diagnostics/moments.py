@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,9 @@ class Moments:
 
 def check_sizes(num_draws: int, chunk_size: int | None) -> None:
     """Raise a ``ValueError`` for numbers that give no variance or no draws."""
-    if num_draws < 2:
-        raise ValueError(f"Expected num_draws >= 2, but got {num_draws}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"Expected chunk_size >= 1, but got {chunk_size}")
+    check_at_least(2, num_draws=num_draws)
+    if chunk_size is not None:
+        check_at_least(1, chunk_size=chunk_size)
 
 
 def check_reached(missing: Collection[str], cause: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_mixtures.diagnostics.log_weights import Draws
 from pyro_mixtures.diagnostics.pareto import FEWEST_SAMPLES, largest_khat, pareto_smoothed
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class PSIS:
         Raises:
             ValueError: for ``num_samples < 1``.
         """
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples >= 1, but got {num_samples}")
+        check_at_least(1, num_samples=num_samples)
         index = torch.multinomial(self.log_weights.exp(), num_samples, replacement=True)
         return {name: value[index.to(value.device)] for name, value in self.samples.items()}
 
@@ -130,8 +130,7 @@ def psis(
         >>> found.resample(500)["x"].shape
         torch.Size([500])
     """
-    if num_samples < FEWEST_SAMPLES:
-        raise ValueError(f"Expected num_samples >= {FEWEST_SAMPLES}, but got {num_samples}")
+    check_at_least(FEWEST_SAMPLES, num_samples=num_samples)
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize)
     found = list(draws.chunks(num_samples, num_samples))
     log_weights = torch.cat([each for each, _ in found])

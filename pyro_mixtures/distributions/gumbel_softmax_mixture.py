@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from pyro_mixtures.distributions.relaxed_categorical import (
     RelaxedCategorical,
     RelaxedCategoricalStraightThrough,
 )
-from pyro_mixtures.numerics.validation import check_choice, check_logits
+from pyro_mixtures.numerics.validation import check_at_least, check_choice, check_logits
 from pyro_mixtures.samples.remembering import recall, remember
 from pyro_mixtures.samples.shapes import folded, samples_first
 
@@ -129,8 +129,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
                 "Expected density to be 'mixture' for hard samples, which follow the mixture, but"
                 " got 'nested'"
             )
-        if isinstance(num_nested, bool) or not isinstance(num_nested, Integral) or num_nested < 1:
-            raise ValueError(f"Expected num_nested to be an integer >= 1, but got {num_nested!r}")
+        check_at_least(1, num_nested=num_nested)
         self.hard, self.density, self.num_nested = bool(hard), density, int(num_nested)
         if isinstance(temperature, Real) and isinstance(locs, Tensor):
             temperature = locs.new_tensor(float(temperature))

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Size, Tensor
-
-
-def check_num_samples(num_samples: int) -> None:
-    """Raise a ``ValueError`` for what is no number of samples."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, Integral) or num_samples < 1:
-        raise ValueError(f"Expected num_samples to be an integer >= 1, but got {num_samples!r}")
 
 
 def checked_costs(cost: Callable[[Tensor], Tensor], z: Tensor, batch_shape: Size) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.clustered import clustered
-from pyro_mixtures.estimators.costs import check_num_samples, sampled_expectation
+from pyro_mixtures.estimators.costs import sampled_expectation
 from pyro_mixtures.estimators.graves import graves
 from pyro_mixtures.estimators.gumbel_hard import gumbel_hard
 from pyro_mixtures.estimators.gumbel_soft import gumbel_soft
@@ -18,6 +18,7 @@ from pyro_mixtures.estimators.implicit import implicit
 from pyro_mixtures.estimators.pathwise import pathwise
 from pyro_mixtures.estimators.score import score
 from pyro_mixtures.estimators.stratified import stratified
+from pyro_mixtures.numerics.validation import check_at_least
 
 ESTIMATORS: dict[str, Callable[..., Any]] = {
     "pathwise": pathwise,
@@ -84,7 +85,7 @@ def expectation(
         >>> torch.allclose(logits.grad, torch.tensor([-0.5, 0.5]), atol=0.02)
         True
     """
-    check_num_samples(num_samples)
+    check_at_least(1, num_samples=num_samples)
     return sampled_expectation(_named(estimator)(mixture), cost, num_samples, baseline)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.estimators.costs import check_num_samples, checked_costs
+from pyro_mixtures.estimators.costs import checked_costs
 from pyro_mixtures.estimators.estimated_mixture import checked
 from pyro_mixtures.estimators.strata import weighty_samples
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 def marginalized(
@@ -54,7 +55,7 @@ def marginalized(
         >>> marginalized(q, lambda z: z.squeeze(-1) ** 2, num_samples=10).shape
         torch.Size([])
     """
-    check_num_samples(num_samples)
+    check_at_least(1, num_samples=num_samples)
     batch_shape = checked(mixture).batch_shape
     z = weighty_samples(mixture, (num_samples,)).flatten(0, 1)  # (S K, *B, *E)
     costs = checked_costs(cost, z, batch_shape).unflatten(0, (num_samples, -1))

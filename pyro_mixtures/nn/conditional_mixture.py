@@ -21,7 +21,7 @@ from pyro_mixtures.distributions import (
 )
 from pyro_mixtures.nn.floors import AboveFloor, CholeskyAboveFloor
 from pyro_mixtures.nn.named_outputs import NamedOutputs
-from pyro_mixtures.numerics.validation import check_at_least_one, check_choice
+from pyro_mixtures.numerics.validation import check_at_least, check_choice
 
 FAMILIES: dict[str, type[ParametricMixture]] = {
     "diagonal": MixtureOfDiagNormals,
@@ -110,7 +110,7 @@ class ConditionalMixture(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        check_at_least_one(event_size=event_size, num_components=num_components)
+        check_at_least(1, event_size=event_size, num_components=num_components)
         check_choice("family", family, tuple(FAMILIES))
         for name, value in (("init_spread", init_spread), ("scale_floor", scale_floor)):
             if not (isinstance(value, (int, float)) and 0 < value < math.inf):

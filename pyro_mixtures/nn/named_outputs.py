@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Size, Tensor, nn
 
-from pyro_mixtures.numerics.validation import check_at_least_one
+from pyro_mixtures.numerics.validation import check_at_least
 
 START_GAIN = 0.1
 """Of the last layer's weights, relative to torch's: outputs start near to their biases."""
@@ -32,9 +32,9 @@ class NamedOutputs(nn.Module):
         super().__init__()
         if not isinstance(hidden, Sequence):
             raise ValueError(f"Expected hidden to be a sequence of sizes, but got {hidden!r}")
-        check_at_least_one(context_features=context_features)
+        check_at_least(1, context_features=context_features)
         for size in hidden:
-            check_at_least_one(hidden=size)
+            check_at_least(1, hidden=size)
         self.context_features = context_features
         self.shapes = dict(shapes)
         layers: list[nn.Module] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_mixtures.distributions.relaxed import straight_through
 from pyro_mixtures.numerics.chunks import map_chunks
 from pyro_mixtures.numerics.precision import at_least_single
-from pyro_mixtures.numerics.validation import check_at_least_one
+from pyro_mixtures.numerics.validation import check_at_least
 
 
 class Quantized(NamedTuple):
@@ -80,7 +80,7 @@ class VectorQuantize(nn.Module):
         self, num_codes: int, dim: int, *, commitment: float = 0.25, num_levels: int = 1
     ) -> None:
         super().__init__()
-        check_at_least_one(num_codes=num_codes, dim=dim, num_levels=num_levels)
+        check_at_least(1, num_codes=num_codes, dim=dim, num_levels=num_levels)
         if not 0 <= commitment < math.inf:
             raise ValueError(f"Expected a finite commitment >= 0, but got {commitment}")
         self.commitment = commitment

@@ -16,11 +16,11 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"Expected {name} to be one of {', '.join(choices)}, but got {value!r}")
 
 
-def check_at_least_one(**sizes: Any) -> None:
-    """Raise a ``ValueError`` for a size that is no integer of at least 1."""
+def check_at_least(least: int, **sizes: Any) -> None:
+    """Raise a ``ValueError`` for a size that is no integer, or a smaller one."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"Expected {name} to be an integer >= 1, but got {size!r}")
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < least:
+            raise ValueError(f"Expected {name} to be an integer >= {least}, but got {size!r}")
 
 
 def check_shapes(

@@ -11,6 +11,7 @@ import numpy
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_mixtures.numerics.validation import check_at_least
 from pyro_mixtures.plotting.arrays import Array, as_array
 
 MEDIANS, VALUES = 500, 5000
@@ -50,8 +51,8 @@ def plot_elbo(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['plain', 'sticking the landing']
     """
-    if window is not None and window < 1:
-        raise ValueError(f"Expected window >= 1, but got {window}")
+    if window is not None:
+        check_at_least(1, window=window)
     given: dict[str, Any] = dict(elbos) if isinstance(elbos, Mapping) else {"": elbos}
     runs = {name: _values(name, run) for name, run in given.items()}
     if not runs:

@@ -291,7 +291,7 @@ def test_random_numbers_are_not_drawn_for_closed_forms():
         (stratified(normals([0.0])), {}, "Expected mixture .* but got StratifiedMixture"),
         (normals([0.0]), {"dead_below": -0.1}, "dead_below between 0 and 1, but got -0.1"),
         (normals([0.0]), {"doubled_above": 1.1}, "doubled_above between 0 and 1, but got 1.1"),
-        (normals([0.0]), {"num_samples": 0}, "num_samples >= 1, but got 0"),
+        (normals([0.0]), {"num_samples": 0}, "num_samples to be an integer >= 1, but got 0"),
     ],
 )
 def test_mistakes(mixture, options, message):

@@ -215,8 +215,8 @@ ONE = {"loc": torch.tensor(0.0), "scale": torch.tensor(1.0)}
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"num_draws": 1}, "num_draws >= 2, but got 1"),
-        ({"chunk_size": 0}, "chunk_size >= 1, but got 0"),
+        ({"num_draws": 1}, "num_draws to be an integer >= 2, but got 1"),
+        ({"chunk_size": 0}, "chunk_size to be an integer >= 1, but got 0"),
         ({"num_samples": 0}, "num_samples to be an integer >= 1, but got 0"),
         ({"num_samples": 3, "cost": torch.sum}, r"shape \(3000,\) .* but got \(\)"),
         ({"estimator": "best"}, "estimator to be one of pathwise, .* but got 'best'"),

@@ -207,7 +207,7 @@ def test_draws_do_not_share_a_subsample():
 def test_mistakes_with_guides_are_told():
     guide = AutoDiagonalNormal(one_dimensional)
     measure = partial(elbo_gradient_variance, Trace_ELBO(), one_dimensional)
-    with pytest.raises(ValueError, match="num_draws >= 2"):
+    with pytest.raises(ValueError, match="num_draws to be an integer >= 2"):
         measure(guide, num_draws=0)
     with pytest.raises(ValueError, match="among AutoDiagonalNormal.loc, .*, but got location"):
         measure(guide, names=["location"])

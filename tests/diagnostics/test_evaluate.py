@@ -379,8 +379,15 @@ def test_names_of_plates():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"num_samples": 24}, "Expected num_samples >= 25, but got 24"),
-        ({"chunk_size": 0, "vectorize": True}, "Expected chunk_size >= 1, but got 0"),
+        ({"num_samples": 24}, "Expected num_samples to be an integer >= 25, but got 24"),
+        (
+            {"chunk_size": 0, "vectorize": True},
+            "Expected chunk_size to be an integer >= 1, but got 0",
+        ),
+        ({"num_samples": 100.0}, "num_samples to be an integer >= 25, but got 100.0"),
+        ({"num_samples": "100"}, "num_samples to be an integer >= 25, but got '100'"),
+        ({"chunk_size": 2.5, "vectorize": True}, "chunk_size to be an integer >= 1, but got 2.5"),
+        ({"chunk_size": True, "vectorize": True}, "chunk_size to be an integer >= 1"),
         ({"chunk_size": 10}, "Expected no chunk_size without vectorize, but got 10"),
     ],
 )
@@ -401,8 +408,19 @@ def test_guides_that_do_not_fit(vectorize):
         evaluate(model, AutoDelta(model), Y, num_samples=25, vectorize=vectorize)
 
 
+@each_way
+def test_models_without_latent_sites(vectorize):
+    def conditioned(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    for of in (evaluate, psis):
+        with pytest.raises(ValueError, match="Expected a model with latent sites"):
+            of(conditioned, lambda y: None, Y, vectorize=vectorize)
+
+
 def test_bad_weights():
-    with pytest.raises(ValueError, match="Expected num_samples >= 25, but got 3"):
+    with pytest.raises(ValueError, match="Expected num_samples to be an integer >= 25, but got 3"):
         Evaluation.from_log_weights(torch.zeros(3))
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="finite or -inf, but got NaN or inf"):

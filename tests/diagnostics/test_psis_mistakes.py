@@ -111,8 +111,8 @@ def test_models_that_do_not_vectorize():
 
 @pytest.mark.parametrize("count", [0, 24])
 def test_numbers_of_samples(count):
-    with pytest.raises(ValueError, match=f"num_samples >= 25, but got {count}"):
+    with pytest.raises(ValueError, match=f"num_samples to be an integer >= 25, but got {count}"):
         psis(normal_model, normal_guide, num_samples=count)
     found = psis(normal_model, normal_guide, num_samples=25)
-    with pytest.raises(ValueError, match="num_samples >= 1, but got 0"):
+    with pytest.raises(ValueError, match="num_samples to be an integer >= 1, but got 0"):
         found.resample(0)

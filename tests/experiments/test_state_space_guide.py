@@ -151,7 +151,7 @@ def test_bad_arguments_are_told(observations):
         MixtureGuide(0)
     with pytest.raises(ValueError, match="estimator"):
         MixtureGuide(2, "magic")
-    with pytest.raises(ValueError, match="num_samples >= 25, but got 1"):
+    with pytest.raises(ValueError, match="num_samples to be an integer >= 25, but got 1"):
         bounds.lower_bounds(MixtureGuide(1), observations, 1)
 
 

@@ -235,8 +235,8 @@ def test_state_survives(guide_class):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_rotations": 0}, "num_rotations >= 1, but got 0"),
-        ({"num_rotations": 1.5}, "num_rotations to be an integer, but got 1.5"),
+        ({"num_rotations": 0}, "num_rotations to be an integer >= 1, but got 0"),
+        ({"num_rotations": 1.5}, "num_rotations to be an integer >= 1, but got 1.5"),
         ({"num_rotations": True}, "num_rotations to be an integer"),
         ({"init_scale": -1.0}, "init_scale > 0"),
         ({"planes": "columns"}, "planes to be one of axes, rows, but got 'columns'"),

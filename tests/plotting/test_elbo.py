@@ -87,7 +87,7 @@ def test_any_length(count):
         ({}, {}, "at least one run"),
         ([], {}, r"shape \(steps,\) or \(seeds, steps\), but got \(0,\)"),
         ({"a": numpy.zeros((2, 3, 4))}, {}, r"of 'a' of shape .*, but got \(2, 3, 4\)"),
-        ([1.0], {"window": 0}, "window >= 1, but got 0"),
+        ([1.0], {"window": 0}, "window to be an integer >= 1, but got 0"),
     ],
 )
 def test_mistakes(elbos, options, message):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import pyro.distributions as dist
@@ -18,7 +17,7 @@ from pyro_mixtures.distributions.avf import FIELDS
 from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
 from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
 from pyro_mixtures.numerics.symmetric import student_t_icdf
-from pyro_mixtures.numerics.validation import check_choice
+from pyro_mixtures.numerics.validation import check_at_least, check_choice
 
 
 class AutoAVFMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
@@ -75,10 +74,7 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
         *,
         planes: str = "axes",
     ) -> None:
-        if isinstance(num_rotations, bool) or not isinstance(num_rotations, Integral):
-            raise ValueError(f"Expected num_rotations to be an integer, but got {num_rotations!r}")
-        if num_rotations < 1:
-            raise ValueError(f"Expected num_rotations >= 1, but got {num_rotations}")
+        check_at_least(1, num_rotations=num_rotations)
         check_choice("planes", planes, tuple(FIELDS))
         super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
         self.num_rotations, self.planes = int(num_rotations), planes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
@@ -21,7 +20,7 @@ from pyro_mixtures.estimators import ESTIMATORS, stratified
 from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
 from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
 from pyro_mixtures.infer.guides.starting_points import InitLoc, StartingPoints
-from pyro_mixtures.numerics.validation import check_choice
+from pyro_mixtures.numerics.validation import check_at_least, check_choice
 from pyro_mixtures.samples.groups import KeptGroups
 
 IN_GUIDES: dict[str, Callable[[Any], Any]] = {
@@ -124,12 +123,7 @@ class AutoMixture(CheckedGuide):
         weight_gradient: str = "clustered",
         estimator: str | Callable[[Any], Any] | None = None,
     ) -> None:
-        if isinstance(num_components, bool) or not isinstance(num_components, Integral):
-            raise ValueError(
-                f"Expected num_components to be an integer, but got {num_components!r}"
-            )
-        if num_components < 1:
-            raise ValueError(f"Expected num_components >= 1, but got {num_components}")
+        check_at_least(1, num_components=num_components)
         if not (isinstance(init_scale, (int, float)) and 0 < init_scale < math.inf):
             raise ValueError(f"Expected a finite init_scale > 0, but got {init_scale!r}")
         if not (transport is None or self.distribution is None):
