@@ -206,6 +206,9 @@ class ConditionalMixture(nn.Module):
             >>> network(torch.zeros(3)).locs.round().flatten().sort().values.tolist()
             [-50.0, 50.0]
         """
+        if not isinstance(samples, Tensor) or samples.shape[1:] != (self.event_size,):
+            given = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
+            raise ValueError(f"Expected samples of shape (N, {self.event_size}), but got {given}")
         centered = "locs" not in self._letters
         fitted = self._distribution.from_samples(
             samples, self.num_components, seed=seed, centered=centered

@@ -45,7 +45,7 @@ class ConditionalMixtureSameFamily(nn.Module):
         context_features: size of a context.
         component_distribution: a distribution of batch shape ``(K,)``: a family of torch or Pyro
             that :class:`~pyro_mixtures.distributions.MixtureSameFamily` takes, or ``Independent``
-            of one.
+            of one. Arguments of it that are no parameters stay as they are.
         hidden: sizes of hidden layers, with SiLU between them; none for a linear layer, on top of
             a network of your own.
         fixed: names of parameters that stay as they are in the example.
@@ -88,7 +88,9 @@ class ConditionalMixtureSameFamily(nn.Module):
         super().__init__()
         if not (isinstance(floor, (int, float)) and 0 < floor < 0.5):
             raise ValueError(f"Expected a floor between 0 and 1/2, but got {floor!r}")
-        given, count = _parameters_of(component_distribution)
+        if isinstance(fixed, str) or not isinstance(fixed, Collection):
+            raise ValueError(f"Expected fixed to be a collection of names, but got {fixed!r}")
+        given, count = _parameters_of(component_distribution, fixed)
         base: Any = base_of(component_distribution)
         if unknown := set(fixed) - set(given):
             raise ValueError(
@@ -96,6 +98,7 @@ class ConditionalMixtureSameFamily(nn.Module):
                 f" {', '.join(given)}, but got {', '.join(sorted(unknown))}"
             )
         self.family, self.options = type(base), options
+        self._settings = _settings_of(base)
         self._event_dim = len(component_distribution.event_shape) - len(base.event_shape)
         self._maps, outputs, shapes = {}, {}, {}
         for name, value in given.items():
@@ -122,7 +125,7 @@ class ConditionalMixtureSameFamily(nn.Module):
     def forward(self, context: Tensor) -> MixtureSameFamily:
         """The mixtures of contexts ``(*B, context_features)``."""
         outputs = self.network(context)
-        parameters = {name: getattr(self, name) for name in self._fixed}
+        parameters = {name: getattr(self, name) for name in self._fixed} | self._settings
         for name, constrained in self._maps.items():
             value = constrained(outputs[name])
             unit = getattr(self, f"{name}_unit", None)
@@ -139,20 +142,18 @@ class ConditionalMixtureSameFamily(nn.Module):
         return self(context)
 
 
-def _parameters_of(distribution: Any) -> tuple[dict[str, Tensor], int]:
+def _parameters_of(distribution: Any, fixed: Collection[str]) -> tuple[dict[str, Tensor], int]:
     """Those that a distribution was made of, by name, and its number of components."""
     shape = distribution.batch_shape if isinstance(distribution, Distribution) else None
-    if shape is None or len(shape) != 1:
+    if shape is None or len(shape) != 1 or shape[0] < 1:
         raise ValueError(
             "Expected component_distribution to be a distribution of batch shape (K,), but got"
             f" {distribution}" + ("" if shape is None else f" of batch shape {tuple(shape)}")
         )
     base: Any = base_of(distribution)
-    arguments = inspect.signature(type(base)).parameters
     given = {
         name: getattr(base, name).detach().to(torch.empty(()))  # the default dtype and device
-        for name in base.arg_constraints
-        if name in arguments and not _is_derived(base, name, arguments[name])
+        for name in _given_names(base, fixed)
     }
     if not given:
         raise ValueError(
@@ -162,11 +163,50 @@ def _parameters_of(distribution: Any) -> tuple[dict[str, Tensor], int]:
     return given, shape[0]
 
 
-def _is_derived(distribution: Any, name: str, argument: inspect.Parameter) -> bool:
-    """Whether a parameter is another form of those given, as probabilities are of logits."""
-    if argument.default is argument.empty or name in vars(distribution):
+def _given_names(base: Any, fixed: Collection[str]) -> list[str]:
+    """Names of parameters without those that are another form of one, as odds are of logits.
+
+    Such a form is kept once it was looked at, and then nothing tells which one was given: that in
+    ``fixed`` counts, or the first to which a transformation leads.
+    """
+    arguments = inspect.signature(type(base)).parameters
+    names = [name for name in base.arg_constraints if name in arguments]
+    forms = [
+        name
+        for name in names
+        if arguments[name].default is not inspect.Parameter.empty
+        and isinstance(getattr(type(base), name, None), lazy_property)
+    ]
+    kept = [name for name in forms if name in vars(base)]
+    kept.sort(key=lambda name: (name not in fixed, not _has_map(name, base)))
+    return [name for name in names if name not in forms or name in kept[:1]]
+
+
+def _settings_of(base: Any) -> dict[str, Any]:
+    """Arguments that are no parameters, as the example keeps them under their names."""
+    arguments = inspect.signature(type(base)).parameters.values()
+    settings = {}
+    for argument in arguments:
+        if argument.name in base.arg_constraints or argument.name == "validate_args":
+            continue
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            continue
+        value = getattr(base, argument.name, argument.default)
+        if value is argument.empty or isinstance(value, Tensor):
+            raise ValueError(
+                "Expected component_distribution of a family whose parameters are in its"
+                f" arg_constraints, but {argument.name} of {type(base).__name__} is not"
+            )
+        settings[argument.name] = value
+    return settings
+
+
+def _has_map(name: str, base: Any) -> bool:
+    try:
+        _map_to(name, getattr(base, name), base, floor=0.1)
+    except ValueError:
         return False
-    return isinstance(getattr(type(distribution), name, None), lazy_property)
+    return True
 
 
 def _map_to(name: str, value: Tensor, base: Any, floor: float) -> tuple[Transform, Tensor | None]:

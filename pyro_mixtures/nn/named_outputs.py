@@ -33,8 +33,7 @@ class NamedOutputs(nn.Module):
         if not isinstance(hidden, Sequence):
             raise ValueError(f"Expected hidden to be a sequence of sizes, but got {hidden!r}")
         check_at_least(1, context_features=context_features)
-        for size in hidden:
-            check_at_least(1, hidden=size)
+        check_at_least(1, **{f"hidden[{place}]": size for place, size in enumerate(hidden)})
         self.context_features = context_features
         self.shapes = dict(shapes)
         layers: list[nn.Module] = []
@@ -49,6 +48,8 @@ class NamedOutputs(nn.Module):
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Of contexts ``(*B, context_features)`` the outputs, each ``(*B, *shape)``."""
+        if not isinstance(context, Tensor):
+            raise ValueError(f"Expected context to be a tensor, but got {type(context).__name__}")
         if not context.is_floating_point():
             raise ValueError(
                 f"Expected context of a floating point dtype, but got {context.dtype}"

@@ -339,7 +339,7 @@ def test_hooks_run_by_either_name():
         ((0, 1, 1), {}, "context_features to be an integer >= 1, but got 0"),
         ((1, 1.0, 1), {}, "event_size to be an integer >= 1, but got 1.0"),
         ((1, 1, True), {}, "num_components to be an integer >= 1, but got True"),
-        ((1, 1, 1), {"hidden": (4, 0)}, "hidden to be an integer >= 1, but got 0"),
+        ((1, 1, 1), {"hidden": (4, 0)}, r"hidden\[1\] to be an integer >= 1, but got 0"),
         ((1, 1, 1), {"hidden": 4}, "hidden to be a sequence of sizes, but got 4"),
         ((1, 1, 1), {"family": "low_rank"}, "family to be one of diagonal, .*'low_rank'"),
         ((1, 1, 1), {"init_spread": 0}, "finite init_spread > 0, but got 0"),
@@ -358,6 +358,14 @@ def test_bad_contexts():
         module(torch.zeros(5, 2))
     with pytest.raises(ValueError, match="context of a floating point dtype, but got torch.int64"):
         module(torch.zeros(5, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="context to be a tensor, but got list"):
+        module([0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (20,), (20, 2, 1)])
+def test_samples_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"samples of shape \(N, 2\), but got \(20,"):
+        ConditionalMixture(3, 2, 4).init_from(torch.randn(shape))
 
 
 def test_bad_starts():

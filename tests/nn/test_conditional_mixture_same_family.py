@@ -281,6 +281,41 @@ def test_amortized_guide(elbo):
         assert (q.log_prob(z) - exact.log_prob(z)).mean() < 0.03
 
 
+# what is taken from the example
+
+
+@pytest.mark.parametrize("looked_at", ["covariance_matrix", "precision_matrix"])
+def test_forms_that_were_looked_at_do_not_count(looked_at):
+    """A distribution keeps what it derives, beside what it was given."""
+    factors = torch.tensor([[1.0, 0.0], [0.5, 2.0]]).expand(len(VECTORS), 2, 2)
+    start = dist.MultivariateNormal(VECTORS, scale_tril=factors)
+    assert getattr(start, looked_at).shape == factors.shape
+    found = ConditionalMixtureSameFamily(2, start)(torch.zeros(2)).component_distribution
+    torch.testing.assert_close(found.scale_tril.detach(), factors)
+
+
+def test_a_form_that_is_fixed_counts():
+    covariance = torch.tensor([[1.0, 0.5], [0.5, 2.0]])
+    start = dist.MultivariateNormal(VECTORS, covariance)
+    assert start.scale_tril.shape == (len(VECTORS), 2, 2)
+    module = ConditionalMixtureSameFamily(2, start, fixed=("covariance_matrix",))
+    found = module(torch.ones(2)).component_distribution.covariance_matrix
+    torch.testing.assert_close(found, covariance.expand_as(found))
+
+
+class PowerNormal(dist.Normal):
+    """A family with a setting that is no parameter."""
+
+    def __init__(self, loc, scale, power=1, validate_args=None):
+        self.power = power
+        super().__init__(loc, scale.pow(power), validate_args=validate_args)
+
+
+def test_settings_of_the_family_are_kept():
+    module = ConditionalMixtureSameFamily(2, PowerNormal(LOCS, ONES, power=3))
+    assert module(torch.zeros(2)).component_distribution.power == 3
+
+
 # mistakes
 
 
@@ -296,7 +331,15 @@ def test_amortized_guide(elbo):
         (dist.Gamma(LOW, ONES).mask(False), {}, "tensors with names, but got Masked"),
         (dist.Gamma(LOW, ONES), {"fixed": ("scale",)}, "of Gamma, concentration, rate, but got s"),
         (dist.Gamma(LOW, ONES), {"floor": 0.5}, "floor between 0 and 1/2, but got 0.5"),
-        (dist.Gamma(LOW, ONES), {"hidden": (0,)}, "hidden to be an integer >= 1"),
+        (dist.Gamma(LOW, ONES), {"hidden": (0,)}, r"hidden\[0\] to be an integer >= 1"),
+        (
+            dist.Gamma(LOW, ONES),
+            {"fixed": "rate"},
+            "collection of names, but got 'rate'",
+        ),
+        (dist.Gamma(LOW, ONES), {"fixed": 1}, "fixed to be a collection of names, but got 1"),
+        (dist.Gamma(LOW[:0], ONES[:0]), {}, r"but got .* of batch shape \(0,\)"),
+        (dist.RelaxedOneHotCategorical(ONES[0], logits=VECTORS), {}, "but temperature of Relaxed"),
         (dist.Gamma(LOW, ONES), {"transport": "displacement"}, "transport to be one of"),
     ],
 )
