@@ -59,7 +59,7 @@ def train(
         The rows.
 
     Raises:
-        FloatingPointError: when the loss is not finite; the last checkpoint stays.
+        FloatingPointError: when the loss or a gradient is not finite; the last checkpoint stays.
     """
     adam = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     leaves = [leaf for group in adam.param_groups for leaf in group["params"]]
@@ -78,7 +78,14 @@ def train(
         for tensor, stored in zip(tensors, state["tensors"], strict=True):
             tensor.copy_(stored)
 
-    fit = Fit(lambda: check_finite("loss", loss()), row, state, restore)
+    def backward(value: Tensor) -> None:
+        value.backward()
+        for place, leaf in enumerate(leaves):
+            if leaf.grad is not None and not bool(leaf.grad.isfinite().all()):
+                of = f"tensor {place} of shape {tuple(leaf.shape)}"
+                raise FloatingPointError(f"the gradient of {of} is not finite")
+
+    fit = Fit(lambda: check_finite("loss", loss()), row, state, restore, backward)
     scheduler = torch.optim.lr_scheduler.LambdaLR(adam, schedule.factor)
     if run is None:
         loop = Loop(name, fit, adam, scheduler, progress=False)

@@ -103,6 +103,26 @@ def test_a_nan_loss_stops_the_fit_and_keeps_the_last_checkpoint(tmp_path):
     assert all(tensor.isfinite().all() for tensor in checkpoint["tensors"])
 
 
+def test_a_nan_gradient_does_not_get_into_a_checkpoint(tmp_path):
+    """Of a loss that is finite still, at the step before a row."""
+    x = torch.zeros(3, requires_grad=True)
+    calls = 0
+
+    def loss():
+        nonlocal calls
+        calls += 1
+        kink = (x - x.detach()).abs().sqrt().sum()  # zero, with a gradient of 0 / 0
+        return (x - 1).square().sum() + (kink if calls == 20 else 0)
+
+    run = Run(tmp_path, "run", {})
+    told = r"fit stopped at step 19: the gradient of tensor 0 of shape \(3,\) is not finite; "
+    with pytest.raises(FloatingPointError, match=told):
+        train(run, "fit", [x], loss, lambda: {}, SCHEDULE)
+    checkpoint = run.load("fit")
+    assert checkpoint["step"] == 10
+    assert all(tensor.isfinite().all() for tensor in checkpoint["tensors"])
+
+
 def test_a_nan_of_a_job_tells_of_no_checkpoint():
     with pytest.raises(FloatingPointError, match=r"^fit stopped at step 19: the loss is nan$"):
         fit(None, nan_at=20)
