@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pyro
@@ -29,11 +30,13 @@ PACKAGES = [
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
-def test_examples_run(page):
-    """From top to bottom, and print what stands below them."""
+def test_examples_run(page, monkeypatch):
+    """From top to bottom, as a module that pickle can name, and print what stands below them."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
-    names = {"__name__": page.stem}
+    module = types.ModuleType(page.stem)
+    monkeypatch.setitem(sys.modules, page.stem, module)
+    names = vars(module)
     text = page.read_text("utf-8")
     for example in EXAMPLE.finditer(text):
         code, output = example.groups()

@@ -1,6 +1,8 @@
 """The examples of the README and of the pages run as they stand."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pyro
@@ -23,9 +25,13 @@ EXAMPLES = examples(README)
 
 def run(example, page=README):
     pyro.clear_param_store()
-    names = {}
-    exec(compile(example, str(page), "exec"), names)
-    return names
+    module = types.ModuleType(page.stem)
+    sys.modules[page.stem] = module  # where pickle finds its classes
+    try:
+        exec(compile(example, str(page), "exec"), vars(module))
+    finally:
+        del sys.modules[page.stem]
+    return vars(module)
 
 
 def test_the_guide_finds_both_modes():
