@@ -193,7 +193,7 @@ def test_what_is_broken_is_found(broken, name):
 def test_densities_are_compared():
     """With those of the reference, and gradients by all that they depend on."""
     for broken in (IsNotNormalized, AddsBatchDimensions):
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match="^density: "):
             check(case_of(broken), "density")
 
 
@@ -226,7 +226,7 @@ def test_gradients_at_points_are_compared(broken, name):
         lambda given: broken(**given),
         cost=lambda z: z.reshape(-1),
     )
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=f"^{name}: "):
         check(case, name)
 
 
