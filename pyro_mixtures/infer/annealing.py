@@ -16,8 +16,10 @@ class Annealing(Messenger):
     the guide; those of the data stay as they are. A step of any optimizer is taken within it. A
     ``pyro.factor`` counts as data, in the guide, too.
 
-    It multiplies what ``poutine.scale`` and subsampled plates have set. Objectives with a
-    logarithm over several samples, as ``SIWAE_ELBO``, refuse scales that differ.
+    It multiplies what ``poutine.scale`` and subsampled plates have set, or another ``Annealing``.
+    Scales that differ are refused by ``SIWAE_ELBO`` and ``ImportanceWeighted_ELBO``, which take a
+    logarithm over several samples, and by ``TraceEnum_ELBO`` where the model enumerates a site
+    that the guide lacks. Pyro's ``RenyiELBO`` takes them without a word, and means another bound.
 
     Args:
         weight: w, at least 0; below 1 components spread before they settle.
