@@ -43,7 +43,9 @@ def test_what_is_wrong_is_found(tmp_path):
     assert re.findall(r"wrong.py:(\d)", found) == ["3", "4", "5", "6"], found
 
 
-@pytest.mark.parametrize("package", [pm, pm.diagnostics, pm.estimators, pm.nn, pm.plotting])
+@pytest.mark.parametrize(
+    "package", [pm, pm.diagnostics, pm.estimators, pm.nn, pm.plotting, pm.testing]
+)
 def test_the_script_knows_the_public_api(package):
     text = SCRIPT.read_text()
     names = {*package.__all__} - {"components"}  # what mixtures are made of

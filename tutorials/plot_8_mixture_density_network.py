@@ -292,4 +292,4 @@ plt.show()
 # - Then look at the calibration.
 # - For positive or bounded answers there is ``ConditionalMixtureSameFamily``; for answers with
 #   several coordinates ``family="full"``. The same layer is an amortized guide if it stands in
-#   ``pyro.sample``: :doc:`/how_to/batching`.
+#   ``pyro.sample``: :doc:`/how_to/local_latents`.
