@@ -120,6 +120,7 @@ def _log_rest(x: Tensor) -> Tensor:
 
 def _angles(loc: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Of points and of the start of the interval, -pi, about the mean."""
+    loc = loc.to(value.dtype)  # half precision would round the start
     return _wrapped(value - loc), _wrapped(-math.pi - loc)
 
 
