@@ -6,7 +6,8 @@ their gradients come from code that shares nothing with this package.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -202,6 +203,22 @@ each_transport = pytest.mark.parametrize(
         for transport in family.distribution.transports
     ],
 )
+
+
+def _transports_in_turn() -> Iterator[Any]:
+    """Each family with the one of its transports that the families before have had least."""
+    count: Counter[str] = Counter()
+    for name, family in FAMILIES.items():
+        transport = min(family.distribution.transports, key=lambda each: count[each])
+        count[transport] += 1
+        yield pytest.param(family, transport, id=f"{name}-{transport}")
+    assert count.keys() == {each for f in FAMILIES.values() for each in f.distribution.transports}
+
+
+each_transport_in_turn = pytest.mark.parametrize(
+    ("family", "transport"), list(_transports_in_turn())
+)
+"""Every family and every transport; their pairs belong to ``slow``."""
 
 COSTS: dict[str, Callable[[Tensor], Tensor]] = {
     "cubic": lambda z: z.pow(3).sum(-1),

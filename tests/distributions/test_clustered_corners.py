@@ -8,25 +8,12 @@ from pyro_mixtures.distributions import MixtureOfNormals, MixtureOfNormalsShared
 from tests.pairwise import in_pairs
 from tests.registry import (
     each_family,
-    each_transport,
     gradients,
     leaves,
     relative_error,
     same_group,
     sample_at,
 )
-
-
-@each_transport
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(family, transport, dtype):
-    parameters = {
-        name: value.detach().to(dtype).requires_grad_()
-        for name, value in family.parameters().items()
-    }
-    mixture = family.build(parameters, transport=transport, weight_gradient="clustered")
-    values = gradients(mixture.rsample((4,)), parameters)
-    assert all(value.isfinite().all() for value in values.values())
 
 
 @pytest.mark.parametrize("transport", MixtureOfNormals.transports)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.registry import each_family, each_transport, relative_error
+from tests.pairwise import in_turn
+from tests.registry import each_family, each_transport, each_transport_in_turn, relative_error
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch warns about its own code
 
@@ -34,11 +35,18 @@ def assert_same(family, sample_shape=(5,), backend="aot_eager", **options):
     assert relative_error(actual_gradients, expected_gradients) < 1e-8
 
 
-@each_transport
+@each_transport_in_turn
 def test_several_samples(family, transport):
     assert_same(family, transport=transport)
 
 
+@pytest.mark.slow
+@each_transport
+def test_each_transport(family, transport):
+    assert_same(family, transport=transport)
+
+
+@in_turn
 @each_family
 @pytest.mark.parametrize("weight_gradient", ["pathwise", "clustered"])
 def test_one_sample(family, weight_gradient):

@@ -5,6 +5,7 @@ import torch
 from torch.func import grad, vmap
 
 from tests.elliptical import each_law, sample_at, sampled
+from tests.pairwise import in_turn
 from tests.registry import gradients, leaves, randn, relative_error
 
 BATCH = 4
@@ -91,6 +92,7 @@ def test_vmap_of_log_prob(law):
     assert relative_error(actual, expected) < 1e-10
 
 
+@in_turn
 @each_law
 @pytest.mark.parametrize("sample_shape", [(), (5,)])
 @pytest.mark.filterwarnings("default")  # torch warns about its own code

@@ -10,7 +10,13 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_mixtures.numerics import chunks
 from tests.pairwise import in_pairs
-from tests.registry import each_transport, gradients, relative_error, sample_at
+from tests.registry import (
+    each_transport,
+    each_transport_in_turn,
+    gradients,
+    relative_error,
+    sample_at,
+)
 
 
 class Arrays(TorchDispatchMode):
@@ -64,7 +70,13 @@ def test_largest_array(family, transport, weight_gradient):
         assert largest < S * K * D
 
 
+@pytest.mark.slow
 @each_transport
+def test_each_peak(monkeypatch, family, transport):
+    test_peak(monkeypatch, family, transport)
+
+
+@each_transport_in_turn
 def test_peak(monkeypatch, family, transport):
     """A few times what comes in and goes out, in float64, and arrays of the budget's size."""
     S, K, D = 2000, 20, 50

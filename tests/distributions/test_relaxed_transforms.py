@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
+from tests.pairwise import in_turn
 from tests.registry import gradients, leaves, relative_error
 from tests.relaxed import LAWS, drawn, each_hard_law, each_law, each_soft_law
 
@@ -90,6 +91,7 @@ def test_vmap_draws_anew(law):
     assert all((z[0] != z[b]).any() for b in range(1, BATCH))
 
 
+@in_turn
 @each_law
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.filterwarnings("default")  # torch warns about its own code

@@ -69,8 +69,9 @@ def test_estimators_agree_in_the_mean(estimator):
     assert scores.abs().max() < 5  # 123 entries: false alarm about 123 * 6e-7
 
 
-def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
-    """A run broken in each stage ends with the numbers of an unbroken one."""
+@pytest.mark.parametrize("stage", ["curve", pytest.param("plot_sections", marks=pytest.mark.slow)])
+def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys, stage):
+    """A run broken in a stage ends with the numbers of an unbroken one."""
     monkeypatch.chdir(tmp_path)
     Baseball(quick=True, out=Path("whole")).run()
     printed = capsys.readouterr().out
@@ -80,20 +81,19 @@ def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
     assert FILES <= {path.name for path in folder.iterdir()}
     expected = json.loads((folder / "summary.json").read_text())
 
-    for function in ("curve", "plot_sections"):
-        module = experiment.curves if function == "curve" else experiment.figures
-        with monkeypatch.context() as patch:
-            patch.setattr(module, function, _stop)
-            with pytest.raises(KeyboardInterrupt):
-                Baseball(quick=True, out=tmp_path / function).run()
-        Baseball(quick=True, out=tmp_path / function, resume=True).run()
-        found = tmp_path / function / "baseball-quick"
-        metrics = [(path / "metrics.csv").read_text() for path in (folder, found)]
-        assert metrics[0] == metrics[1]
-        summary = json.loads((found / "summary.json").read_text())
-        for row in expected["table"] + summary["table"]:
-            row.pop("steps_per_second", None)
-        assert summary["table"] == expected["table"]
+    module = experiment.curves if stage == "curve" else experiment.figures
+    with monkeypatch.context() as patch:
+        patch.setattr(module, stage, _stop)
+        with pytest.raises(KeyboardInterrupt):
+            Baseball(quick=True, out=tmp_path / stage).run()
+    Baseball(quick=True, out=tmp_path / stage, resume=True).run()
+    found = tmp_path / stage / "baseball-quick"
+    metrics = [(path / "metrics.csv").read_text() for path in (folder, found)]
+    assert metrics[0] == metrics[1]
+    summary = json.loads((found / "summary.json").read_text())
+    for row in expected["table"] + summary["table"]:
+        row.pop("steps_per_second", None)
+    assert summary["table"] == expected["table"]
 
 
 def _stop(*args, **kwargs):

@@ -38,14 +38,19 @@ def results(folder):
     ]
 
 
-def test_a_quick_run_that_was_stopped_comes_to_the_same_numbers(tmp_path, cluster, monkeypatch):
-    quick(tmp_path / "whole", cluster).run()
-    folder = tmp_path / "whole" / "state_space-quick"
+def test_a_quick_run_writes_everything(tmp_path, cluster):
+    quick(tmp_path, cluster).run()
+    folder = tmp_path / "state_space-quick"
     assert {path.name for path in folder.iterdir() if path.is_file()} >= FILES
-    rows = results(tmp_path / "whole")
+    rows = results(tmp_path)
     assert [row["guide"] for row in rows] == [candidate.name for candidate in fits.CANDIDATES]
     assert all(row["fits"] == 2 and row["iw_bound"] > row["elbo"] for row in rows)
 
+
+@pytest.mark.slow
+def test_a_quick_run_that_was_stopped_comes_to_the_same_numbers(tmp_path, cluster, monkeypatch):
+    quick(tmp_path / "whole", cluster).run()
+    rows = results(tmp_path / "whole")
     fit, calls = fits.fit, []
 
     def stopped_at_the_fifth(**arguments):
@@ -71,6 +76,7 @@ def test_a_quick_run_that_was_stopped_comes_to_the_same_numbers(tmp_path, cluste
     assert results(tmp_path / "broken") == rows
 
 
+@pytest.mark.slow
 def test_processes_share_each_fit(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [

@@ -132,15 +132,13 @@ def test_extreme_shapes(build, shapes, dtype):
     """Densities and all gradients are finite, of bounded costs and of log densities."""
     for a, b in shapes:
         parameters = two(a, b, dtype)
-        for seed in range(3):
-            torch.manual_seed(seed)
-            q = mixture(build, parameters)
-            z = q.rsample((500,))
-            log_prob = q.log_prob(z.detach())
-            assert log_prob.isfinite().all(), (a, b)
-            for output in (bounded(z), log_prob):
-                values = gradients(output, parameters)
-                assert all(x.isfinite().all() for x in values.values()), (a, b, values)
+        q = mixture(build, parameters)
+        z = q.rsample((500,))
+        log_prob = q.log_prob(z.detach())
+        assert log_prob.isfinite().all(), (a, b)
+        for output in (bounded(z), log_prob):
+            values = gradients(output, parameters)
+            assert all(x.isfinite().all() for x in values.values()), (a, b, values)
 
 
 ENDS = {
@@ -246,9 +244,9 @@ UNBIASED = {
 
 @pytest.mark.parametrize(("family", "log_pdf", "at", "a", "b"), UNBIASED.values(), ids=UNBIASED)
 def test_nothing_is_biased(family, log_pdf, at, a, b):
-    """A million samples of single precision, up to half of them at an end, against quadrature.
+    """Half a million samples of single precision, half of them at an end, against quadrature.
 
-    Of 48 means none is beyond five standard errors, but once in some 8,000 seeds.
+    Of 48 means none is beyond five standard errors, but once in some 2,500 seeds.
     """
     given = {"a": torch.tensor(a), "b": torch.tensor(b), "logits": torch.tensor([0.3, -0.2])}
     exact = leaves(given, torch.float64)
@@ -258,7 +256,7 @@ def test_nothing_is_biased(family, log_pdf, at, a, b):
     expected = gradients((0.05 * cost.squeeze(-1) * density).sum(), exact)
     parameters = leaves(given, torch.float32)
     runs = []
-    for _ in range(100):
+    for _ in range(50):
         z = mixture(family, parameters).rsample((10_000,))
         values = gradients(bounded(z).mean(), parameters)
         runs.append({name: value.double() for name, value in values.items()})

@@ -24,6 +24,7 @@ from pyro_mixtures.infer import (
     AutoOMTMultivariateNormal,
     avf_optim_args,
 )
+from tests.pairwise import in_turn
 
 LOC = torch.tensor([1.0, -2.0, 0.5])
 SCALE_TRIL = torch.tensor([[0.5, 0.0, 0.0], [0.9, 0.6, 0.0], [-0.4, 0.3, 1.2]])
@@ -55,7 +56,7 @@ def plated_model(data):
         pyro.sample("y", dist.Normal(x, 1.0), obs=data)
 
 
-def fit(guide, model, *args, steps=2000, lr=0.02, particles=4):
+def fit(guide, model, *args, steps=1200, lr=0.03, particles=4):
     optimizer = pyro.optim.ClippedAdam(
         avf_optim_args({"lr": lr, "lrd": 0.02 ** (1 / steps)}, {"lr": 0.03})
     )
@@ -76,7 +77,7 @@ def test_finds_a_normal_posterior(guide_class):
 
 def test_finds_heavy_tails():
     guide = AutoAVFMultivariateStudentT(student_t_model, num_rotations=2)
-    assert fit(guide, student_t_model, steps=3000, particles=16) == pytest.approx(0, abs=0.02)
+    assert fit(guide, student_t_model, steps=2000, particles=16) == pytest.approx(0, abs=0.02)
     assert guide.df.item() == pytest.approx(3, abs=0.5)
     torch.testing.assert_close(guide.get_posterior().loc, LOC, atol=0.1, rtol=0)
 
@@ -197,7 +198,7 @@ def test_control_var_learns_to_lower_the_variance():
 
     guide = AutoAVFMultivariateNormal(model, 2, init_to_value(values={"x": torch.zeros(6)}))
     guide()
-    steps = 2000
+    steps = 700
     arguments = avf_optim_args({"lr": 0.0}, {"lr": 0.03, "lrd": 0.02 ** (1 / steps)})
     svi = SVI(model, guide, pyro.optim.ClippedAdam(arguments), Trace_ELBO())
     for _ in range(steps):
@@ -306,6 +307,7 @@ def test_control_var_learns_from_the_model_alone(wrap, student_t):
     torch.testing.assert_close(control_var.grad, q.variance_gradient(x.detach(), slope))
 
 
+@in_turn
 @each_guide
 @pytest.mark.parametrize("elbo", [Trace_ELBO(), TraceMeanField_ELBO()])
 def test_draws_of_guides_can_be_vectorized(guide_class, elbo):
@@ -317,7 +319,7 @@ def test_draws_of_guides_can_be_vectorized(guide_class, elbo):
         elbo_gradient_variance(
             elbo, normal_model, guide, num_draws=draws, names=names, vectorize=vectorized
         )
-        for draws, vectorized in ((4000, True), (400, False))
+        for draws, vectorized in ((4000, True), (150, False))
     ]
     for name in names:
         one, other = (each[name] for each in found)

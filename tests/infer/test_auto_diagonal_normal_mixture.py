@@ -93,8 +93,9 @@ def test_quantiles_are_those_of_the_mixture():
     assert torch.allclose(guide.median()["x"], expected[1], rtol=0.03)
 
 
-@pytest.mark.parametrize("num_components", [2, 4])
-@pytest.mark.parametrize("objective", [Trace_ELBO, BaselinedTrace_ELBO])
+@pytest.mark.parametrize(
+    ("objective", "num_components"), [(Trace_ELBO, 2), (BaselinedTrace_ELBO, 4)]
+)
 def test_recovers_two_modes_and_their_weights(objective, num_components):
     weights, locs = torch.tensor([0.3, 0.7]), torch.tensor([[-3.0, 1.0], [3.0, -1.0]])
     target = MixtureOfDiagNormals(locs, torch.full((2, 2), 0.6), weights.log())
@@ -107,8 +108,8 @@ def test_recovers_two_modes_and_their_weights(objective, num_components):
     init = init_to_generated(generate=lambda: init_to_value(values={"x": next(starts)}))
     guide = AutoDiagonalNormalMixture(model, num_components, init_loc_fn=init)
     elbo = objective(num_particles=16, vectorize_particles=True, max_plate_nesting=0)
-    svi = SVI(model, guide, ClippedAdam({"lr": 0.02, "lrd": 0.1 ** (1 / 1200)}), elbo)
-    for _ in range(1200):
+    svi = SVI(model, guide, ClippedAdam({"lr": 0.04, "lrd": 0.05 ** (1 / 500)}), elbo)
+    for _ in range(500):
         svi.step()
     posterior = guide.get_posterior()
     mode = (posterior.locs[:, 0] > 0).long()  # of each component

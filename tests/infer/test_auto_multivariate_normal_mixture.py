@@ -35,9 +35,9 @@ def start():
     return lambda site: init_to_value(site, values={"x": next(places)})
 
 
-def fit(guide_class, steps=2000, **options):
+def fit(guide_class, steps=1200, **options):
     guide = guide_class(model, 2, init_loc_fn=start(), init_scale=0.5, **options)
-    optimizer = ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / steps)})
+    optimizer = ClippedAdam({"lr": 0.03, "lrd": 0.05 ** (1 / steps)})
     svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=8, vectorize_particles=True))
     losses = [svi.step() for _ in range(steps)]
     return guide, sum(losses[-100:]) / 100
@@ -65,5 +65,5 @@ def test_finds_correlated_modes():
     torch.testing.assert_close(posterior.component_logits.softmax(-1), WEIGHTS, atol=0.05, rtol=0)
     torch.testing.assert_close(posterior.locs, LOCS, atol=0.1, rtol=0)
     torch.testing.assert_close(posterior.scale_tril, SCALE_TRIL, atol=0.1, rtol=0)
-    _, diagonal_loss = fit(AutoDiagonalNormalMixture)
+    _, diagonal_loss = fit(AutoDiagonalNormalMixture, 200)
     assert diagonal_loss > 0.3

@@ -15,7 +15,9 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from tests.infer.matrix import SYMBOLS, outcome, reference_gradients, shown
 from tests.infer.matrix_guides import GUIDES, LOCS, LOGITS, OBSERVED, SCALES
 from tests.infer.matrix_objectives import LOOPS, OBJECTIVES
+from tests.pairwise import in_turn
 
+COMPILED = [name for name in OBJECTIVES if name.startswith("Jit")]
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
 # Samples that carry the whole gradient do so point by point, as the reference does. With a score
@@ -66,25 +68,30 @@ def test_the_page_has_every_cell():
     assert list(EXPECTED) == list(itertools.product(GUIDES, shown()))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", shown())
 @pytest.mark.parametrize("guide", GUIDES)
 def test_gradients(guide, objective):
     check(guide, objective)
 
 
+@in_turn
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("objective", COMPILED)
+@pytest.mark.parametrize("guide", GUIDES)
+def test_compiled(guide, objective):
+    check(guide, objective)
+
+
+@in_turn
 @pytest.mark.parametrize("objective", shown())
 @pytest.mark.parametrize("guide", GUIDES)
 def test_single_precision(guide, objective):
     check(guide, objective, dtype=torch.float32)
 
 
-def in_turn():
-    """Each guide with one objective, each objective with several guides."""
-    return list(zip(GUIDES, itertools.cycle(LOOPS), strict=False))
-
-
-@pytest.mark.parametrize(("guide", "objective"), in_turn())
+@in_turn
+@pytest.mark.parametrize("objective", LOOPS)
+@pytest.mark.parametrize("guide", list(GUIDES)[::2])
 def test_one_particle_after_the_other(guide, objective):
     check(guide, objective, loop=True)
 
@@ -105,6 +112,14 @@ def test_a_cost_outside_of_the_plate():
     assert found.state == "samples"
     assert found.error < EXACT
     assert outcome("a cost outside of the plate", "Trace_ELBO").state == "score"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("guide", GUIDES)
+def test_all_of_them_in_single_precision(guide, objective):
+    check(guide, objective, dtype=torch.float32)
 
 
 @pytest.mark.slow

@@ -282,6 +282,8 @@ def test_component_without_weight_is_without_influence(landing):
     elbo = SIWAE_ELBO(2, max_plate_nesting=0, sticking_the_landing=landing)
     assert math.isfinite(elbo.loss_and_grads(broken_model, guide))
     assert all(value.grad.isfinite().all() for value in parameters.values())
+    for name in ("locs", "coord_scale", "component_logits"):
+        assert not parameters[name].grad[1].any()
 
 
 def test_particles_one_after_the_other():

@@ -19,7 +19,7 @@ from pyro_mixtures.distributions import (
     UnusedScoreWarning,
 )
 from pyro_mixtures.numerics.score_use import completed
-from tests.pairwise import in_pairs
+from tests.pairwise import in_pairs, in_turn
 from tests.registry import leaves, relative_error
 
 LOCS = torch.tensor([[-2.0], [-1.2], [2.5]], dtype=torch.float64)
@@ -141,6 +141,7 @@ def test_other_ways_to_differentiate(build, weight_gradient, uses_score, way):
     assert relative_error(actual, expected(build, weight_gradient, uses_score)) < 1e-6
 
 
+@in_turn
 @each_kind
 @each_gradient
 @pytest.mark.filterwarnings("default")  # torch warns about its own code

@@ -116,6 +116,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     assert done.stdout.count("'step': 30,") == 2  # told by both, in one line or two
 
 
+@pytest.mark.slow
 def test_fabric_run_starts_processes_too(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -141,6 +142,7 @@ def test_the_bar_tells_both_elbos(tmp_path, capsys):
         assert f"{name}={row[name]:.5g}" in told
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_they_were_killed(tmp_path):
     expected = run(tmp_path / "whole", "hybrid", processes=2)
     killed = run(tmp_path / "broken", "hybrid", 4, processes=2)
