@@ -17,9 +17,10 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
 ]
+if not tags.has("without_sources"):  # noqa: F821 -- Sphinx's own name
+    extensions.append("sphinx.ext.viewcode")
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 

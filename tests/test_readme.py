@@ -67,8 +67,8 @@ def test_the_bias_of_pyros_mixture_is_the_one_that_the_readme_shows(capsys):
 
 def test_a_family_of_your_own():
     page = ROOT / "docs" / "add_your_own_family.md"
-    definition, *rest = examples(page)
-    names = run("\n".join([definition, *rest]), page)
+    definition, use, *_ = examples(page)
+    names = run(f"{definition}\n{use}", page)
     rule = definition[definition.index("@register_velocity") :].splitlines()
     assert len(rule) < 20
     assert names["logits"].grad.abs().min() > 0

@@ -125,8 +125,8 @@ SHORTER = {
     },
     "plot_3_state_space": {"steps=700": "steps=200", "test[:20]": "test[:10]"},
     "plot_4_choosing_an_estimator": {
-        "draws=2000": "draws=1000",
-        "num_draws=400_000": "num_draws=100_000",
+        "draws=2000": "draws=600",
+        "num_draws=400_000": "num_draws=40_000",
         "num_draws=800": "num_draws=400",
     },
     "plot_5_avf_guides": {

@@ -15,6 +15,7 @@ from pyro_mixtures.distributions import (
     RelaxedCategoricalStraightThrough,
 )
 from tests.every import KINDS, each_kind
+from tests.pairwise import in_turn
 
 pytestmark = [
     # of choices by values in torch's own code, and in the checks of values
@@ -47,6 +48,7 @@ def of_seed(function, *args):
     return function(*args)
 
 
+@in_turn
 @pytest.mark.parametrize("batch_shape", [(), (4,)], ids=str)
 @each_kind
 def test_density_at_another_sample(kind, batch_shape):

@@ -73,14 +73,14 @@ def pareto():
 def test_latent_site_under_nuts(prior):
     pyro.set_rng_seed(0)
     posterior = MCMC(
-        NUTS(lambda: pyro.sample("z", prior())), 300, 100, disable_progbar=True, num_chains=1
+        NUTS(lambda: pyro.sample("z", prior())), 150, 100, disable_progbar=True, num_chains=1
     )
     posterior.run()
     drawn = posterior.get_samples()["z"]
     assert prior().support.check(drawn).all()
-    # of 300 draws, about 100 of which are independent: six standard errors
+    # of 150 draws, about 50 of which are independent: six standard errors
     expected, error = (
-        moment(prior()) for moment in (lambda d: d.mean, lambda d: d.variance.div(100).sqrt())
+        moment(prior()) for moment in (lambda d: d.mean, lambda d: d.variance.div(50).sqrt())
     )
     assert ((drawn.mean(0) - expected).abs() < 6 * error).all()
 

@@ -91,7 +91,7 @@ def test_means_are_exact_for_every_estimator(cost):
         candidates[planes] = partial(AVFMultivariateNormal, control_var=random, planes=planes)
     exact = problem.exact_gradient(cost).tril(-1)
     for family in candidates.values():
-        found = measure(family, problem, cost, draws=20_000, seed=0)
+        found = measure(family, problem, cost, draws=8_000, seed=0)
         assert ((found.mean - exact).tril(-1).abs() <= 5 * found.mean_error).all()
 
 

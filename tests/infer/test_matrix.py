@@ -91,7 +91,7 @@ def test_single_precision(guide, objective):
 
 @in_turn
 @pytest.mark.parametrize("objective", LOOPS)
-@pytest.mark.parametrize("guide", list(GUIDES)[::2])
+@pytest.mark.parametrize("guide", list(GUIDES)[::4])
 def test_one_particle_after_the_other(guide, objective):
     check(guide, objective, loop=True)
 

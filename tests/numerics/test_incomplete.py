@@ -92,7 +92,7 @@ def beta_points(a, b):
 
 
 GAMMA = [(a, x) for a in SHAPES for x in gamma_points(a)]
-BETA = [(a, b, y) for a in SHAPES[::2] for b in SHAPES for y in beta_points(a, b)[a > b :: 2]]
+BETA = [(a, b, y) for a in SHAPES[::2] for b in SHAPES for y in beta_points(a, b)[a > b :: 3]]
 
 
 def precise(function):

@@ -16,6 +16,7 @@ from pyro_mixtures.distributions import (
 )
 from pyro_mixtures.nn import VectorQuantize
 from tests.every import KINDS, each_kind
+from tests.pairwise import in_turn
 
 # torch draws from Laplace and Exponential laws by a shape that does not get through to it
 NOT_DRAWN = ("of_shared_affine_laplace", "of_mixed_real", "of_mixed_positive")
@@ -63,6 +64,7 @@ def assert_tracks(kind, sample, batch_shape):
     assert set(parameters) - {"control_var"} <= get_provenance(actual)
 
 
+@in_turn
 @batches
 @each_drawn_kind
 def test_tracked_parameters(kind, batch_shape):
@@ -77,6 +79,7 @@ def test_tracked_parameters_of_samples_drawn_elsewhere(name, batch_shape):
     assert_tracks(kind, lambda law: law.reparameterize(z), batch_shape)
 
 
+@in_turn
 @batches
 @each_drawn_kind
 def test_tracked_parameters_in_an_expanded_law(kind, batch_shape):
@@ -89,6 +92,7 @@ def test_tracked_parameters_in_an_expanded_law(kind, batch_shape):
     assert_same(results[1], results[0], parameters)
 
 
+@in_turn
 @batches
 @each_kind
 def test_tracked_samples(kind, batch_shape):
