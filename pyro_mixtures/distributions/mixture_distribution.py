@@ -45,11 +45,11 @@ class MixtureDistribution(FiniteMixture):
 
     - ``"clustered"``: by the transport within groups of overlapping components and by the score
       function between groups. ``rsample`` carries the first part and ``score_parts`` the second,
-      which ``Trace_ELBO``, ``TraceEnum_ELBO`` and ``BaselinedTrace_ELBO`` use. A loss that does
-      not (a cost of your own, any other objective) makes the samples carry the whole gradient, as
-      with ``"pathwise"``: the backward pass finds out which of the two it is
-      (:mod:`~pyro_mixtures.numerics.score_use`). Components of which no means and standard
-      deviations are known make one group.
+      which ``Trace_ELBO``, ``TraceEnum_ELBO``, ``BaselinedTrace_ELBO`` and
+      ``ImportanceWeighted_ELBO`` use. A loss that does not (a cost of your own, any other
+      objective) makes the samples carry the whole gradient, as with ``"pathwise"``: the backward
+      pass finds out which of the two it is (:mod:`~pyro_mixtures.numerics.score_use`). Components
+      of which no means and standard deviations are known make one group.
     - ``"pathwise"``: by the transport alone. Its variance grows like exp(d^2 / 8) with the
       distance d of components in standard deviations, for the field carries mass through the gap.
     - ``"hybrid"``: by the score function alone, where it is used (the paper's hybrid estimator).

@@ -188,6 +188,9 @@ class UnionConstraint(Constraint):
         self.components, self.event_dim = components, len(components[0].event_shape)
         super().__init__()
 
+    def __repr__(self) -> str:
+        return f"UnionConstraint({', '.join(type(each).__name__ for each in self.components)})"
+
     def check(self, value: Tensor) -> Tensor:
         """Whether each is."""
         return torch.stack([holds(each, value) for each in self.components]).any(0)

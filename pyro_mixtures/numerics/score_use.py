@@ -41,8 +41,9 @@ def warn_unused() -> None:
     warnings.warn(
         "The samples of a mixture whose weights have a score term carry the whole gradient of"
         " these, since the loss does not use the term. It is unbiased, but its variance grows"
-        " like exp(d^2 / 8) with the distance d of components. Trace_ELBO, TraceEnum_ELBO and"
-        " BaselinedTrace_ELBO use the term; with weight_gradient='pathwise' there is none.",
+        " like exp(d^2 / 8) with the distance d of components. Trace_ELBO, TraceEnum_ELBO,"
+        " BaselinedTrace_ELBO and ImportanceWeighted_ELBO use the term; with"
+        " weight_gradient='pathwise' there is none.",
         UnusedScoreWarning,
         stacklevel=1,
     )

@@ -25,7 +25,7 @@ class Blending:
     .. math:: a = \frac{E[S (S - P)]}{E[(S - P)^2]},
 
     summed over the group's logits, for :math:`E[S - P] = 0`. Both expectations are decaying
-    averages over what :meth:`learn` has been told of: between two calls the shares stay as they
+    averages over what :meth:`learn` has found: between two calls the shares stay as they
     are. The averages are of the gradients as they come, so that those of a cost that falls by
     orders of magnitude forget its beginning only slowly.
 
@@ -45,7 +45,7 @@ class Blending:
         self._found: list[tuple[int, Tensor]] = []
 
     def draws(self) -> Draws:
-        """To be told of the two gradients of samples that are about to be drawn."""
+        """Takes the two gradients of samples that are about to be drawn."""
         return Draws(self._found, self._moments, self.num_draws)
 
     def shares(self, groups: Tensor) -> Tensor:

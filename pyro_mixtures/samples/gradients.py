@@ -23,7 +23,7 @@ class Rule(NamedTuple):
         weight_gradient: as for :class:`~pyro_mixtures.distributions.MixtureDistribution`.
         transport: the field that moves weight; None if no weight is to be learned.
         learns: whether that field has parameters that are to be learned.
-        draws: to be told of both gradients, if transport and score function are blended.
+        draws: gets both gradients, if transport and score function are blended.
         inside: whether the samples are known to be inside of their support.
         num_parameters: of the components. What follows are the groups and, if they are blended,
             the transport's shares in them, where a graph is recorded to run with other values or
@@ -125,7 +125,8 @@ def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -
         except (NotImplementedError, ValueError) as error:
             raise NotImplementedError(
                 "The loss does not use the score term of a mixture with weight_gradient='hybrid',"
-                f" and its components have no transport. {error}"
+                " as Trace_ELBO, TraceEnum_ELBO, BaselinedTrace_ELBO and ImportanceWeighted_ELBO"
+                f" do, and its components have no transport. {error}"
             ) from error
         warn_unused()
     elif rule.draws is not None or not surely_one_group(here.groups if groups is None else groups):

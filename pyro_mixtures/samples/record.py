@@ -26,8 +26,8 @@ class SampleRecord:
         densities: those of z, if they are known.
 
     Attributes:
-        twin: of the very sample that z is, to be told of the densities that its backward pass
-            will need.
+        twin: of the very sample that z is; it gets the densities that its backward pass will
+            need.
     """
 
     def __init__(

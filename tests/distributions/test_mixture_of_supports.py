@@ -287,6 +287,8 @@ def test_different_intervals(name):
     inside = quantile[1:] > quantile[:-1]
     assert (q.cdf(quantile.nextafter(double(-99.0)))[1:] <= level[2:-1] + 1e-12)[inside].all()
     assert q.support.check(q.sample((500,))).all()
+    names = ", ".join(type(each).__name__ for each in q.component_distributions)
+    assert repr(q.support) == f"UnionConstraint({names})"
 
 
 def test_learns_different_intervals():
