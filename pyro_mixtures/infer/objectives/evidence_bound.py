@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mixtures.infer.objectives.objective import Loss, Objective, like
+from pyro_mixtures.infer.objectives.objective import Loss, Objective, felt, like
 from pyro_mixtures.infer.objectives.terms import Terms
 
 
@@ -40,7 +40,7 @@ class EvidenceBound(Objective):
             surrogate = each.surrogate()
             for name, score in each.scores.items():
                 advantage = costs[index][name] - self._baseline(name, index, costs)
-                surrogate = surrogate + (advantage * score).sum()
+                surrogate = surrogate + (felt(advantage) * score).sum()
             yield self._loss(each, surrogate)
         if self.num_particles == 1 and costs:
             self._update_averages(costs[0])

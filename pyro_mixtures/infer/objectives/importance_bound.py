@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_mixtures.infer.objectives.objective import Loss, Objective
+from pyro_mixtures.infer.objectives.objective import Loss, Objective, felt
 from pyro_mixtures.infer.objectives.terms import Term, Terms, is_drawn, plates, sum_but
 from pyro_mixtures.numerics.precision import double
 
@@ -136,7 +136,7 @@ class ImportanceBound(Objective):
                     self._start_averages({"bound": self._log_weights(again).costs()})
             credit = (costs - self._average("bound", costs)).unsqueeze(0)
             self._update_averages({"bound": costs})
-        yield Loss(-bound, -bound - (credit * scores).sum())
+        yield Loss(-bound, -bound - (felt(credit) * scores).sum())
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
         same = _SameSubsamples()

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pyro_mixtures.infer.objectives.terms import Terms
 
+NEXT_TO_NOTHING = 1e-30
+
 
 class Loss(NamedTuple):
     """A part of a loss, and the surrogate whose gradient is the estimate of its gradient."""
@@ -128,6 +130,15 @@ def check_decay(name: str, decay: float) -> None:
     """Raise a ``ValueError`` for a decay outside [0, 1)."""
     if not 0 <= decay < 1:
         raise ValueError(f"Expected 0 <= {name} < 1, but got {decay}")
+
+
+def felt(credit: Tensor) -> Tensor:
+    """What a score function is multiplied by, with next to nothing in place of zero.
+
+    The backward pass takes a score term that meets nothing but zeros for one that is left out
+    (:mod:`~pyro_mixtures.numerics.score_use`). Particles on the same atom have such credits.
+    """
+    return credit.masked_fill(credit == 0, NEXT_TO_NOTHING)
 
 
 def finite(cost: Tensor) -> Tensor:
