@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 
 from pyro_mixtures.distributions import Mixture, MixtureSameFamily
@@ -214,3 +215,35 @@ def test_particles_on_one_atom(kind, vectorized):
             bound = bound + probability * value.mean()
     exact = torch.autograd.grad(bound, leaf)[0][1]
     assert (rows.mean() - exact).abs() < 4.5 * rows.std() / len(rows) ** 0.5
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("depends", [True, False])
+def test_doubly_reparameterized_masks(depends, inside):
+    """They leave out what nothing depends on: else the density's score were missed."""
+    loc, mask = torch.zeros(3, 1, requires_grad=True), torch.tensor([True, True, False])
+
+    def latent(place):
+        fn = dist.Normal(place, 1.0).to_event(1)
+        if inside:
+            return pyro.sample("z", fn.mask(mask))
+        with poutine.mask(mask=mask):
+            return pyro.sample("z", fn)
+
+    def model():
+        with pyro.plate("data", 3):
+            z = latent(torch.ones(3, 1))
+            with poutine.mask(mask=mask | torch.tensor(depends)):
+                pyro.sample("y", dist.Normal(z.squeeze(-1), 1.0), obs=torch.arange(3.0))
+
+    def guide():
+        with pyro.plate("data", 3):
+            latent(loc)
+
+    elbo = ImportanceWeighted_ELBO(3, doubly_reparameterized=True, max_plate_nesting=1)
+    if depends:
+        with pytest.raises(NotImplementedError, match="mask leaves out at site 'z'"):
+            elbo.loss_and_grads(model, guide)
+    else:
+        elbo.loss_and_grads(model, guide)
+        assert (loc.grad != 0).squeeze(-1).tolist() == [True, True, False]

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_mixtures.infer.objectives.importance_bound import ImportanceBound
 from pyro_mixtures.infer.objectives.objective import Loss
 from pyro_mixtures.infer.objectives.sample_draws import SampleDraws
-from pyro_mixtures.infer.objectives.terms import Terms, is_drawn, plates, sample_sites
+from pyro_mixtures.infer.objectives.terms import Leaf, Terms, is_drawn, plates, sample_sites
 
 
 class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
@@ -64,8 +66,9 @@ class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
     Raises:
         ValueError: for a decay outside [0, 1), for a guide that lacks a latent site of the model,
             and for sites of different scales within a logarithm.
-        NotImplementedError: with ``doubly_reparameterized``, for sites without ``rsample``; for
-            T > 1, for sites outside of the plates of the logarithms that depend on samples.
+        NotImplementedError: with ``doubly_reparameterized``, for sites without ``rsample``, and
+            for masks in the guide over samples on which others depend; for T > 1, for sites
+            outside of the plates of the logarithms that depend on samples.
 
     References:
         Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders* (2016),
@@ -128,7 +131,7 @@ class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
                 f"Expected a guide whose samples carry gradients, but got sites without rsample at"
                 f" {sorted(terms.scores)}: use doubly_reparameterized=False"
             )
-        return dataclasses.replace(terms, leaves=tuple(messenger.pairs))
+        return dataclasses.replace(terms, leaves=tuple(messenger.leaves))
 
     def _losses(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Loss]:
         if not self.doubly_reparameterized:
@@ -160,7 +163,7 @@ class _Leaves(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pairs: list[tuple[Tensor, Tensor]] = []
+        self.leaves: list[Leaf] = []
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) or not is_drawn(msg):
@@ -170,23 +173,46 @@ class _Leaves(Messenger):
         sample = msg["value"]
         if sample.is_floating_point():
             msg["value"] = sample.detach().requires_grad_()
-            self.pairs.append((sample, msg["value"]))
+            self.leaves.append(Leaf(msg["name"], sample, msg["value"], tuple(_masks(msg))))
 
 
-def moved(total: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _masks(msg: Any) -> Iterator[Tensor]:
+    """Of a site and of its distribution, with ones for the dimensions of events."""
+    fn = msg["fn"]
+    found = [(msg["mask"], fn.event_dim)]
+    while isinstance(fn, (Independent, MaskedDistribution)):
+        if isinstance(fn, MaskedDistribution):
+            found.append((fn._mask, fn.event_dim))
+        fn = fn.base_dist
+    for mask, event_dim in found:
+        if mask is not None:
+            tensor = torch.as_tensor(mask)
+            yield tensor.reshape(tensor.shape + (1,) * event_dim)
+
+
+def moved(total: Tensor, replaced: Sequence[Leaf]) -> Tensor:
     """What has the gradient of ``total`` by way of samples alone, which may depend on each other.
 
     Args:
         total: depends on the leaves that stand for samples, and on whatever else.
-        pairs: the samples, which may depend on earlier leaves, and their leaves, in order.
+        replaced: the samples, which may depend on earlier leaves, and their leaves, in order.
+
+    Raises:
+        NotImplementedError: for a sample on which ``total`` depends where a mask leaves its own
+            density out, as if it had not been drawn.
     """
-    leaves = [leaf for _, leaf in pairs]
+    leaves = [each.leaf for each in replaced]
     grads = _gradients(total, leaves)
     surrogate = total.new_zeros(())
-    for index in reversed(range(len(pairs))):
-        (sample, _), grad = pairs[index], grads[index]
+    for index in reversed(range(len(replaced))):
+        (name, sample, _, masks), grad = replaced[index], grads[index]
         if grad is None or not sample.requires_grad:
             continue
+        if any(bool((grad != 0).logical_and(~mask).any()) for mask in masks):
+            raise NotImplementedError(
+                f"Expected no site to depend on samples that a mask leaves out at site {name!r} of"
+                " the guide, but some do: use doubly_reparameterized=False"
+            )
         surrogate = surrogate + (grad * sample).sum()
         for earlier, more in enumerate(_gradients(sample, leaves[:index], grad)):
             if more is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Delta, MaskedDistribution, Unit
@@ -39,6 +39,22 @@ class Term:
     plates: dict[str, int | None]
 
 
+class Leaf(NamedTuple):
+    """A sample of a guide, and the leaf of autograd's graph that stands for it.
+
+    Args:
+        name: of the site.
+        sample: with its gradient.
+        leaf: of the same values.
+        masks: broadcastable with these.
+    """
+
+    name: str
+    sample: Tensor
+    leaf: Tensor
+    masks: tuple[Tensor, ...] = ()
+
+
 @dataclass(frozen=True)
 class Terms:
     """The terms of a run of guide and model.
@@ -48,14 +64,14 @@ class Terms:
         guide_trace: with score parts.
         particles_dim: the dimension of the particles' plate, or None.
         sticking_the_landing: whether the guide's parameters are held fixed in its densities.
-        leaves: the guide's samples with the leaves of autograd's graph that stand for them.
+        leaves: that stand for the guide's samples, in order.
     """
 
     model_trace: Trace
     guide_trace: Trace
     particles_dim: int | None
     sticking_the_landing: bool = False
-    leaves: tuple[tuple[Tensor, Tensor], ...] = ()
+    leaves: tuple[Leaf, ...] = ()
 
     @functools.cached_property
     def all(self) -> tuple[Term, ...]:
