@@ -127,15 +127,23 @@ def test_a_step_of_each_estimator_runs():
     assert all(value > 0 for value in found.values())
 
 
-def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
-    """A run broken between two stages ends with the numbers of an unbroken one."""
-    EstimatorMap(quick=True, out=tmp_path / "whole").run()
+def whole(folder):
+    EstimatorMap(quick=True, out=folder / "whole").run()
+    return folder / "whole" / "estimator_map-quick"
+
+
+def test_quick_run_writes_everything(tmp_path, capsys):
+    folder = whole(tmp_path)
     assert "| clustered and blended |" in capsys.readouterr().out
-    folder = tmp_path / "whole" / "estimator_map-quick"
     assert FILES <= {path.name for path in folder.iterdir()}
     with open(folder / "metrics.csv") as file:
         assert len({row["estimator"] for row in csv.DictReader(file)}) == 10
 
+
+@pytest.mark.slow
+def test_quick_run_resumes(tmp_path, monkeypatch):
+    """A run broken between two stages ends with the numbers of an unbroken one."""
+    folder = whole(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "measure_gumbel", _stopped)
         with pytest.raises(KeyboardInterrupt):

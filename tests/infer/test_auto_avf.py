@@ -65,7 +65,7 @@ def fit(guide, model, *args, steps=1200, lr=0.03, particles=4):
     return sum(losses[-100:]) / 100
 
 
-@pytest.mark.parametrize("guide_class", [*NORMAL_GUIDES, BY_ROWS])
+@pytest.mark.parametrize("guide_class", [AutoOMTMultivariateNormal, BY_ROWS])
 def test_finds_a_normal_posterior(guide_class):
     """The divergence vanishes, and with it the noise of the loss."""
     guide = guide_class(normal_model)
@@ -75,9 +75,10 @@ def test_finds_a_normal_posterior(guide_class):
     torch.testing.assert_close(posterior.scale_tril, SCALE_TRIL, atol=0.1, rtol=0)
 
 
+@pytest.mark.slow
 def test_finds_heavy_tails():
     guide = AutoAVFMultivariateStudentT(student_t_model, num_rotations=2)
-    assert fit(guide, student_t_model, steps=2000, particles=16) == pytest.approx(0, abs=0.02)
+    assert fit(guide, student_t_model, steps=3000, particles=16) == pytest.approx(0, abs=0.02)
     assert guide.df.item() == pytest.approx(3, abs=0.5)
     torch.testing.assert_close(guide.get_posterior().loc, LOC, atol=0.1, rtol=0)
 
