@@ -247,3 +247,40 @@ def test_doubly_reparameterized_masks(depends, inside):
     else:
         elbo.loss_and_grads(model, guide)
         assert (loc.grad != 0).squeeze(-1).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_particle_none_of_whose_components_has_weight(vectorized):
+    """It is one of zero weight among others, whose gradients do not know it."""
+    locs = torch.tensor([-1.0, 1.0], requires_grad=True)
+    logits, seen = torch.zeros(2, requires_grad=True), []
+
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        seen.append(z)
+        pyro.factor("tail", torch.where(z > 1.5, 0.0, -torch.inf))
+
+    def guide():
+        pyro.sample(
+            "z", MixtureSameFamily(dist.Categorical(logits=logits), dist.Normal(locs, 1.0))
+        )
+
+    elbo = SIWAE_ELBO(8, vectorize_particles=vectorized, max_plate_nesting=0)
+    loss = elbo.loss_and_grads(model, guide)
+    z = torch.stack([x.flatten() for x in seen[-8:]]) if not vectorized else seen[-1].T  # (T, K)
+    assert (z < 1.5).all(-1).any()
+    assert not (z < 1.5).all()
+    leaves = [x.detach().requires_grad_() for x in (locs, logits)]
+    moved = z.detach() + (leaves[0] - leaves[0].detach())
+    q = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=leaves[1]),
+        torch.distributions.Normal(leaves[0], 1.0),
+    )
+    weights = (
+        leaves[1].softmax(-1) * (dist.Normal(0.0, 1.0).log_prob(moved) - q.log_prob(moved)).exp()
+    )
+    bound = (weights * (z > 1.5)).sum().log() - math.log(8)
+    bound.backward()
+    assert loss == pytest.approx(-bound.item(), rel=1e-5)
+    for leaf, exact in zip((locs, logits), leaves, strict=True):
+        torch.testing.assert_close(leaf.grad, -exact.grad, rtol=1e-4, atol=1e-5)

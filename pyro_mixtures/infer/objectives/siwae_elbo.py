@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_mixtures.infer.objectives.component_draws import ComponentDraws
@@ -93,4 +94,7 @@ class SIWAE_ELBO(ComponentDraws, ImportanceBound):
 
     def _over_draws(self, terms: Any, log_weights: Tensor) -> Tensor:
         weighted = terms.site.log_weights + log_weights  # (K, [T], *units)
-        return weighted.logsumexp(terms.site.dim, keepdim=True)
+        # a particle without any weight would make the gradient of all others NaN
+        none = (weighted == -torch.inf).all(terms.site.dim, keepdim=True)
+        each = weighted.masked_fill(none, 0).logsumexp(terms.site.dim, keepdim=True)
+        return each.masked_fill(none, -torch.inf)
