@@ -21,7 +21,8 @@ class SIWAE_ELBO(ComponentDraws, ImportanceBound):
 
     Lies between :class:`~pyro_mixtures.infer.MarginalizedMixture_ELBO` and :math:`\log p(x)`,
     which it reaches as T grows. Unlike the ELBO it does not punish components for each posterior
-    mode that they leave to others.
+    mode that they leave to others. Normal components share their random numbers, on which the
+    bound's value depends, too (:func:`~pyro_mixtures.estimators.strata.component_samples`).
 
     If the mixture's site is in plates, the logarithm is taken for each of their elements, with
     the sum over all that lies in the plates inside of it. The sites there share one scale
