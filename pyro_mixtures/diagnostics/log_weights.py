@@ -203,7 +203,19 @@ def _latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
             "Expected guide to sample latent sites of the model and auxiliary ones (and not to be"
             f" a GuideMessenger, which runs the whole model), but got {', '.join(foreign)}"
         )
+    for name in latent:
+        _check_shape(name, in_model[name])
     return latent
+
+
+def _check_shape(name: str, site: Any) -> None:
+    """Raise a ``ValueError`` for a guide's sample that only broadcasts with the model's site."""
+    expected = (*site["fn"].batch_shape, *site["fn"].event_shape)
+    if site["value"].shape != expected:
+        raise ValueError(
+            f"Expected guide to sample {name} of shape {expected}, but got"
+            f" {tuple(site['value'].shape)}: the model has it in other plates"
+        )
 
 
 def _is_foreign(site: Any, of_the_model: Any | None) -> bool:

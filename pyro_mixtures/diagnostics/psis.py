@@ -104,8 +104,9 @@ def psis(
 
     Raises:
         ValueError: for ``num_samples < 25``, sites that only the guide has, or only the model
-            and no data, log densities that are not finite (a model's may be ``-inf``), weights
-            that are all zero, or ``vectorize`` where it does not apply.
+            and no data, samples of another shape than the model's site has, log densities that
+            are not finite (a model's may be ``-inf``), weights that are all zero, or
+            ``vectorize`` where it does not apply.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, JMLR

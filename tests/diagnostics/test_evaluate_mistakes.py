@@ -148,3 +148,27 @@ def test_bad_weights():
         Evaluation.from_log_weights(torch.arange(30))
     with pytest.raises(ValueError, match=r"at least one element, but got shape \(30, 0\)"):
         Evaluation.from_log_weights(torch.zeros(30, 0))
+
+
+def columns(y):
+    with pyro.plate("data", len(y), dim=-2):
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(x, 1.0), obs=y.unsqueeze(-1))
+
+
+def one_for_all(y):
+    pyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("of", [evaluate, psis])
+@pytest.mark.parametrize(
+    ("model", "guide", "told"),
+    [
+        (columns, guide, r"x of shape \(25, 1\), but got \(25,\)"),
+        (model, one_for_all, r"x of shape \(25,\), but got \(\)"),
+    ],
+)
+def test_samples_that_broadcast_with_the_model(of, model, guide, told):
+    """Densities of a row with a column would count each sample many times."""
+    with pytest.raises(ValueError, match="Expected guide to sample " + told):
+        of(model, guide, Y, num_samples=25)
