@@ -178,6 +178,10 @@ class ConditionalMixture(nn.Module):
             unit = mixture.stddev
             standard = mixture.affine(1 / unit, None if centered else -mixture.mean / unit)
             values = {name: getattr(standard, name) for name in self._letters}
+            if "component_scale" in values:  # the largest is 1: the shape is that of the widest
+                largest = values["component_scale"].amax()
+                values["component_scale"] = values["component_scale"] / largest
+                values["coord_scale"] = values["coord_scale"] * largest
             self._start_outputs({**values, "component_logits": mixture.log_weights})
         return self
 
