@@ -142,9 +142,14 @@ SHORTER = {
         "num_samples=5000": "num_samples=1000",
         "num_draws=500": "num_draws=50",
     },
+    "plot_8_mixture_density_network": {
+        "x, y, steps=600)": "x, y, steps=30)",
+        "steps=1000": "steps=50",
+        "x, y, steps=300)": "x, y, steps=30)",
+    },
 }
 LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
-LONG += ("plot_7_diagnosing_a_fit",)
+LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
 """Those whose claims take long to hold."""
 
 
