@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -12,6 +13,20 @@ hypothesis.settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=25, database=None
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+LONG = ("test_docs", "test_tutorials", "test_trainer", "test_compile")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first, so that no process ends with one while the others wait."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: Python's collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
