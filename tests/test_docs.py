@@ -48,6 +48,13 @@ def test_examples_run(page, monkeypatch):
             assert printed.getvalue() == output
 
 
+def test_no_description_is_a_lone_letter():
+    """Sphinx takes ``K.`` for the first entry of a list."""
+    lone = re.compile(r"^ +\w+: [A-Z]\.$", re.MULTILINE)
+    sources = (ROOT / "pyro_mixtures").rglob("*.py")
+    assert [path.name for path in sources if lone.search(path.read_text("utf-8"))] == []
+
+
 def build(copy):
     """The site, made from a copy of the pages: what Sphinx generates stays out of the sources."""
     generated = shutil.ignore_patterns("_build", "generated")

@@ -51,7 +51,7 @@ class Components:
     components supplies what stands here, and what it lacks is refused by name.
 
     Args:
-        batch_shape: B.
+        batch_shape: B, of many mixtures at once.
         event_shape: of an event, with D numbers.
     """
 

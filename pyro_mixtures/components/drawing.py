@@ -35,9 +35,9 @@ def pick(
 
     Args:
         index: of the components, ``(S, B)``.
-        num_components: K.
+        num_components: K, the number of components.
         sample_each: samples of all components, ``(count, B, K, *E)`` of a count.
-        event_shape: E.
+        event_shape: E, of an event.
 
     Returns:
         ``(S B, *E)``.

@@ -43,7 +43,7 @@ class Evaluation:
         effective_sample_size: :math:`(\sum_s w_s)^2 / \sum_s w_s^2`, from 1 to S, of the weights
             as they are, not smoothed.
         effective_sample_size_error: its standard error, by the delta method.
-        num_samples: S.
+        num_samples: S, the number of draws.
     """
 
     elbo: Tensor

@@ -156,7 +156,7 @@ class MixtureDistribution(FiniteMixture):
         """Samples without gradient, and the components that they were drawn from.
 
         Args:
-            sample_shape: X.
+            sample_shape: X, of the draws.
 
         Returns:
             Samples ``(*X, *B, *E)`` and numbers of components ``(*X, *B)``. The probabilities of

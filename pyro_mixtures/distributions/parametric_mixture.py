@@ -96,7 +96,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
 
         Args:
             samples: ``(N, D)``.
-            num_components: K.
+            num_components: K, the number of components.
             seed: of the starts; None for random ones.
             centered: fit a :class:`~pyro_mixtures.distributions.GaussianScaleMixture` without
                 ``locs``.

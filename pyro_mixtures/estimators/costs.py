@@ -41,7 +41,7 @@ def sampled_expectation(
     Args:
         distribution: any of torch or Pyro; those without ``score_parts`` count as pathwise.
         cost: maps samples ``(S, *B, *E)`` to ``(S, *B)``.
-        num_samples: S.
+        num_samples: S, the number of draws.
         baseline: b, which broadcasts with ``(S, *B)`` and does not depend on the samples; None
             for the mean of the other samples' costs, or zero for a single one.
 

@@ -62,8 +62,8 @@ class ConditionalMixture(nn.Module):
 
     Args:
         context_features: size of a context.
-        event_size: D.
-        num_components: K.
+        event_size: D, the size of an event.
+        num_components: K, the number of components.
         family: ``"diagonal"`` for :class:`~pyro_mixtures.distributions.MixtureOfDiagNormals`,
             ``"full"`` for :class:`~pyro_mixtures.distributions.MixtureOfNormals`,
             ``"shared_diagonal"`` and ``"shared_full"`` for those of one covariance, ``"scale"``

@@ -68,7 +68,7 @@ def completed(score: Tensor, receipt: Tensor, cost: Tensor) -> tuple[Tensor, Ten
     r"""``marked(score, receipt)``, and what adds to the cost that the score term meets.
 
     Args:
-        score: S.
+        score: S, the score term.
         receipt: of the sample.
         cost: c, of the shape of the score, without gradient.
 

@@ -71,7 +71,7 @@ class StartingPoints:
         Args:
             model: without arguments, initialized by this object.
             prototype: its trace of latent sites, with those of the first component.
-            count: K.
+            count: K, the number of components.
             scale: of the Normal that moves components apart.
 
         Raises:

@@ -56,7 +56,7 @@ class ImportanceWeighted_ELBO(SampleDraws, ImportanceBound):
     (``for i in pyro.plate(...)``) has one logarithm.
 
     Args:
-        num_particles: T.
+        num_particles: T, the number of draws.
         baseline_decay: weight of the past in the decaying average, in [0, 1).
         blending: blend, or leave the groups to the transport alone.
         blending_decay: weight of the past in the moments, in [0, 1).

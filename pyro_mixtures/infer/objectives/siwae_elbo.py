@@ -31,7 +31,7 @@ class SIWAE_ELBO(ComponentDraws, ImportanceBound):
     outside of the mixtures' plates need T = 1.
 
     Args:
-        num_particles: T.
+        num_particles: T, the number of draws of each component.
         sticking_the_landing: leave out the gradient of :math:`\log q_\theta(z)` at a fixed z.
             This is *biased* here, unlike in the ELBO: within the logarithm that gradient does not
             have mean zero. For many draws what is added is the gradient of
