@@ -19,6 +19,7 @@ from pyro_mixtures.estimators.strata import weighty_samples
 from pyro_mixtures.infer.objectives.component_terms import ComponentTerms, MixtureSite
 from pyro_mixtures.infer.objectives.importance_traces import importance_traces
 from pyro_mixtures.infer.objectives.objective import Objective
+from pyro_mixtures.infer.objectives.sticking_the_landing import detached
 from pyro_mixtures.infer.objectives.terms import PARTICLES_PLATE
 
 
@@ -42,7 +43,7 @@ class ComponentDraws(Objective):
         self._checked: tuple[int, int] | None = None
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> ComponentTerms:
-        messenger = _ComponentsMessenger(-1 - self.max_plate_nesting)
+        messenger = _ComponentsMessenger(-1 - self.max_plate_nesting, self.sticking_the_landing)
         traces = importance_traces(self.max_plate_nesting, model, messenger(guide), args, kwargs)
         if messenger.site is None:
             raise ValueError(
@@ -78,9 +79,9 @@ class _ComponentsMessenger(Messenger):
     It is to be entered outside of all plates, so that distributions arrive expanded.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, sticking_the_landing: bool) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.sticking_the_landing = dim, sticking_the_landing
         self.site: MixtureSite | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -97,6 +98,8 @@ class _ComponentsMessenger(Messenger):
             )
         self.site = self._draw(msg, mixture)
         msg["value"], msg["done"] = self.site.value, True
+        if self.sticking_the_landing:  # here, so that the density is evaluated once
+            msg["fn"] = detached(msg["fn"])
 
     def _draw(self, msg: Any, mixture: MixtureDistribution) -> MixtureSite:
         fn, name = msg["fn"], msg["name"]

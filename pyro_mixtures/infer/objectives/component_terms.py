@@ -66,6 +66,11 @@ class ComponentTerms(Terms):
             return self._cost_of(name, self.all, self.site.dim)
         return self._cost_of(name, [x for x in self.all if self.site.has_components(x.log_prob)])
 
+    def _density(self, site: Any) -> Tensor:
+        if site["name"] == self.site.name:
+            return site["log_prob"]  # of the detached mixture, if that is asked for
+        return super()._density(site)
+
     def _entropy(self, site: Any) -> Tensor:
         if site["name"] == self.site.name:
             return self.of_guide[self.site.name].log_prob
