@@ -15,6 +15,7 @@ from pyro_mixtures.components.several import Several
 from pyro_mixtures.families.interior import within
 from pyro_mixtures.families.registry import log_density, moved, tails
 from pyro_mixtures.families.support import (
+    as_precise_as,
     check_intervals,
     check_supports,
     ends,
@@ -162,7 +163,8 @@ class Apart(Several):
         def of_number(each: Any, points: Tensor) -> tuple[Tensor, Tensor]:
             low, high = ends(each, points.dtype)
             if is_atom(each):
-                return (points >= low).to(points), (points < low).to(points)
+                below = as_precise_as(each, points) < low
+                return (~below).to(points), below.to(points)
             cdf, sf, _ = tails(each, _within(each, points))
             above, below = points >= high, points <= low
             cdf = cdf.masked_fill(above, 1).masked_fill(below, 0)

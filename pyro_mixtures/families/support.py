@@ -176,6 +176,8 @@ def check_intervals(*components: Distribution) -> None:
 def holds(distribution: Any, value: Tensor) -> Tensor:
     """Whether points are of its support, ``(*X, *B, *E) -> (*X, *B)``."""
     low, high = ends(distribution, value.dtype)
+    if is_atom(distribution):
+        value = as_precise_as(distribution, value)
     each = (value >= low) & (value <= high)
     count = len(distribution.event_shape)
     return each.flatten(each.dim() - count).all(-1) if count else each
@@ -194,6 +196,13 @@ class UnionConstraint(Constraint):
     def check(self, value: Tensor) -> Tensor:
         """Whether each is."""
         return torch.stack([holds(each, value) for each in self.components]).any(0)
+
+
+def as_precise_as(atom: Any, value: Tensor) -> Tensor:
+    """Points rounded to an atom's dtype: 0.1 of double precision is on the 0.1 of single."""
+    while isinstance(atom, Independent):
+        atom = atom.base_dist
+    return value.to(atom.v.dtype).to(value.dtype)
 
 
 def ends(distribution: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -240,6 +240,21 @@ def test_half_precision(dtype):
     assert float(q.icdf(0.5)) == float(atom)
 
 
+@pytest.mark.parametrize("place", [0.1, -2.3])
+def test_values_of_another_precision_are_on_the_atom(place):
+    """Data of double precision beside parameters of single, and the other way round."""
+    values, log_half = torch.tensor([place, place + 1e-3], dtype=torch.float64), math.log(0.5)
+    for of_value, of_atom in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        atom = Delta(torch.tensor(place, dtype=of_atom))
+        density = Normal(torch.tensor(0.0, dtype=of_atom), 1.0)
+        q = Mixture(Categorical(torch.ones(2)), [atom, density], weight_gradient="hybrid")
+        z = values.to(of_value)
+        expected = torch.stack([torch.zeros(()), density.log_prob(z[1]).float()]) + log_half
+        torch.testing.assert_close(q.log_prob(z).float(), expected, rtol=1e-5, atol=1e-6)
+        below = torch.distributions.Normal(0.0, 1.0).cdf(z) / 2
+        torch.testing.assert_close(q.cdf(z).float(), (below + 0.5).float(), rtol=1e-5, atol=1e-6)
+
+
 def test_rows_of_vmap():
     """Their ends are hidden: they count as those of one support."""
     low = torch.zeros(4, dtype=torch.float64)

@@ -284,3 +284,19 @@ def test_a_particle_none_of_whose_components_has_weight(vectorized):
     assert loss == pytest.approx(-bound.item(), rel=1e-5)
     for leaf, exact in zip((locs, logits), leaves, strict=True):
         torch.testing.assert_close(leaf.grad, -exact.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_sites_that_only_some_particles_have():
+    runs = []
+
+    def model():
+        with pyro.plate("data", 2):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+        runs.append(None)
+        if len(runs) % 2:
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(2.0))
+
+    elbo = ImportanceWeighted_ELBO(2, max_plate_nesting=1)
+    guide = functools.partial(local, lambda: dist.Normal(0.0, 1.0), [])
+    with pytest.raises(NotImplementedError, match=r"the same sites outside.*'data'.*\['y'\]"):
+        elbo.loss(model, guide)

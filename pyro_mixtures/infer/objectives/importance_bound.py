@@ -253,6 +253,12 @@ def check_outside(
     Raises:
         NotImplementedError: with the name of a site.
     """
+    names = [{each.name for each in run} for run in outside]
+    if changing := sorted(set.union(*names) - set.intersection(*names)):
+        raise NotImplementedError(
+            f"Expected the same sites outside of the plate(s) {units} for each particle, but got"
+            f" {changing} for some of them: use num_particles=1 or BaselinedTrace_ELBO"
+        )
     for same in zip(*outside, strict=True):
         if particles_dim is None:
             differ = any(not torch.equal(each.log_prob, same[0].log_prob) for each in same)
