@@ -254,7 +254,7 @@ def check_outside(
         NotImplementedError: with the name of a site.
     """
     names = [{each.name for each in run} for run in outside]
-    if changing := sorted(set.union(*names) - set.intersection(*names)):
+    if changing := sorted(set[str]().union(*names) - names[0].intersection(*names)):
         raise NotImplementedError(
             f"Expected the same sites outside of the plate(s) {units} for each particle, but got"
             f" {changing} for some of them: use num_particles=1 or BaselinedTrace_ELBO"
