@@ -13,10 +13,10 @@ VARIABLE = "PYRO_MIXTURES_DATA"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a file is downloaded from, and its sha256."""
+    """Where a file is downloaded from, and its sha256; None where it has to be provided."""
 
     address: str
-    sha256: str
+    sha256: str | None
 
 
 ORIGINS = {
@@ -29,6 +29,21 @@ ORIGINS = {
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
         "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
     ),
+    # those of posteriordb are zipped there: a folder has to hold them
+    **{
+        f"posteriordb/{name}.data.json": Origin(
+            "https://github.com/stan-dev/posteriordb/raw/28f8d3d6/posterior_database/data/data/"
+            f"{name}.json.zip",
+            None,
+        )
+        for name in (
+            "eight_schools",
+            "low_dim_gauss_mix",
+            "low_dim_gauss_mix_collapse",
+            "normal_2",
+            "normal_5",
+        )
+    },
 }
 
 
@@ -55,6 +70,11 @@ def data_file(name: str) -> Path:
                 f" {origin.address}"
             )
         return path
+    if origin.sha256 is None:
+        raise ValueError(
+            f"Expected {name} in a folder that the environment variable {VARIABLE} names, but"
+            f" {VARIABLE} is not set: unzip it from {origin.address}"
+        )
     try:
         found = pooch.retrieve(
             origin.address,

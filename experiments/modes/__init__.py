@@ -1,0 +1,1 @@
+"""Posteriors with several modes: what each way of inference finds of them, and at what cost."""
