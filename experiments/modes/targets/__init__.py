@@ -27,6 +27,12 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "gmm20": functools.partial(mixtures.published_normals, 20),
     "gmm100": functools.partial(mixtures.published_normals, 100),
     "forty_normals": mixtures.forty_normals,
+    "student_20": functools.partial(mixtures.student_mixture, 20, 10, 20.0),
+    "student_300": functools.partial(mixtures.student_mixture, 300, 20, 25.0),
+    "many_well": mixtures.many_well,
+    "funnel": mixtures.funnel,
+    "breast_cancer": regressions.breast_cancer,
+    "logistic_regression": regressions.logistic_regression,
     "needle": mixtures.needle,
 }
 """Makers of the targets by their names."""

@@ -15,7 +15,9 @@ from torch.nn.functional import softplus
 from experiments.modes.targets.target import (
     Evidence,
     Target,
+    normal,
     normal_draws,
+    one_mode,
 )
 
 EXACT = Evidence(0.0, 0.0, "by construction")
@@ -23,14 +25,14 @@ EXACT = Evidence(0.0, 0.0, "by construction")
 
 def factor_model(
     log_density: Callable[[Tensor], Tensor], dimension: int, scale: float
-) -> Callable[[], object]:
+) -> Callable[[], None]:
     """A Pyro model of a density: a wide Normal, which a factor takes away again."""
 
-    def model() -> object:
+    def model() -> None:
         prior = dist.Normal(torch.zeros(dimension, dtype=torch.float64), scale).to_event(1)
         z: Any = pyro.sample("z", prior)
         value = log_density(z.reshape(-1, dimension)).reshape(z.shape[:-1])
-        return pyro.factor("target", value - prior.log_prob(z))
+        pyro.factor("target", value - prior.log_prob(z))
 
     return model
 
@@ -143,5 +145,86 @@ def star() -> Target:
         mode_of=lambda z: parts(z).argmax(-1),
         mode_weights=weights,
         model=factor_model(log_density, 2, 5.0),
+        plane=(0, 1),
+    )
+
+
+def student_mixture(dimension: int, modes: int, box: float) -> Target:
+    """Student t with two degrees of freedom, of random covariances as Lin et al. draw them."""
+    generator = torch.Generator().manual_seed(0)
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
+    locs = box * (2 * torch.rand(modes, dimension, **options) - 1)
+    roots = 0.1 * dimension * torch.randn(modes, dimension, dimension, **options)
+    precisions = roots.mT @ roots + torch.eye(dimension, dtype=torch.float64)
+    whitening = torch.linalg.cholesky(precisions).mT  # (K, D, D)
+    columns = whitening.reshape(-1, dimension).T  # (D, K D)
+    origins = (whitening @ locs.unsqueeze(-1)).flatten()  # (K D,)
+    weights = torch.full((modes,), 1 / modes, dtype=torch.float64)
+    power = (2 + dimension) / 2
+    constants = weights.log() + whitening.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    constants = constants + math.lgamma(power) - 0.5 * dimension * math.log(2 * math.pi)
+
+    def parts(z: Tensor) -> Tensor:
+        white = (z @ columns - origins).unflatten(-1, (modes, dimension))  # (S, K, D)
+        return constants - power * (white.square().sum(-1) / 2).log1p()
+
+    def log_density(z: Tensor) -> Tensor:
+        return parts(z).logsumexp(-1)
+
+    return Target(
+        f"student_{dimension}",
+        dimension,
+        log_density,
+        normal_draws(0.0, math.sqrt(0.4) * box, dimension),
+        EXACT,
+        mode_of=lambda z: parts(z).argmax(-1),
+        mode_weights=weights,
+        model=factor_model(log_density, dimension, math.sqrt(0.4) * box),
+        plane=(0, 1),
+    )
+
+
+def funnel() -> Target:
+    """Nine Normals whose scale is latent."""
+
+    def log_density(z: Tensor) -> Tensor:
+        return normal(z[:, 0], 0.0, 3.0) + normal(z[:, 1:], 0.0, (z[:, :1] / 2).exp()).sum(-1)
+
+    def model() -> None:
+        zero = torch.zeros(9, dtype=torch.float64)
+        x: Any = pyro.sample("x", dist.Normal(zero[0], 3.0))
+        pyro.sample("y", dist.Normal(zero, (x / 2).exp().unsqueeze(-1)).to_event(1))
+
+    def draws(count: int, generator: torch.Generator) -> Tensor:
+        x = normal_draws(0.0, 3.0, 1)(count, generator)
+        return torch.cat([x, (x / 2).exp() * normal_draws(0.0, 1.0, 9)(count, generator)], -1)
+
+    one = torch.ones(1, dtype=torch.float64)
+    return Target("funnel", 10, log_density, draws, EXACT, one_mode, one, model, plane=(0, 1))
+
+
+def many_well() -> Target:
+    """Sixteen pairs of a double well and a Normal."""
+    points = 20.0 * (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000 - 10
+    well = -points.pow(4) + 6 * points.square() + points / 2
+    total = well.logsumexp(0)
+    right = (well[points > 0].logsumexp(0) - total).exp()
+    value = 16 * (total.item() + math.log(20.0 / 200_000) + 0.5 * math.log(2 * math.pi))
+    bits = 2 ** torch.arange(16)
+    rights = (torch.arange(2**16).unsqueeze(-1) // bits % 2).sum(-1)  # (2^16,)
+
+    def log_density(z: Tensor) -> Tensor:
+        x, y = z[:, :16], z[:, 16:]
+        return (-x.pow(4) + 6 * x.square() + x / 2 - y.square() / 2).sum(-1)
+
+    return Target(
+        "many_well",
+        32,
+        log_density,
+        normal_draws(0.0, 2.0, 32),
+        Evidence(value, 0.0, "quadrature"),
+        mode_of=lambda z: ((z[:, :16] > 0) * bits).sum(-1),
+        mode_weights=right**rights * (1 - right) ** (16 - rights),
+        model=factor_model(log_density, 32, 2.0),
         plane=(0, 1),
     )

@@ -64,16 +64,16 @@ def eight_schools(*, centered: bool) -> Target:
             theta, within = mu + log_tau.exp() * effects, normal(effects, 0.0, 1.0)
         return prior + (within + normal(y, theta, sigma)).sum(-1)
 
-    def model() -> object:
+    def model() -> None:
         zero = torch.tensor(0.0, dtype=torch.float64)
-        mu: Any = pyro.sample("mu", dist.Normal(zero, 5.0)).unsqueeze(-1)  # type: ignore[attr-defined]
-        tau: Any = pyro.sample("tau", dist.HalfCauchy(zero + 5)).unsqueeze(-1)  # type: ignore[attr-defined]
+        mu: Any = pyro.sample("mu", dist.Normal(zero, 5.0)).unsqueeze(-1)
+        tau: Any = pyro.sample("tau", dist.HalfCauchy(zero + 5)).unsqueeze(-1)
         ones = torch.ones(8, dtype=torch.float64)
         if centered:
             theta: Any = pyro.sample("theta", dist.Normal(mu * ones, tau).to_event(1))
         else:
             theta = mu + tau * pyro.sample("effects", dist.Normal(0 * ones, ones).to_event(1))
-        return pyro.sample("y", dist.Normal(theta, sigma).to_event(1), obs=y)
+        pyro.sample("y", dist.Normal(theta, sigma).to_event(1), obs=y)
 
     def draws(count: int, generator: torch.Generator) -> Tensor:
         mu = normal_draws(0.0, 5.0, 1)(count, generator)
@@ -88,7 +88,7 @@ def eight_schools(*, centered: bool) -> Target:
         10,
         log_density,
         draws,
-        Evidence(-31.3113, 0.0001, "grid"),
+        Evidence(-31.31135, 0.0, "grid, effects in closed form"),
         one_mode,
         torch.ones(1, dtype=torch.float64),
         model,
@@ -111,11 +111,11 @@ def normal_2() -> Target:
         parts = logs.unsqueeze(1) + normal(y.unsqueeze(-1), z[:, None, 1:], 1.0)  # (S, N, 2)
         return prior + torch.logaddexp(parts[..., 0], parts[..., 1]).sum(-1)
 
-    def model() -> object:
+    def model() -> None:
         zeros = torch.zeros(2, dtype=torch.float64)
         theta: Any = pyro.sample("theta", dist.Uniform(zeros[0], zeros[0] + 1))
         mu: Any = pyro.sample("mu", dist.Normal(zeros, 10.0).to_event(1))
-        return pyro.factor("likelihood", log_likelihood(theta, mu))
+        pyro.factor("likelihood", log_likelihood(theta, mu))
 
     def draws(count: int, generator: torch.Generator) -> Tensor:
         mu = normal_draws(0.0, 10.0, 2)(count, generator)
@@ -126,7 +126,7 @@ def normal_2() -> Target:
         3,
         log_density,
         draws,
-        Evidence(-2071.035, 0.001, "importance sampling"),
+        Evidence(-2071.0358, 0.0006, "importance sampling"),
         lambda z: (z[:, 1] > z[:, 2]).long(),
         torch.full((2,), 0.5, dtype=torch.float64),
         model,
@@ -181,13 +181,13 @@ def low_dim_gauss_mix(*, ordered: bool) -> Target:
         likelihood = two_normals_likelihood(y, mu, log_sigma.exp(), logit.sigmoid())
         return prior + jacobian + beta + likelihood
 
-    def model() -> object:
+    def model() -> None:
         zeros = torch.zeros(2, dtype=torch.float64)
         free = dist.Normal(zeros, 2.0).to_event(1)
         mu: Any = pyro.sample("mu", Sorted(zeros[0] + 2) if ordered else free)
         sigma: Any = pyro.sample("sigma", dist.HalfNormal(zeros + 2).to_event(1))
         theta: Any = pyro.sample("theta", dist.Beta(zeros[0] + 5, zeros[0] + 5))
-        return pyro.factor("likelihood", two_normals_likelihood(y, mu, sigma, theta))
+        pyro.factor("likelihood", two_normals_likelihood(y, mu, sigma, theta))
 
     def draws(count: int, generator: torch.Generator) -> Tensor:
         mu = normal_draws(0.0, 2.0, 2)(count, generator)
@@ -205,7 +205,7 @@ def low_dim_gauss_mix(*, ordered: bool) -> Target:
         5,
         log_density,
         draws,
-        Evidence(-1673.667, 0.01, "importance sampling"),
+        Evidence(-2114.9903 if ordered else -1673.6658, 0.0013, "importance sampling"),
         one_mode if ordered else lambda z: (z[:, 0] > z[:, 1]).long(),
         weights.double(),
         model,
@@ -247,17 +247,17 @@ def normal_5() -> Target:
         cost = steps.square().sum(-1).clamp(max=100.0)  # (S, 5, 5)
         return cost[:, torch.arange(5), PERMUTATIONS].sum(-1).argmin(-1)
 
-    def model() -> object:
+    def model() -> None:
         zeros = torch.zeros(5, dtype=torch.float64)
         theta: Any = pyro.sample("theta", dist.Dirichlet(zeros + 1))
         mu: Any = pyro.sample("mu", dist.Normal(zeros, 10.0).to_event(1))
         sigma: Any = pyro.sample("sigma", dist.Uniform(zeros, zeros + 10).to_event(1))
-        return pyro.factor("likelihood", five_normals_likelihood(y, theta, mu, sigma))
+        pyro.factor("likelihood", five_normals_likelihood(y, theta, mu, sigma))
 
     def draws(count: int, generator: torch.Generator) -> Tensor:
         exponential = -torch.rand(count, 5, generator=generator, dtype=torch.float64).log()
         theta = exponential / exponential.sum(-1, keepdim=True)
-        free = dist.transforms.StickBreakingTransform().inv(theta)  # type: ignore[attr-defined]
+        free = dist.transforms.StickBreakingTransform().inv(theta)
         mu = normal_draws(0.0, 10.0, 5)(count, generator)
         return torch.cat([free, mu, uniform_draws(count, 5, generator)], -1)
 

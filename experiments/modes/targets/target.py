@@ -51,7 +51,7 @@ class Target:
     evidence: Evidence
     mode_of: Callable[[Tensor], Tensor]
     mode_weights: Tensor
-    model: Callable[[], object] | None = None
+    model: Callable[[], None] | None = None
     plane: tuple[int, int] | None = None
 
 
