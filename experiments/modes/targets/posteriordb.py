@@ -215,9 +215,10 @@ def low_dim_gauss_mix(*, ordered: bool) -> Target:
 
 PERMUTATIONS = torch.tensor(list(itertools.permutations(range(5))))  # (120, 5)
 NORMAL_5 = torch.tensor(
-    [[-9.7, 2.2], [-3.36, 1.86], [2.3, 2.83], [3.08, 0.6], [5.27, 2.15]], dtype=torch.float64
+    [[-9.591, 2.164], [-3.965, 1.364], [-0.251, 2.332], [3.101, 0.521], [4.925, 2.264]],
+    dtype=torch.float64,
 )
-"""Location and scale of each of the five Normals, in one mode."""
+"""Location and scale of each of the five Normals, at one of the highest optima."""
 
 
 def five_normals_likelihood(y: Tensor, weights: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
@@ -266,7 +267,7 @@ def normal_5() -> Target:
         14,
         log_density,
         draws,
-        Evidence(-5114.4, 1.0, "one run of sequential Monte Carlo"),
+        Evidence(-5114.36, 0.1, "importance sampling"),
         mode_of,
         torch.full((120,), 1 / 120, dtype=torch.float64),
         model,
