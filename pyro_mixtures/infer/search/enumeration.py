@@ -1,0 +1,63 @@
+"""The log density of a model with discrete sites, which Pyro's parallel enumeration sums out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+from opt_einsum import shared_intermediates
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+POINTS = "_points"
+"""Name of the outer plate."""
+
+
+def enumerated(
+    model: Callable[..., Any], args: Any, kwargs: Any, nesting: int, count: int | None
+) -> list[Tensor]:
+    """Terms of the log density, each ``(S,)`` or ``()``, with the discrete sites summed out.
+
+    Args:
+        model: a Pyro model.
+        args: of the model.
+        kwargs: of the model.
+        nesting: how many dimensions on the right plates take.
+        count: S, for a run in an outer plate; None for one point.
+    """
+    if count is not None:
+        model = pyro.plate(POINTS, count, dim=-nesting - 1)(model)
+        nesting += 1
+    model = poutine.enum(config_enumerate(model), first_available_dim=-nesting - 1)
+    trace = poutine.trace(model).get_trace(*args, **kwargs)
+    trace.compute_log_prob()
+    trace.pack_tensors()
+    tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            frames = (frame for frame in site["cond_indep_stack"] if frame.vectorized)
+            plates = frozenset(trace.plate_to_symbol[frame.name] for frame in frames)
+            tree.setdefault(plates, []).append(site["packed"]["log_prob"])
+    symbols = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
+    with shared_intermediates() as cache:
+        contracted = contract_tensor_tree(tree, symbols, cache=cache)
+    points = trace.plate_to_symbol.get(POINTS)
+    return [_total(term, points) for terms in contracted.values() for term in terms]
+
+
+def _total(term: Any, kept: str | None) -> Tensor:
+    """The sum over all packed dimensions, but for that of a symbol."""
+    others = [place for place, symbol in enumerate(dims_of(term)) if symbol != kept]
+    summed: Tensor = term.sum(others) if others else term
+    return summed
+
+
+def dims_of(term: Any) -> str:
+    """The symbols of a packed tensor's dimensions."""
+    dims: str = term._pyro_dims
+    return dims

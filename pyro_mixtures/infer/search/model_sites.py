@@ -1,0 +1,130 @@
+"""What one run of a Pyro model tells about its latent sites."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch.distributions import biject_to
+
+
+class LatentSite(NamedTuple):
+    """Where a continuous latent site stands in the packed vector, and in which form."""
+
+    name: str
+    start: int
+    stop: int
+    batch_shape: torch.Size
+    """Of the distribution, with all plates."""
+    event_shape: torch.Size
+    """Of a value."""
+    unconstrained_event_shape: torch.Size
+    dtype: torch.dtype
+
+    def coordinate_names(self) -> list[str]:
+        """One for each element, in the order of the vector: ``"tau"``, ``"theta[3]"``."""
+        shape = self.batch_shape + self.unconstrained_event_shape
+        if not shape:
+            return [self.name]
+        indices = product(*map(range, shape))
+        return [f"{self.name}[{','.join(map(str, index))}]" for index in indices]
+
+
+class ModelSites(NamedTuple):
+    """The sites of a model."""
+
+    latent: tuple[LatentSite, ...]
+    """Those that are continuous, in the order of the model."""
+    discrete: tuple[str, ...]
+    """Names of those to be summed out."""
+    nesting: int
+    """Dimensions on the right that plates, batches and observations take."""
+    device: torch.device
+
+    @property
+    def dimension(self) -> int:
+        """D, the length of the packed vector."""
+        return self.latent[-1].stop
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest of those of the latent sites."""
+        dtype = self.latent[0].dtype
+        for site in self.latent:
+            dtype = torch.promote_types(dtype, site.dtype)
+        return dtype
+
+
+def model_sites(trace: Trace) -> ModelSites:
+    """The sites in a trace of a model on its prior.
+
+    Raises:
+        ValueError: without continuous latent sites, and for discrete ones without enumeration.
+        NotImplementedError: for plates with subsamples.
+    """
+    latent: list[LatentSite] = []
+    discrete: list[str] = []
+    nesting, start, device = 0, 0, torch.device("cpu")
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        _check_plates(name, site)
+        if site_is_subsample(site):
+            continue
+        nesting = max(nesting, _num_batch_dims(site))
+        if site["is_observed"]:
+            continue
+        fn, value = site["fn"], site["value"]
+        if fn.support.is_discrete:
+            _check_enumerable(name, fn)
+            discrete.append(name)
+            continue
+        unconstrained = biject_to(fn.support).inv(value)
+        shape = unconstrained.shape[len(fn.batch_shape) :]
+        stop = start + unconstrained.numel()
+        latent.append(
+            LatentSite(name, start, stop, fn.batch_shape, fn.event_shape, shape, value.dtype)
+        )
+        start, device = stop, value.device
+    if start == 0:
+        found = f", but got only {', '.join(discrete)}, which are discrete" if discrete else ""
+        raise ValueError(f"Expected a model with continuous latent sites{found or ', got none'}")
+    return ModelSites(tuple(latent), tuple(discrete), nesting, device)
+
+
+def _check_plates(name: str, site: Any) -> None:
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size is not None and frame.size != frame.full_size:
+            _refuse_subsample(frame.name, frame.size, frame.full_size)
+    if site_is_subsample(site):
+        fn = site["fn"]
+        if fn.subsample_size is not None and fn.subsample_size < fn.size:
+            _refuse_subsample(name, fn.subsample_size, fn.size)
+
+
+def _refuse_subsample(name: str, size: int, full_size: int) -> None:
+    raise NotImplementedError(
+        f"Expected plates without subsamples, but got plate {name!r} with {size} of {full_size}:"
+        " the density would be another one in each run. Fit such a model by pyro.infer.SVI with a"
+        " mixture guide, or run it on all data"
+    )
+
+
+def _check_enumerable(name: str, fn: Any) -> None:
+    if not fn.has_enumerate_support:
+        raise ValueError(
+            f"Expected discrete sites that can be enumerated, but got {name!r}, a"
+            f" {type(fn).__name__}: sum or integrate it out in the model, as GammaPoisson and"
+            " BetaBinomial of pyro.distributions do, or cut it to finitely many values by a"
+            " Categorical"
+        )
+
+
+def _num_batch_dims(site: Any) -> int:
+    """Those of plates that a site is in, of its distribution and of its value."""
+    frames = (-frame.dim for frame in site["cond_indep_stack"] if frame.vectorized)
+    value, fn = torch.as_tensor(site["value"]), site["fn"]
+    return max(len(fn.batch_shape), value.dim() - fn.event_dim, *frames, 0)
