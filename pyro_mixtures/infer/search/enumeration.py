@@ -7,15 +7,29 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mixtures.infer.search.model_handlers import log_density_of
+
 POINTS = "_points"
 """Name of the outer plate."""
+
+
+class Enumerating(EnumMessenger):
+    """Pyro's handler for values of ``torch.func.vmap``, of which only the shapes are asked."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor):
+            msg = {**msg, "value": torch.empty(value.shape, device="meta")}
+        super()._pyro_post_sample(msg)
 
 
 def enumerated(
@@ -33,9 +47,12 @@ def enumerated(
     if count is not None:
         model = pyro.plate(POINTS, count, dim=-nesting - 1)(model)
         nesting += 1
-    model = poutine.enum(config_enumerate(model), first_available_dim=-nesting - 1)
-    trace = poutine.trace(model).get_trace(*args, **kwargs)
-    trace.compute_log_prob()
+    with poutine.trace() as tracing, Enumerating(first_available_dim=-nesting - 1):
+        config_enumerate(model)(*args, **kwargs)
+    trace = tracing.trace
+    for site in trace.nodes.values():
+        if site["type"] == "sample":
+            site["log_prob"] = site["unscaled_log_prob"] = log_density_of(site)
     trace.pack_tensors()
     tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     for site in trace.nodes.values():

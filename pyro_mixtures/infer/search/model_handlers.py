@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
 from typing import Any
 
 import pyro
@@ -14,10 +12,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_mixtures.infer.search.model_sites import LatentSite
-
-PYRO = threading.RLock()
-"""Held while a model runs: Pyro has one stack of handlers for all threads."""
+from pyro_mixtures.infer.search.model_sites import ModelSites
+from pyro_mixtures.infer.search.validity import valid_parameters, valid_values
 
 RADIUS = 2.0
 """Of the box from which unconstrained values come where the prior cannot be sampled, as in
@@ -28,8 +24,8 @@ class Apart(Messenger):
     """The outermost handler: what is outside sees no message, and the parameter store stays.
 
     Args:
-        parameters: initial values, by name, of those parameters that are not in Pyro's store;
-            filled by the first run.
+        parameters: initial values, by name, of parameters that Pyro's store does not have; filled
+            by the first run.
     """
 
     def __init__(self, parameters: dict[str, Any]) -> None:
@@ -45,9 +41,9 @@ class Apart(Messenger):
         if name in pyro.get_param_store():
             return
         if name not in self.parameters:
-            init = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
-            if init is None:
+            if len(msg["args"]) < 2:
                 return  # Pyro tells what is missing
+            init = msg["args"][1]
             self.parameters[name] = init() if callable(init) else init
         msg["value"], msg["done"] = self.parameters[name], True
 
@@ -58,9 +54,13 @@ class FromPrior(Apart):
     Args:
         parameters: as in ``Apart``.
         shape: of draws, ``(S, 1, ..., 1)``, or ``()`` for one.
+
+    Attributes:
+        unconstrained: values of the continuous sites, by name.
+        unsampled: names of those without a distribution to draw from.
     """
 
-    def __init__(self, parameters: dict[str, Any], shape: torch.Size = torch.Size()) -> None:
+    def __init__(self, parameters: dict[str, Any], shape: torch.Size) -> None:
         super().__init__(parameters)
         self.shape = shape
         self.unconstrained: dict[str, Tensor] = {}
@@ -72,22 +72,21 @@ class FromPrior(Apart):
         fn = msg["fn"]
         if self.shape:
             fn = fn.expand(torch.broadcast_shapes(self.shape, fn.batch_shape))
-        discrete = fn.support.is_discrete
+        msg["done"] = True
+        if fn.support.is_discrete:
+            msg["value"] = fn.sample()
+            return
+        transform = biject_to(fn.support)
         try:
             with torch.no_grad():
-                value = fn.sample()
-            unconstrained = None if discrete else biject_to(fn.support).inv(value)
+                msg["value"] = fn.sample()
+            unconstrained = transform.inv(msg["value"])
         except NotImplementedError:
-            if discrete:
-                raise
-            transform = biject_to(fn.support)
             shape = transform.inverse_shape(fn.batch_shape + fn.event_shape)
             unconstrained = torch.empty(shape).uniform_(-RADIUS, RADIUS)
-            value = transform(unconstrained)
+            msg["value"] = transform(unconstrained)
             self.unsampled.append(msg["name"])
-        msg["value"], msg["done"] = value, True
-        if unconstrained is not None:
-            self.unconstrained[msg["name"]] = unconstrained.detach()
+        self.unconstrained[msg["name"]] = unconstrained.detach()
 
 
 class AtPoints(Apart):
@@ -95,69 +94,112 @@ class AtPoints(Apart):
 
     Args:
         parameters: as in ``Apart``.
-        sites: where values stand.
-        z: packed points, ``(S, D)``, or one, ``(D,)``.
-        nesting: of dimensions on the right of S.
+        sites: of the model.
+        z: packed points ``(S, D)``, or one, ``(D,)``.
+
+    Attributes:
+        values: of the sites, by name.
+        terms: of the log determinant of the Jacobian, each ``(S,)`` or ``()``.
     """
 
-    def __init__(
-        self, parameters: dict[str, Any], sites: dict[str, LatentSite], z: Tensor, nesting: int
-    ) -> None:
+    def __init__(self, parameters: dict[str, Any], sites: ModelSites, z: Tensor) -> None:
         super().__init__(parameters)
-        self.sites, self.z, self.nesting = sites, z, nesting
+        self.sites, self.z = sites, z
         self.values: dict[str, Tensor] = {}
         self.terms: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        site = self.sites.get(msg["name"])
+        site = self.sites.latent.get(msg["name"])
         if site is None or msg["is_observed"]:
             return
-        shape = site.batch_shape + site.unconstrained_event_shape
-        points = self.z[..., site.start : site.stop]
-        if points.dtype != site.dtype:
-            points = points.to(site.dtype)
+        leading = site.batch_shape
         if self.z.dim() == 2:
-            ones = (1,) * (self.nesting - len(site.batch_shape))
-            shape = torch.Size((self.z.shape[0], *ones, *shape))
-        points = points.reshape(shape)
+            ones = (1,) * (self.sites.nesting - len(leading))
+            leading = torch.Size((len(self.z), *ones, *leading))
+        points = self.z[..., site.start : site.stop].to(site.dtype)
+        points = points.reshape(leading + site.unconstrained_event_shape)
         transform = biject_to(msg["fn"].support)
         value = transform(points)
         if value is not points:
-            self.terms.append(self.total(transform.log_abs_det_jacobian(points, value)))
+            if value.shape != leading + site.event_shape:
+                raise ValueError(
+                    f"Expected the support of site {site.name!r} to depend on no discrete site,"
+                    f" for values of the shape {tuple(leading + site.event_shape)}, but got"
+                    f" {tuple(value.shape)}"
+                )
+            self.terms.append(self.of_points(transform.log_abs_det_jacobian(points, value)))
         self.values[site.name] = value
         msg["value"], msg["done"] = value, True
 
-    def total(self, terms: Tensor) -> Tensor:
-        """The sum over all dimensions, but that of points if all are there."""
-        if self.z.dim() == 2:
-            return terms.reshape(self.z.shape[0], -1).sum(-1)
-        return terms.sum()
+    def of_points(self, terms: Tensor) -> Tensor:
+        """Their sums ``(S,)`` for points, or ``()`` for one or where all have the same."""
+        if self.z.dim() == 1 or terms.dim() <= self.sites.nesting:
+            return terms.sum()
+        return terms.flatten(1).sum(1) if terms.dim() > 1 else terms
 
 
 class LogDensityAtPoints(AtPoints):
-    """``AtPoints`` whose ``terms`` add up to the log density of the values and the data."""
+    """``AtPoints`` with ``terms`` of the log density of values and data as well."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) or msg["infer"].get("_deterministic"):
+        if not has_density(msg):
             return
-        log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
-        log_prob = torch.as_tensor(scale_and_mask(log_prob, msg["scale"], msg["mask"]))
-        if self.z.dim() == 2 and log_prob.dim() > self.nesting:
-            count = self.z.shape[0]
-            if log_prob.dim() != self.nesting + 1 or log_prob.shape[0] != count:
+        log_prob = log_density_of(msg)
+        if self.z.dim() == 2 and log_prob.dim() > self.sites.nesting:
+            rows, *rest = log_prob.shape
+            if rows not in (1, len(self.z)) or len(rest) > self.sites.nesting:
                 raise ValueError(
                     f"Expected site {msg['name']!r} to have a log density with at most"
-                    f" {self.nesting} dimensions after {count} points, but got the shape"
-                    f" {tuple(log_prob.shape)}"
+                    f" {self.sites.nesting} dimensions after {len(self.z)} points, but got the"
+                    f" shape {tuple(log_prob.shape)}"
                 )
-            self.terms.append(self.total(log_prob))
-        else:
-            self.terms.append(log_prob.sum())
+        self.terms.append(self.of_points(log_prob))
 
 
-def total(terms: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """The sum of terms, each ``(S,)`` or ``()``, in a dtype."""
-    result: Any = 0.0
-    for term in terms:
-        result = result + term.to(dtype)
-    return torch.as_tensor(result, dtype=dtype)
+class Checks(Messenger):
+    """What validation would refuse, for each point.
+
+    Args:
+        nesting: dimensions on the right of points.
+        many: whether there are several points, in dimension ``-nesting - 1``.
+
+    Attributes:
+        parameters: whether all distributions have valid ones, each ``(S,)`` or ``()``.
+        values: whether all values and data are in their supports.
+    """
+
+    def __init__(self, nesting: int, many: bool) -> None:
+        super().__init__()
+        self.nesting, self.many = nesting, many
+        self.parameters: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if has_density(msg):
+            self.parameters += map(self._of_points, valid_parameters(msg["fn"]))
+            self.values += map(self._of_points, valid_values(msg["fn"], msg["value"]))
+
+    def _of_points(self, valid: Tensor) -> Tensor:
+        if self.many and valid.dim() > self.nesting:
+            moved = valid.movedim(-self.nesting - 1, 0)
+            return moved.flatten(1).all(1) if moved.dim() > 1 else moved
+        return valid.all()
+
+    def applied(self, log_densities: Tensor) -> Tensor:
+        """``-inf`` for points outside of a support, NaN for those with invalid parameters."""
+        for valid in self.values:
+            log_densities = torch.where(valid, log_densities, -torch.inf)
+        for valid in self.parameters:
+            log_densities = torch.where(valid, log_densities, torch.nan)
+        return log_densities
+
+
+def has_density(msg: Any) -> bool:
+    """Whether a site is one of those that count."""
+    return not (site_is_subsample(msg) or msg["infer"].get("_deterministic"))
+
+
+def log_density_of(msg: Any) -> Tensor:
+    """That of a site's value, of the batch shape."""
+    log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
+    return torch.as_tensor(scale_and_mask(log_prob, msg["scale"], msg["mask"]))

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
-from pyro_mixtures.infer.search.enumeration import enumerated
-from pyro_mixtures.infer.search.model_handlers import (
-    PYRO,
-    AtPoints,
-    FromPrior,
-    LogDensityAtPoints,
-    total,
-)
-from pyro_mixtures.infer.search.model_sites import model_sites
+from pyro_mixtures.infer.search.model_runs import ModelRuns, random_numbers_kept
 
 WAYS = ("plate", "vmap", "loop")
 """To evaluate a batch, from the fastest to the slowest."""
@@ -29,7 +19,7 @@ POINTS = 4
 """Draws of the prior at which a way is compared with single evaluations."""
 
 TRIES = 100
-"""Draws of the prior among which those are found, and for each draw with finite coordinates."""
+"""Draws of the prior among which those are found."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
 """Relative difference of two ways to evaluate one density."""
@@ -92,116 +82,115 @@ class ModelLogDensity:
     ) -> None:
         if way not in (*WAYS, None):
             raise ValueError(f"Expected way to be one of {', '.join(WAYS)} or None, but got {way}")
-        self.model, self.args, self.kwargs = model, args, kwargs or {}
-        self._parameters: dict[str, Any] = {}
-        state = get_rng_state()
-        try:
-            self._find_sites()
-            self._find_way(way)
-        finally:
-            set_rng_state(state)
-
-    def _find_sites(self) -> None:
-        with PYRO, FromPrior(self._parameters) as prior:
-            sites = model_sites(poutine.trace(self.model).get_trace(*self.args, **self.kwargs))
-        self._sites, self._by_name = sites, {site.name: site for site in sites.latent}
-        self.unsampled_sites = tuple(prior.unsampled)
+        with random_numbers_kept():
+            self._runs = ModelRuns(model, args, kwargs or {})
+            self.refused: dict[str, str] = {}
+            self.way = self._find_way(way)
+        sites = self._runs.sites
         self.dimension, self.dtype, self.device = sites.dimension, sites.dtype, sites.device
-        self.site_slices = {site.name: slice(site.start, site.stop) for site in sites.latent}
-        self.coordinate_names = [name for site in sites.latent for name in site.coordinate_names()]
+        self.unsampled_sites = self._runs.unsampled
+        self.site_slices = {
+            name: slice(site.start, site.stop) for name, site in sites.latent.items()
+        }
+        self.coordinate_names = [
+            name for site in sites.latent.values() for name in site.coordinate_names()
+        ]
 
-    def _find_way(self, asked: str | None) -> None:
+    def _find_way(self, asked: str | None) -> str:
         points = self._points()
-        single = [_with_gradient(self._one, point) for point in points]
-        again, _ = _with_gradient(self._one, points[0])
-        if not self._equal(again, single[0][0]):
+        alone = [_with_gradient(self._runs.log_density, point) for point in points]
+        again, _ = _with_gradient(self._runs.log_density, points[0])
+        if not self._equal(again, alone[0][0]):
             raise ValueError(
                 "Expected a log density that is the same in each run of the model, but got"
-                f" {single[0][0].item()} and {again.item()} at one point: draw random numbers by"
+                f" {alone[0][0].item()} and {again.item()} at one point: draw random numbers by"
                 " pyro.sample only, and switch dropout off"
             )
-        self.refused: dict[str, str] = {}
         for way in WAYS if asked is None else (asked,):
-            self.way = way
-            reason = self._difference(points, single)
+            reason = self._difference(way, points, alone)
             if reason is None:
                 break
             self.refused[way] = reason
-        if self.way in self.refused:
+        if way in self.refused:
             raise ValueError(
-                f"Expected a model that can be evaluated with way = {self.way!r}, but got one for"
-                f" which {self.refused[self.way]}"
+                f"Expected a model that can be evaluated with way = {way!r}, but got one of which"
+                f" {self.refused[way]}"
             )
-        if self.way == "loop" and asked is None:
+        if way == "loop" and asked is None:
             warnings.warn(
-                "The model runs once for each point, which is slow: in an outer plate"
-                f" {self.refused['plate']}; by torch.func.vmap {self.refused['vmap']}. State"
-                ' way="loop" to hide this warning',
-                stacklevel=3,
+                "The model runs once for each point, which is slow: in a plate of points"
+                f" {self.refused['plate']}; by torch.func.vmap {self.refused['vmap']}. Set way ="
+                ' "loop" where that cannot be helped',
+                stacklevel=4,
             )
+        return way
 
     def _points(self) -> Tensor:
-        """Points with finite log densities and gradients, ``(POINTS, D)``."""
+        """Draws of the prior with finite log densities and gradients, ``(POINTS, D)``."""
         found: list[Tensor] = []
-        reason = ""
+        reason, cause = "none", None
         for _ in range(TRIES):
-            point = self._prior_draw()
+            point = self._runs.prior_draw()
             try:
-                value, gradient = _with_gradient(self._one, point)
+                value, gradient = _with_gradient(self._runs.log_density, point)
             except (ValueError, RuntimeError) as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason, cause = f"{type(error).__name__}: {error}", error
                 continue
             if bool(value.isfinite()) and bool(gradient.isfinite().all()):
                 found.append(point)
                 if len(found) == POINTS:
                     return torch.stack(found)
             else:
-                reason = f"the log density {value.item()}"
+                reason, cause = f"the value {value.item()}", None
         if not found:
+            discrete = ", ".join(self._runs.sites.discrete)
+            advice = f" (the discrete sites {discrete} are enumerated)" if discrete else ""
             raise ValueError(
-                f"Expected a model with a finite log density at some draws of its prior, but got"
-                f" {reason}"
-            )
+                f"Expected a log density that is finite at some draws of the prior{advice}, but"
+                f" got {reason}"
+            ) from cause
         few = torch.stack(found)[torch.arange(POINTS) % len(found)]
         return few + 1e-4 * torch.randn_like(few)
 
-    def _difference(self, points: Tensor, single: list[tuple[Tensor, Tensor]]) -> str | None:
-        """Why the way is wrong, or None if values and gradients are those of single points.
+    def _difference(
+        self, way: str, points: Tensor, alone: list[tuple[Tensor, Tensor]]
+    ) -> str | None:
+        """What is wrong with a way, or None if values and gradients are those of single points.
 
-        Two sizes, since one may be by chance that of another dimension of the model.
+        Two sizes, since one may by chance be that of another dimension of the model.
         """
         for size in (len(points) - 1, len(points)):
             try:
-                values, gradients = _with_gradient(self, points[:size])
-            except Exception as error:
-                return f"it raises {type(error).__name__}: {error}"
-            if values.shape != (size,):
-                return f"{size} points have log densities of the shape {tuple(values.shape)}"
-            for row, (value, gradient) in enumerate(single[:size]):
+                values, gradients = _with_gradient(
+                    lambda z: self._evaluated(way, z), points[:size]
+                )
+            except Exception as error:  # whatever a model does with shapes that it does not know
+                return f"a batch raises {type(error).__name__}: {error}"
+            for row, (value, gradient) in enumerate(alone[:size]):
                 if not self._equal(values[row], value):
                     return (
-                        f"a point among {size} has the log density {values[row].item()}, and"
-                        f" alone {value.item()}"
+                        f"one point of {size} has the log density {values[row].item()}, and"
+                        f" {value.item()} alone"
                     )
                 if not self._equal(gradients[row], gradient):
-                    return f"a point among {size} has another gradient than alone"
+                    return f"one point of {size} has another gradient than alone"
         return None
 
     def _equal(self, first: Tensor, second: Tensor) -> bool:
-        tolerance = TOLERANCE[self.dtype]
         scale = 1 + second.abs().max()
-        return bool(((first - second).abs() <= tolerance * scale).all())
+        return bool(((first - second).abs() <= TOLERANCE[self._runs.sites.dtype] * scale).all())
 
     def __call__(self, z: Tensor) -> Tensor:
         """Log densities ``(S,)`` of points ``(S, D)``, in their dtype, differentiable."""
         self._check(z)
-        with PYRO:
-            if self.way == "plate":
-                return self._run(z)
-            if self.way == "vmap":
-                with pyro.validation_enabled(False):
-                    return torch.func.vmap(self._run)(z)
-            return torch.stack([self._run(point) for point in z])
+        return self._evaluated(self.way, z) if len(z) else z.sum(-1)
+
+    def _evaluated(self, way: str, z: Tensor) -> Tensor:
+        if way == "plate":
+            return self._runs.log_density(z)
+        if way == "vmap":
+            return self._runs.mapped_log_density(z)
+        return torch.stack([self._runs.log_density(point) for point in z])
 
     def _check(self, z: Tensor) -> None:
         if z.dim() != 2 or z.shape[1] != self.dimension:
@@ -209,99 +198,33 @@ class ModelLogDensity:
                 f"Expected points of the shape (S, {self.dimension}), but got {tuple(z.shape)}"
             )
 
-    def _one(self, point: Tensor) -> Tensor:
-        with PYRO:
-            return self._run(point)
-
-    def _run(self, z: Tensor) -> Tensor:
-        """Of points ``(S, D)`` in one run, ``(S,)``, or of one, ``(D,)``, ``()``."""
-        inside = z.to(device=self.device, dtype=self.dtype)
-        nesting = self._sites.nesting
-        if self._sites.discrete:
-            with AtPoints(self._parameters, self._by_name, inside, nesting) as handler:
-                count = len(z) if z.dim() == 2 else None
-                terms = enumerated(self.model, self.args, self.kwargs, nesting, count)
-            terms = handler.terms + terms
-        else:
-            with LogDensityAtPoints(self._parameters, self._by_name, inside, nesting) as handler:
-                self.model(*self.args, **self.kwargs)
-            terms = handler.terms
-        result = total(terms, z.dtype).to(z.device)
-        return result.expand(z.shape[:-1])
-
     def prior_draws(self, count: int) -> Tensor:
-        """Unconstrained draws of the latent sites from the prior, ``(count, D)``."""
-        draws = None
-        if self.way == "plate":
-            try:
-                draws = self._prior_draws_at_once(count)
-            except (ValueError, RuntimeError):
-                pass
-        if draws is None:
-            return torch.stack([self._prior_draw() for _ in range(count)])
-        finite = draws.isfinite().all(-1)
-        if not bool(finite.all()):
-            again = [self._prior_draw() for _ in range(int((~finite).sum()))]
-            draws[~finite] = torch.stack(again)
+        """Unconstrained draws of the latent sites from the prior, ``(count, D)``.
+
+        They come from one run of the model where that is the way, else from one for each.
+        """
+        draws = torch.full((count, self.dimension), torch.nan)
+        draws = draws.to(self.device, self.dtype)
+        if self.way == "plate" and count:
+            with suppress(Exception):  # one by one the model tells what is wrong, if anything
+                draws = self._runs.prior_draws(count)
+        for row in (~draws.isfinite().all(-1)).nonzero():
+            draws[row] = self._runs.prior_draw()
         return draws
-
-    def _prior_draws_at_once(self, count: int) -> Tensor:
-        shape = torch.Size((count,) + (1,) * self._sites.nesting)
-        with PYRO, FromPrior(self._parameters, shape) as prior:
-            self.model(*self.args, **self.kwargs)
-        return self._packed(prior, count)  # (S, D)
-
-    def _prior_draw(self) -> Tensor:
-        """One draw, ``(D,)``, of finite coordinates."""
-        for _ in range(TRIES):
-            with PYRO, FromPrior(self._parameters) as prior:
-                self.model(*self.args, **self.kwargs)
-            draw = self._packed(prior, 1)[0]
-            if bool(draw.isfinite().all()):
-                return draw
-        names = [
-            name
-            for name, finite in zip(self.coordinate_names, draw.isfinite().tolist(), strict=True)
-            if not finite
-        ]
-        raise ValueError(
-            "Expected draws of the prior within the supports of the sites, but got infinite"
-            f" unconstrained values of {', '.join(names)}"
-        )
-
-    def _packed(self, prior: FromPrior, count: int) -> Tensor:
-        parts = [prior.unconstrained[site.name].reshape(count, -1) for site in self._sites.latent]
-        packed = torch.cat([part.to(self.dtype) for part in parts], -1)  # (S, D)
-        if packed.shape[1] != self.dimension:
-            raise ValueError(
-                f"Expected latent sites of the same shapes in each run, with {self.dimension}"
-                f" coordinates, but got {packed.shape[1]}"
-            )
-        return packed
 
     def constrain(self, z: Tensor) -> dict[str, Tensor]:
         """The latent sites at points ``(S, D)`` in the model's own terms, ``(S, *shape)``."""
         self._check(z)
-        with torch.no_grad(), PYRO:
+        if not len(z):
+            one = self.constrain(z.new_zeros(1, self.dimension))
+            return {name: value[:0] for name, value in one.items()}
+        with torch.no_grad():
             if self.way == "plate":
-                values = self._values(z)
-            elif self.way == "vmap":
-                with pyro.validation_enabled(False):
-                    values = torch.func.vmap(self._values)(z)
-            else:
-                each = [self._values(point) for point in z]
-                values = {name: torch.stack([one[name] for one in each]) for name in each[0]}
-        return {
-            site.name: values[site.name].reshape(len(z), *site.batch_shape, *site.event_shape)
-            for site in self._sites.latent
-        }
-
-    def _values(self, z: Tensor) -> dict[str, Tensor]:
-        inside = z.to(device=self.device, dtype=self.dtype)
-        nesting = self._sites.nesting
-        with AtPoints(self._parameters, self._by_name, inside, nesting) as handler:
-            self.model(*self.args, **self.kwargs)
-        return handler.values
+                return self._runs.values(z)
+            if self.way == "vmap":
+                return self._runs.mapped_values(z)
+            each = [self._runs.values(point) for point in z]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
 
 def _with_gradient(log_density: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

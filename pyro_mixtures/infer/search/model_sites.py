@@ -36,26 +36,17 @@ class LatentSite(NamedTuple):
 class ModelSites(NamedTuple):
     """The sites of a model."""
 
-    latent: tuple[LatentSite, ...]
-    """Those that are continuous, in the order of the model."""
+    latent: dict[str, LatentSite]
+    """Those that are continuous, by name, in the order of the model."""
     discrete: tuple[str, ...]
     """Names of those to be summed out."""
     nesting: int
     """Dimensions on the right that plates, batches and observations take."""
     device: torch.device
-
-    @property
-    def dimension(self) -> int:
-        """D, the length of the packed vector."""
-        return self.latent[-1].stop
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The widest of those of the latent sites."""
-        dtype = self.latent[0].dtype
-        for site in self.latent:
-            dtype = torch.promote_types(dtype, site.dtype)
-        return dtype
+    dimension: int
+    """D, the length of the packed vector."""
+    dtype: torch.dtype
+    """The widest of those of the latent sites."""
 
 
 def model_sites(trace: Trace) -> ModelSites:
@@ -65,9 +56,10 @@ def model_sites(trace: Trace) -> ModelSites:
         ValueError: without continuous latent sites, and for discrete ones without enumeration.
         NotImplementedError: for plates with subsamples.
     """
-    latent: list[LatentSite] = []
+    latent: dict[str, LatentSite] = {}
     discrete: list[str] = []
-    nesting, start, device = 0, 0, torch.device("cpu")
+    nesting, start = 0, 0
+    dtype, device = torch.float32, torch.device("cpu")
     for name, site in trace.nodes.items():
         if site["type"] != "sample":
             continue
@@ -75,24 +67,34 @@ def model_sites(trace: Trace) -> ModelSites:
         if site_is_subsample(site):
             continue
         nesting = max(nesting, _num_batch_dims(site))
+        fn, value = site["fn"], site["value"]
         if site["is_observed"]:
             continue
-        fn, value = site["fn"], site["value"]
         if fn.support.is_discrete:
             _check_enumerable(name, fn)
             discrete.append(name)
             continue
-        unconstrained = biject_to(fn.support).inv(value)
-        shape = unconstrained.shape[len(fn.batch_shape) :]
-        stop = start + unconstrained.numel()
-        latent.append(
-            LatentSite(name, start, stop, fn.batch_shape, fn.event_shape, shape, value.dtype)
-        )
+        batch_shape, event_shape = fn.batch_shape, fn.event_shape
+        shape = _transform(name, fn).inverse_shape(value.shape)
+        stop = start + shape.numel()
+        inner = shape[len(batch_shape) :]
+        latent[name] = LatentSite(name, start, stop, batch_shape, event_shape, inner, value.dtype)
         start, device = stop, value.device
+        dtype = torch.promote_types(dtype, value.dtype)
     if start == 0:
-        found = f", but got only {', '.join(discrete)}, which are discrete" if discrete else ""
-        raise ValueError(f"Expected a model with continuous latent sites{found or ', got none'}")
-    return ModelSites(tuple(latent), tuple(discrete), nesting, device)
+        found = f"only {', '.join(discrete)}, discrete" if discrete else "none"
+        raise ValueError(f"Expected a model with continuous latent sites, but got {found}")
+    return ModelSites(latent, tuple(discrete), nesting, device, start, dtype)
+
+
+def _transform(name: str, fn: Any) -> Any:
+    try:
+        return biject_to(fn.support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Expected latent sites with supports that torch.distributions.biject_to knows, but"
+            f" got {fn.support} at site {name!r}"
+        ) from error
 
 
 def _check_plates(name: str, site: Any) -> None:

@@ -6,6 +6,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroSample
+from pyro.ops.indexing import Vindex
 from torch import nn
 
 SCHOOLS = (
@@ -107,13 +108,7 @@ def mixture_of_two(y):
         locs = pyro.sample("locs", dist.Normal(0.0, 3.0))
     with pyro.plate("data", len(y)):
         k = pyro.sample("k", dist.Categorical(weights))
-        pyro.sample(
-            "y", dist.Normal(locs[..., k] if locs.dim() == 1 else pick(locs, k), 1.0), obs=y
-        )
-
-
-def pick(locs, k):
-    return pyro.ops.indexing.Vindex(locs)[..., k]
+        pyro.sample("y", dist.Normal(Vindex(locs)[..., k], 1.0), obs=y)
 
 
 def global_switch(y):
