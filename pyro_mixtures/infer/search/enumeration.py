@@ -12,14 +12,22 @@ from opt_einsum import shared_intermediates
 from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.ops.contract import contract_tensor_tree
+from pyro.ops.rings import LogRing
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mixtures.infer.search import log_sum_exp
 from pyro_mixtures.infer.search.model_handlers import log_density_of
 
 POINTS = "_points"
 """Name of the outer plate."""
+
+
+class MappedRing(LogRing):
+    """Pyro's, under ``torch.func.vmap`` and with second derivatives as well."""
+
+    _backend = log_sum_exp.__name__
 
 
 class Enumerating(EnumMessenger):
@@ -62,7 +70,7 @@ def enumerated(
             tree.setdefault(plates, []).append(site["packed"]["log_prob"])
     symbols = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
     with shared_intermediates() as cache:
-        contracted = contract_tensor_tree(tree, symbols, cache=cache)
+        contracted = contract_tensor_tree(tree, symbols, ring=MappedRing(cache))
     points = trace.plate_to_symbol.get(POINTS)
     return [_total(term, points) for terms in contracted.values() for term in terms]
 

@@ -165,7 +165,8 @@ class ModelLogDensity:
                     lambda z: self._evaluated(way, z), points[:size]
                 )
             except Exception as error:  # whatever a model does with shapes that it does not know
-                return f"a batch raises {type(error).__name__}: {error}"
+                line = (str(error).splitlines() or [""])[0]
+                return f"a batch raises {type(error).__name__}: {line}"
             for row, (value, gradient) in enumerate(alone[:size]):
                 if not self._equal(values[row], value):
                     return (

@@ -5,9 +5,12 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.nn import PyroModule, PyroSample
+from pyro.infer.reparam import LocScaleReparam
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from pyro.ops.indexing import Vindex
 from torch import nn
+
+from pyro_mixtures.distributions import MixtureOfDiagNormals
 
 SCHOOLS = (
     torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0]),
@@ -141,6 +144,74 @@ class Network(PyroModule):
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
 
+class Parameters(PyroModule):
+    """Parameters of the module's own, one of them with a constraint."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(0.5))
+        self.scale = PyroParam(torch.tensor(2.0), constraint=constraints.positive)
+
+    def forward(self):
+        pyro.sample("x", dist.Normal(self.loc, self.scale))
+
+
+def hidden_markov(y):
+    with pyro.plate("states", 2):
+        locs = pyro.sample("locs", dist.Normal(0.0, 3.0))
+        rows = pyro.sample("rows", dist.Dirichlet(torch.ones(2)))
+    state = 0
+    for i in pyro.markov(range(len(y))):
+        state = pyro.sample(f"state{i}", dist.Categorical(Vindex(rows)[..., state, :]))
+        pyro.sample(f"y{i}", dist.Normal(Vindex(locs)[..., state], 1.0), obs=y[i])
+
+
+def partly_observed(y):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=y, obs_mask=torch.arange(len(y)) > 1)
+
+
+@poutine.reparam(config={"theta": LocScaleReparam(0.0)})
+def reparameterized(y, sigma):
+    eight_schools(y, sigma)
+
+
+@poutine.condition(data={"mu": torch.tensor(1.0)})
+def conditioned(y, sigma):
+    eight_schools(y, sigma)
+
+
+def gaussian_process(t, y):
+    """Its covariance has no Cholesky factor for large scales."""
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))[..., None, None]
+    covariance = torch.exp(-((t[:, None] - t) ** 2) / scale)
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(t)), covariance), obs=y)
+
+
+def pareto(y):
+    """Data may lie outside of the support, and parameters be wrong."""
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Pareto(x + 2.0, 3.0), obs=y)
+
+
+def mixed_precision():
+    x = pyro.sample("x", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+    y = pyro.sample("y", dist.LogNormal(0.0, 1.0))
+    pyro.factor("penalty", -y * x.square().sum(-1))
+
+
+def mixture_prior():
+    locs = torch.tensor([[-2.0, 0.0], [2.0, 1.0]])
+    pyro.sample("x", MixtureOfDiagNormals(locs, torch.ones(2, 2), torch.zeros(2)))
+
+
+def constant():
+    pyro.sample("x", dist.Uniform(0.0, 1.0))
+    pyro.factor("penalty", torch.tensor(-3.0))
+
+
 MODELS = {
     "eight schools": (eight_schools, SCHOOLS, {}, "plate"),
     "nested plates": (nested_plates, (), {}, "plate"),
@@ -158,5 +229,15 @@ MODELS = {
     "improper": (improper, (), {}, "plate"),
     "parameter": (with_parameter, (), {}, "plate"),
     "network": (Network(), (X, Y), {}, "vmap"),
+    "module": (Parameters(), (), {}, "plate"),
+    "hidden Markov": (hidden_markov, (Y,), {}, "vmap"),
+    "partly observed": (partly_observed, (Y,), {}, "plate"),
+    "reparameterized": (reparameterized, SCHOOLS, {}, "plate"),
+    "conditioned": (conditioned, SCHOOLS, {}, "plate"),
+    "Gaussian process": (gaussian_process, (X[:, 0].double(), Y.double()), {}, "plate"),
+    "Pareto": (pareto, (torch.full((3,), 3.0),), {}, "plate"),
+    "mixed precision": (mixed_precision, (), {}, "plate"),
+    "mixture prior": (mixture_prior, (), {}, "plate"),
+    "constant": (constant, (), {}, "plate"),
 }
 """Model, arguments, keyword arguments, and the way that is found."""

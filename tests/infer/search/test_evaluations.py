@@ -28,7 +28,7 @@ def test_bad_points_are_counted_and_harm_no_others():
     torch.testing.assert_close(values[~bad], -(z[~bad] ** 2).sum(-1) / 2)
     torch.testing.assert_close(gradients[~bad], -z[~bad])
     assert (evaluations.count, evaluations.without_mass, evaluations.failed) == (20, 1, 4)
-    assert "nan at z = (1, " in evaluations.first_failure
+    assert "nan, at z = (1, " in evaluations.first_failure
     torch.testing.assert_close(evaluations.values(z), values)
     hessians = evaluations.hessians(z)
     assert evaluations.count == 40 + 60
