@@ -6,8 +6,8 @@ from pyro_mixtures.diagnostics.elbo_gradients import elbo_gradient_variance
 from pyro_mixtures.diagnostics.evaluate import Evaluation, evaluate
 from pyro_mixtures.diagnostics.moments import GradientVariance
 from pyro_mixtures.diagnostics.nonfinite_sites import nonfinite_gradient, nonfinite_site
-from pyro_mixtures.diagnostics.pareto import pareto_smoothed
 from pyro_mixtures.diagnostics.psis import PSIS, psis
+from pyro_mixtures.numerics.pareto import pareto_smoothed
 
 __all__ = [
     "PSIS",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.diagnostics.log_weights import Draws
-from pyro_mixtures.diagnostics.pareto import FEWEST_SAMPLES, largest_khat, pareto_smoothed
+from pyro_mixtures.numerics.pareto import FEWEST_SAMPLES, largest_khat, pareto_smoothed
 from pyro_mixtures.numerics.validation import check_at_least
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_mixtures.diagnostics import pareto_smoothed
+from pyro_mixtures.numerics.pareto import pareto_smoothed
 
 SHARE = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
 NORMAL = torch.special.ndtri(SHARE)
