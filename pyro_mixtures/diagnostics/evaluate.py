@@ -20,6 +20,7 @@ from pyro_mixtures.numerics.pareto import (
 )
 from pyro_mixtures.numerics.precision import double
 from pyro_mixtures.numerics.validation import check_at_least
+from pyro_mixtures.numerics.weighing import mean_error
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,13 @@ class Evaluation:
         size = count / squares.mean(0)
         return cls(
             elbo=log_weights.mean(0),
-            elbo_error=_mean_error(log_weights),
+            elbo_error=mean_error(log_weights),
             iw_bound=iw_bound,
-            iw_bound_error=_mean_error(ratios),
+            iw_bound_error=mean_error(ratios),
             khat=khat,
             khat_error=_khat_error(khat, count),
             effective_sample_size=size,
-            effective_sample_size_error=size * _mean_error(2 * ratios - squares * (size / count)),
+            effective_sample_size_error=size * mean_error(2 * ratios - squares * (size / count)),
             num_samples=count,
         )
 
@@ -227,11 +228,6 @@ def _check_batch(log_weights: Tensor) -> None:
             "Expected a guide with draws where the model has a positive density, but all"
             f" {len(log_weights)} weights are zero of element {is_zero.nonzero()[0].tolist()}"
         )
-
-
-def _mean_error(values: Tensor) -> Tensor:
-    """Standard error of the mean over the first dimension."""
-    return values.std(0) / math.sqrt(len(values))
 
 
 def _khat_error(khat: Tensor, count: int) -> Tensor:

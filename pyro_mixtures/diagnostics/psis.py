@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.diagnostics.log_weights import Draws
-from pyro_mixtures.numerics.pareto import FEWEST_SAMPLES, largest_khat, pareto_smoothed
+from pyro_mixtures.numerics.pareto import FEWEST_SAMPLES, largest_khat
 from pyro_mixtures.numerics.validation import check_at_least
+from pyro_mixtures.numerics.weighing import verdict, weigh
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,23 @@ class PSIS:
     their tail is: they have :math:`1 / \hat k` moments. Below 0.5 weighted means can be relied on;
     up to 0.7, or :attr:`threshold` if that is lower, the smoothed weights are still of use; above,
     neither guide nor weights are to be trusted. It does not show modes that no draw has reached,
-    nor how many draws count: for that there is ``effective_sample_size``.
+    nor how many draws count: for that there is ``effective_sample_size``. ``print`` shows the
+    figures with their errors, and ``verdict``.
 
     Attributes:
         khat: :math:`\hat k`. It is ``-inf`` where the largest weights are all equal but for
-            rounding, and ``inf`` where too few are large for a fit.
+            rounding, or exceed the others by so little that their tail cannot matter
+            (:func:`~pyro_mixtures.diagnostics.pareto_smoothed` has the rule), and ``inf`` where
+            too few are large for a fit.
         effective_sample_size: :math:`1 / \sum_s w_s^2`, from 1 to S.
+        elbo: the mean of the logarithms of the weights as they are drawn, a lower bound of the log
+            evidence. It is ``-inf``, with an error of NaN, where a draw has no density in the
+            model.
+        elbo_error: its standard error.
         log_evidence: the estimate :math:`\log \frac1S \sum_s \tilde w_s` of the logarithm of the
             evidence, of the smoothed weights :math:`\tilde w` before they are normalized.
+        log_evidence_error: its standard error, by the delta method: that of the draws, and too
+            small where few weights prevail, of which :math:`\hat k` tells.
         log_weights: logarithms of the smoothed weights w, which sum to one, ``(S,)``.
         samples: draws of the guide, from the name of each latent site of the model to
             ``(S, *shape)``.
@@ -38,7 +47,10 @@ class PSIS:
 
     khat: float
     effective_sample_size: float
+    elbo: float
+    elbo_error: float = field(repr=False)
     log_evidence: float
+    log_evidence_error: float = field(repr=False)
     log_weights: Tensor = field(repr=False)
     samples: dict[str, Tensor] = field(repr=False)
 
@@ -46,6 +58,21 @@ class PSIS:
     def threshold(self) -> float:
         r"""The largest :math:`\hat k` that S draws can bear, ``min(1 - 1 / log10(S), 0.7)``."""
         return largest_khat(len(self.log_weights))
+
+    @property
+    def verdict(self) -> str:
+        """How far to trust guide and weights, in words; what draws cannot tell is said, too."""
+        return verdict(self.khat, self.effective_sample_size, len(self.log_weights))
+
+    def __str__(self) -> str:
+        count = len(self.log_weights)
+        figures = {
+            "ELBO": f"{self.elbo:.3f} ± {self.elbo_error:.3f}",
+            "log evidence": f"{self.log_evidence:.3f} ± {self.log_evidence_error:.3f}",
+            "effective sample size": f"{self.effective_sample_size:.1f}",
+        }
+        table = [f"{name:<26}{told}" for name, told in figures.items()]
+        return "\n".join([f"{count} samples", *table, self.verdict])
 
     def resample(self, num_samples: int) -> dict[str, Tensor]:
         """Draws nearer to the posterior: from the samples, with replacement, by their weights.
@@ -128,21 +155,19 @@ def psis(
         >>> exact = dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(2.0))
         >>> abs(found.log_evidence - exact.item()) < 0.05
         True
+        >>> print(found)
+        4000 samples
+        ELBO                      -2.281 ± 0.003
+        log evidence              -2.265 ± 0.002
+        effective sample size     3904.3
+        k-hat -1.75: importance weights mend it; it cannot see modes that no draw has visited
         >>> found.resample(500)["x"].shape
         torch.Size([500])
     """
     check_at_least(FEWEST_SAMPLES, num_samples=num_samples)
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize)
-    found = list(draws.chunks(num_samples, num_samples))
-    log_weights = torch.cat([each for each, _ in found])
-    samples = {name: torch.cat([values[name] for _, values in found]) for name in found[0][1]}
-    smoothed, khat = pareto_smoothed(log_weights)
-    total = smoothed.logsumexp(0)
-    normalized = smoothed - total
-    return PSIS(
-        khat=khat,
-        effective_sample_size=float((-(2 * normalized).logsumexp(0)).exp()),
-        log_evidence=float(total) - math.log(num_samples),
-        log_weights=normalized,
-        samples=samples,
-    )
+    chunks = list(draws.chunks(num_samples, num_samples))
+    log_weights = torch.cat([each for each, _ in chunks])
+    samples = {name: torch.cat([values[name] for _, values in chunks]) for name in chunks[0][1]}
+    found = weigh(log_weights)
+    return PSIS(samples=samples, **found._asdict())

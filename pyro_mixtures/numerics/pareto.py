@@ -19,6 +19,12 @@ SAME = 1e-5, 1e-2
 """Logarithms that differ by less than the first are equal, and up to the second by what single
 precision leaves of their size: what rounding makes of equal weights has no tail."""
 
+NEGLIGIBLE = 0.01
+"""The share of the sum of all weights that does not matter: so many nats of the log evidence."""
+
+FURTHER = 19.0
+"""The largest excess of as many draws again is below so many times this one, at 95 percent."""
+
 
 def largest_khat(num_samples: int) -> float:
     r"""The largest :math:`\hat k` that S draws can bear, ``min(1 - 1 / log10(S), 0.7)``."""
@@ -38,14 +44,27 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     its quantile at :math:`(i - 1/2) / M`, but no larger than the largest of all. Weights that are
     tied with the next one, or so small that their ratio to the largest is zero, are left out.
 
+    The fit knows no scale: of weights that are 1, but for few that are 1.3, as those of a guide
+    that is all but exact, it may say :math:`\hat k = 2`. But as weights have a mean, the shape of
+    their tail is at most 1 in the end. For a tail of shape k the largest excess m' of S more
+    draws is above c times the largest m of these with a probability of
+
+    .. math:: P(m' > c m) = \frac{1}{1 + c^{1/k}} \le \frac{1}{1 + c}, \qquad k \le 1,
+
+    which is 0.05 for c = 19. So a tail cannot matter where 19 m is no more than 0.01 of the sum of
+    all weights: with 95 percent S more draws have no weight that would move the log evidence by
+    more than 0.01. A fit above what S draws can bear is no alarm then. (What no draw shows, as
+    far modes or tails that are farther out, may still be missing.)
+
     Args:
         log_weights: logarithms of weights that need not be normalized, ``(S,)``; some may be
             ``-inf``, not all.
 
     Returns:
         Logarithms of the smoothed weights, ``(S,)``, in the given order and not normalized, and
-        :math:`\hat k`. It is ``-inf`` where the largest weights are all equal but for rounding,
-        and ``inf`` where too few are large for a fit; nothing is smoothed then.
+        :math:`\hat k`. It is ``-inf`` where the largest weights are all equal but for rounding, or
+        so small in excess that their tail cannot matter, and ``inf`` where too few are large for
+        a fit; nothing is smoothed then.
 
     Raises:
         ValueError: for another shape or type, NaN or infinity, or weights that are all zero.
@@ -80,9 +99,12 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     relative = (ordered - ordered[-1]).exp()
     cutoff = relative[-count - 1].clamp_min(torch.finfo(relative.dtype).tiny)
     excess = relative[relative > cutoff] - cutoff  # (M,)
+    can_matter = bool((FURTHER * excess > NEGLIGIBLE * relative.sum()).any())
     if len(excess) < FEWEST_TAIL:
-        return log_weights, math.inf
-    shape, scale = _fit(excess)
+        return log_weights, math.inf if can_matter else -math.inf
+    shape, scale = fitted(excess)
+    if shape > largest_khat(len(ordered)) and not can_matter:
+        return log_weights, -math.inf
     share = (torch.arange(len(excess)).to(excess) + 0.5) / len(excess)
     smoothed = (cutoff + _quantiles(share, shape, scale)).clamp_max(1).log() + ordered[-1]
     result = log_weights.clone()
@@ -110,7 +132,7 @@ def _are_equal(ordered: Tensor) -> bool:
     return bool(ordered[-1] - ordered[0] <= rounding.clamp(*SAME))
 
 
-def _fit(excess: Tensor) -> tuple[Tensor, Tensor]:
+def fitted(excess: Tensor) -> tuple[Tensor, Tensor]:
     r"""Shape and scale of a generalized Pareto distribution, of ascending values ``(M,)``.
 
     The mean of :math:`b = -k / \sigma` under the profile likelihood on a grid (Zhang and Stephens,

@@ -36,12 +36,6 @@ def normal_guide(loc=1.0, scale=0.5**0.5):
     pyro.sample("x", dist.Normal(loc, scale))
 
 
-def evidence_error(found: PSIS) -> float:
-    """Standard error of the logarithm of the mean weight."""
-    size, count = found.effective_sample_size, len(found.log_weights)
-    return math.sqrt(max(0.0, 1 / size - 1 / count))
-
-
 def number(vectorize: bool) -> int:
     """As many samples as take a second."""
     return 4000 if vectorize else 400
@@ -49,7 +43,7 @@ def number(vectorize: bool) -> int:
 
 def assert_evidence(found: PSIS, exact: float, sigmas: float = 5.0) -> None:
     """Within 5 standard errors: false alarms of 6e-7, for weights of light tails."""
-    assert abs(found.log_evidence - exact) < sigmas * evidence_error(found) + 1e-5
+    assert abs(found.log_evidence - exact) < sigmas * found.log_evidence_error + 1e-5
 
 
 @each_way
@@ -83,6 +77,44 @@ def test_a_guide_with_light_tails_is_found_out(vectorize):
     assert_evidence(wide, NORMAL_EVIDENCE)
     narrow = psis(normal_model, lambda: normal_guide(scale=0.25), vectorize=vectorize)
     assert narrow.khat > narrow.threshold  # 0.875 in the limit
+
+
+def test_the_elbo_is_that_of_the_draws():
+    """Less than the log evidence by the divergence of the guide from the posterior."""
+    found = psis(normal_model, lambda: normal_guide(scale=0.9), num_samples=4000, vectorize=True)
+    posterior, guide = (dist.Normal(1.0, scale) for scale in (0.5**0.5, 0.9))
+    gap = torch.distributions.kl_divergence(guide, posterior).item()
+    assert abs(found.elbo - (NORMAL_EVIDENCE - gap)) < 5 * found.elbo_error
+    assert 0 < found.elbo_error < 0.02
+    assert_evidence(found, NORMAL_EVIDENCE)
+
+
+def test_a_mode_that_no_draw_has_visited_is_spoken_of():
+    """The weights cannot know of it, the verdict says so."""
+
+    def model():
+        locs, weights = torch.tensor([-20.0, 20.0]), torch.ones(2)
+        pyro.sample("x", MixtureOfDiagNormals(locs.unsqueeze(-1), torch.ones(2, 1), weights))
+
+    found = psis(
+        model,
+        lambda: pyro.sample("x", dist.Normal(torch.tensor([20.0]), 1.01).to_event(1)),
+        vectorize=True,
+    )
+    assert found.khat < found.threshold
+    assert found.log_evidence == pytest.approx(math.log(0.5), abs=0.01)
+    assert "cannot see modes that no draw has visited" in found.verdict
+    assert found.verdict in str(found)
+
+
+def test_a_bad_guide_is_spoken_of():
+    found = psis(normal_model, lambda: normal_guide(scale=0.2), vectorize=True)
+    assert found.verdict.endswith("neither the draws nor their weights are to be trusted")
+    lines = str(found).splitlines()
+    assert lines[0] == "1000 samples"
+    assert lines[1].split() == ["ELBO", f"{found.elbo:.3f}", "±", f"{found.elbo_error:.3f}"]
+    assert lines[2].split()[:3] == ["log", "evidence", f"{found.log_evidence:.3f}"]
+    assert lines[-1] == found.verdict
 
 
 @pytest.mark.parametrize(("count", "threshold"), [(100, 0.5), (1000, 2 / 3), (10_000, 0.7)])

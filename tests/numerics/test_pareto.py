@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pyro_mixtures.numerics import pareto
 from pyro_mixtures.numerics.pareto import pareto_smoothed
 
 SHARE = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
@@ -87,6 +88,64 @@ def test_what_single_precision_leaves_of_equal_weights_is_no_tail(size):
         smoothed, khat = pareto_smoothed(rounded.double())
         assert khat == -math.inf
         torch.testing.assert_close(smoothed, rounded.double(), rtol=0, atol=0)
+
+
+def nearly_constant(kind):
+    """Weights that rounding does not explain, of which a few are larger by a little."""
+    torch.manual_seed(0)
+    noise = 1e-3 * torch.randn(4000, dtype=torch.float64)
+    if kind == "a small mode":  # that the guide has a third of
+        return noise + (torch.arange(4000) < 16)
+    if kind == "spread over decades":
+        return 1e-6 * torch.rand(4000, dtype=torch.float64).pow(-1.5)
+    return (5e-4 * torch.empty(4000, dtype=torch.float64).cauchy_()).clamp(-0.6, 0.6)
+
+
+@pytest.mark.parametrize("kind", ["a small mode", "spread over decades", "Cauchy"])
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_tail_of_weights_that_are_nearly_constant_cannot_matter(kind, copies):
+    """The fit of its shape alone is far above 0.7."""
+    log_weights = nearly_constant(kind).repeat(copies)
+    relative = (log_weights - log_weights.max()).exp().sort().values
+    excess = relative - relative[-pareto.tail_length(len(relative)) - 1]
+    assert pareto.fitted(excess[excess > 0])[0] > 0.9
+    assert log_weights.exp().sum() ** 2 / log_weights.mul(2).exp().sum() > 3950 * copies
+    smoothed, khat = pareto_smoothed(log_weights)
+    assert khat == -math.inf
+    torch.testing.assert_close(smoothed, log_weights, rtol=0, atol=0)
+
+
+def test_a_tail_matters_where_draws_may_find_more():
+    """Of the same shape, but so large that those of other draws are a part of the evidence."""
+    for share in (0.008, 0.012):
+        log_weights = nearly_constant("Cauchy")
+        log_weights[0] = math.log1p(share * 4000 / 19)
+        _, khat = pareto_smoothed(log_weights)
+        assert (khat == -math.inf) == (share < pareto.NEGLIGIBLE)
+        assert khat == -math.inf or khat > 0.7
+
+
+def test_few_weights_above_ties_cannot_matter_either():
+    for largest, khat in ((1.0, -math.inf), (3.0, math.inf)):
+        log_weights = torch.zeros(4000)
+        log_weights[:3] = torch.tensor([0.3, 0.5, largest])
+        assert pareto_smoothed(log_weights)[1] == khat
+
+
+@pytest.mark.parametrize("size", [1000, 10_000])
+def test_heavy_tails_are_seen_whatever_their_share(size):
+    """Quantiles of Pareto weights: at the shape where trust ends none is excused."""
+    share = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+    for shape in (0.75, 0.9, 1.5):
+        assert pareto_smoothed(-shape * torch.log1p(-share))[1] > pareto.largest_khat(size)
+
+
+def test_the_largest_excess_of_more_draws():
+    """Of the heaviest tail that weights may have: it is below 19 times that of these in 95 %."""
+    torch.manual_seed(0)
+    first, second = torch.rand(2, 20_000, 500).pow(-1).amax(-1)
+    share = float((second > pareto.FURTHER * first).float().mean())
+    assert share == pytest.approx(0.05, abs=5 * math.sqrt(0.05 * 0.95 / 20_000))
 
 
 def test_the_level_of_the_weights_does_not_hide_a_tail():
