@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_mixtures.components import Normals
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.normals.bounds import bhattacharyya_distances
+from pyro_mixtures.normals.bounds import are_degenerate, bhattacharyya_distances
 from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
 from pyro_mixtures.numerics.precision import double
 from pyro_mixtures.numerics.validation import check_at_least
@@ -35,6 +35,8 @@ class ComponentSummary:
             a sample and its component (Kolchinsky and Tracey).
         dead: which components have next to no weight, ``(*B, K)``.
         doubled: which pairs of components are nearly the same, ``(*B, K, K)``.
+        degenerate: which components have no density, as with a scale that is zero or not finite,
+            ``(*B, K)``. Their overlaps with others count as zero.
     """
 
     weights: Tensor
@@ -43,6 +45,7 @@ class ComponentSummary:
     distinct_components: Tensor
     dead: Tensor
     doubled: Tensor
+    degenerate: Tensor
 
     def __str__(self) -> str:
         if self.weights.dim() == 1:
@@ -116,7 +119,8 @@ def component_summary(
             raise ValueError(f"Expected {name} between 0 and 1, but got {value}")
     check_at_least(1, num_samples=num_samples)
     (logits,) = double(mixture.component_logits)
-    weights, overlaps = logits.softmax(-1), _overlaps(mixture, num_samples)
+    weights = logits.softmax(-1)
+    overlaps, degenerate = _overlaps(mixture, num_samples)
     count = weights.shape[-1]
     similar = (overlaps @ weights.unsqueeze(-1)).squeeze(-1)
     itself = torch.eye(count, dtype=torch.bool, device=weights.device)
@@ -128,11 +132,12 @@ def component_summary(
         distinct_components=(-torch.xlogy(weights, similar).sum(-1)).exp().to(dtype),
         dead=weights < dead_below / count,
         doubled=(overlaps > doubled_above) & ~itself,
+        degenerate=degenerate,
     )
 
 
-def _overlaps(mixture: Any, num_samples: int) -> Tensor:
-    """Bhattacharyya coefficients, ``(*B, K, K)``."""
+def _overlaps(mixture: Any, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Bhattacharyya coefficients, ``(*B, K, K)``, and which components have none, ``(*B, K)``."""
     if not isinstance(mixture.components, Normals):
         return _sampled_overlaps(mixture, num_samples)
     locs, scales = double(*mixture.components.normals("component_summary"))
@@ -143,25 +148,33 @@ def _overlaps(mixture: Any, num_samples: int) -> Tensor:
     rows = max(1, MEMORY_BUDGET // (row * locs.element_size()))
     parts = zip(own_locs.split(rows, -2), own_scales.split(rows, -2 - kept), strict=True)
     distances = torch.cat([bhattacharyya_distances(*own, locs, scales) for own in parts], -2)
-    return _symmetric((-distances).exp().expand(*mixture.batch_shape, count, count))
+    overlaps = _symmetric((-distances).exp().expand(*mixture.batch_shape, count, count))
+    return overlaps, are_degenerate(locs, scales).expand(*mixture.batch_shape, count)
 
 
-def _sampled_overlaps(mixture: MixtureDistribution, num_samples: int) -> Tensor:
+def _sampled_overlaps(mixture: MixtureDistribution, num_samples: int) -> tuple[Tensor, Tensor]:
     components, log_weights = mixture.core.components, mixture.core.log_weights
     z = components.sample(num_samples)  # (*B, S, K, D)
-    rows = []
+    rows, degenerate = [], []
     for index, points in enumerate(z.unbind(-2)):
         (log_prob,) = double(components.log_prob(points, log_weights))  # (*B, S, K)
         ratio = log_prob[..., index : index + 1] - log_prob
         # NaN where a sample was rounded to an end of the support, where all densities are infinite
         rows.append((ratio / 2).cosh().reciprocal().nanmean(-2))
+        degenerate.append(log_prob[..., index].isnan().all(-1))  # (*B,)
     overlaps = torch.stack(rows, -2)
-    return _symmetric(overlaps.expand(*mixture.batch_shape, *overlaps.shape[-2:]))
+    return (
+        _symmetric(overlaps.expand(*mixture.batch_shape, *overlaps.shape[-2:])),
+        torch.stack(degenerate, -1).expand(*mixture.batch_shape, len(rows)),
+    )
 
 
 def _symmetric(overlaps: Tensor) -> Tensor:
-    """Means of both orders, with ones on the diagonal and none above in spite of rounding."""
-    overlaps = ((overlaps + overlaps.mT) / 2).clamp(0, 1)
+    """Means of both orders, with ones on the diagonal and none above in spite of rounding.
+
+    Zeros take the place of NaN, as of a component that has no density.
+    """
+    overlaps = ((overlaps + overlaps.mT) / 2).nan_to_num(0).clamp(0, 1)
     overlaps.diagonal(dim1=-2, dim2=-1).fill_(1)
     return overlaps
 
@@ -176,8 +189,12 @@ def _table(summary: ComponentSummary) -> str:
         nearest = str(int(others[index].argmax())) if touches else "-"
         overlap = f"{others[index].amax():.3f}" if touches else "-"
         line = f"{index:9}  {summary.weights[index]:6.3f}  {nearest:>7}  {overlap:>7}"
-        dead, doubled = bool(summary.dead[index]), bool(summary.doubled[index].any())
-        remarks = [word for word, holds in (("dead", dead), ("doubled", doubled)) if holds]
+        found = {
+            "dead": summary.dead[index],
+            "doubled": summary.doubled[index].any(),
+            "degenerate": summary.degenerate[index],
+        }
+        remarks = [word for word, holds in found.items() if holds]
         lines.append(f"{line}  {', '.join(remarks)}".rstrip())
     lines.append(
         f"{count} component{'s' if count > 1 else ''}:"

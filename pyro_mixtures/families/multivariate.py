@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pyro.distributions import MultivariateStudentT
 from pyro.distributions.transforms import LowerCholeskyAffine
@@ -24,7 +26,7 @@ from pyro_mixtures.families.registry import (
 from pyro_mixtures.numerics.incomplete import beta_tails
 from pyro_mixtures.numerics.precision import double
 from pyro_mixtures.numerics.symmetric import student_t_log_pdf, student_t_tails
-from pyro_mixtures.velocity.full_components import triangular_inverse
+from pyro_mixtures.velocity.full_components import cholesky, triangular_inverse
 from pyro_mixtures.velocity.telescoping import Factors, normal_factors
 
 
@@ -85,7 +87,12 @@ def _(distribution, *others):
     offset = locs - center
     between = (offset.mT @ offset / locs.shape[-2]).unsqueeze(-3)
     covariance = (scale_tril @ scale_tril.mT).mean(-3, keepdim=True) + between
-    factor = torch.linalg.cholesky(covariance)  # (*B, 1, D, D)
+
+    def root() -> Tensor:
+        parts = torch.cat([scale_tril.movedim(-3, -2).flatten(-2), offset.mT], -1)
+        return parts.unsqueeze(-3) / math.sqrt(locs.shape[-2])  # (*B, 1, D, K D + K)
+
+    factor = cholesky(covariance, root)  # (*B, 1, D, D)
     if others:
         center, factor = center.squeeze(-2), factor.squeeze(-3)
     return LowerCholeskyAffine(center.to(distribution.loc), factor.to(distribution.loc))

@@ -4,6 +4,9 @@ The functions take Normals as ``locs (*B, K, D)`` and ``scales``: standard devia
 ``(*B, K, D)`` or Cholesky factors ``(*B, K, D, D)``, where a scale that all share may have K = 1.
 The batch shapes of two sets of Normals broadcast, and one set may be diagonal where the other is
 not. Arrays of shape ``K x K' x D`` arise, with Cholesky factors ``K x K' x D x D``.
+
+A Normal is degenerate if its mean or scale is not finite, or its scale not positive: it has no
+density, and is far from all others.
 """
 
 from __future__ import annotations
@@ -13,14 +16,26 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.numerics.precision import double, is_transformed, records_graph, surely_all
+from pyro_mixtures.velocity.full_components import lower_factor
+
+
+def are_degenerate(locs: Tensor, scales: Tensor) -> Tensor:
+    """Which Normals have no density, ``(*B, K)``."""
+    diagonal = scales.diagonal(dim1=-2, dim2=-1) if _is_full(locs, scales) else scales
+    return ~(_are_finite(locs, scales) & (diagonal > 0).all(-1))
+
+
+def _are_finite(locs: Tensor, scales: Tensor) -> Tensor:
+    lower = scales.tril().flatten(-2) if _is_full(locs, scales) else scales
+    return locs.isfinite().all(-1) & lower.isfinite().all(-1)
 
 
 def entropies(locs: Tensor, scales: Tensor) -> Tensor:
-    r"""Of Normals, :math:`\log \det L_a + \frac D2 \log 2 \pi e`, ``(*B, K or 1)``."""
-    return _log_volume(scales, _is_full(locs, scales)) + locs.shape[-1] / 2 * math.log(
-        2 * math.pi * math.e
-    )
+    r"""Of Normals, :math:`\log \det L_a + \frac D2 \log 2 \pi e`, ``(*B, K)``."""
+    constant = locs.shape[-1] / 2 * math.log(2 * math.pi * math.e)
+    values = _log_volume(scales, _is_full(locs, scales)) + constant  # (*B, K or 1)
+    return values.where(_are_finite(locs, scales), math.nan)
 
 
 def kl_divergences(
@@ -35,7 +50,8 @@ def kl_divergences(
     offset, ratio, full = _in_units(other_locs, other_scales, locs, scales)  # (*B, K', K, ...)
     dims = (-2, -1) if full else (-1,)
     spread = (ratio.square().sum(dims) - locs.shape[-1]) / 2 - _log_volume(ratio, full)
-    return (offset.square().sum(-1) / 2 + spread).mT
+    divergence = (offset.square().sum(-1) / 2 + spread).mT
+    return _unless_degenerate(divergence, math.inf, locs, scales, other_locs, other_scales)
 
 
 def bhattacharyya_distances(
@@ -51,7 +67,8 @@ def bhattacharyya_distances(
     offset, ratio, full = _in_units(locs, scales, other_locs, other_scales)
     square, volume = _of_sum(offset, ratio, full)  # of C in units of L_a
     spread = volume - _log_volume(ratio, full) / 2 - locs.shape[-1] / 2 * math.log(2)
-    return square / 4 + spread
+    distance = square / 4 + spread
+    return _unless_degenerate(distance, math.inf, locs, scales, other_locs, other_scales)
 
 
 def log_overlaps(locs: Tensor, scales: Tensor, other_locs: Tensor, other_scales: Tensor) -> Tensor:
@@ -64,7 +81,8 @@ def log_overlaps(locs: Tensor, scales: Tensor, other_locs: Tensor, other_scales:
     offset, ratio, full = _in_units(locs, scales, other_locs, other_scales)
     square, volume = _of_sum(offset, ratio, full)  # of C in units of L_a
     volume = volume + _log_volume(scales, _is_full(locs, scales)).unsqueeze(-1)
-    return -square / 2 - volume - locs.shape[-1] / 2 * math.log(2 * math.pi)
+    overlap = -square / 2 - volume - locs.shape[-1] / 2 * math.log(2 * math.pi)
+    return _unless_degenerate(overlap, math.nan, locs, scales, other_locs, other_scales)
 
 
 def mixture_entropy_bounds(
@@ -82,7 +100,8 @@ def mixture_entropy_bounds(
         scales: of the Normals, as this module describes them.
 
     Returns:
-        The lower and the upper bound, each ``(*B,)``.
+        The lower and the upper bound, each ``(*B,)``. They are ``-inf`` where a component with
+        weight has a scale of zero, and NaN where one is not finite or has a negative scale.
 
     Reference:
         Kolchinsky and Tracey, *Estimating mixture entropy with pairwise distances*, Entropy
@@ -130,7 +149,9 @@ def mixture_kl_bounds(
         other_scales: of the components of g.
 
     Returns:
-        The lower and the upper bound, each ``(*B,)``.
+        The lower and the upper bound, each ``(*B,)``. Where a component with weight has no
+        density, as one with a scale of zero, the lower bound is NaN, and the upper is infinite if
+        that is one of f.
 
     References:
         Durrieu, Thiran and Kelly, *Lower and upper bounds for approximation of the
@@ -159,13 +180,20 @@ def mixture_kl_bounds(
 def _spreads(log_weights: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds, below and above, of the mean entropy of the components less that of the mixture."""
     pairs = (locs, scales, locs, scales)
-    lower = _mean_log_sum(log_weights, log_weights, -kl_divergences(*pairs))
-    return lower, _mean_log_sum(log_weights, log_weights, -bhattacharyya_distances(*pairs))
+    itself = torch.eye(locs.shape[-2], dtype=torch.bool, device=locs.device)
+
+    def spread(distances: Tensor) -> Tensor:
+        # what rounding leaves of the distance from itself may be large if that is ill-conditioned
+        return _mean_log_sum(log_weights, log_weights, -distances.masked_fill(itself, 0))
+
+    return spread(kl_divergences(*pairs)), spread(bhattacharyya_distances(*pairs))
 
 
 def _mean_log_sum(log_weights: Tensor, other_log_weights: Tensor, exponents: Tensor) -> Tensor:
     r""":math:`\sum_a \pi_a \log \sum_b \omega_b e^{x_{ab}}`, ``(*B, K, K') -> (*B,)``."""
-    return _mean(log_weights, (other_log_weights.unsqueeze(-2) + exponents).logsumexp(-1))
+    others = other_log_weights.unsqueeze(-2)
+    weighted = others + exponents.where(others > -math.inf, 0)  # of weight zero they may be NaN
+    return _mean(log_weights, weighted.logsumexp(-1))
 
 
 def _mean(log_weights: Tensor, values: Tensor) -> Tensor:
@@ -192,6 +220,8 @@ def _in_units(
         Distances of the means ``(*B, K, K', D)`` and ratios of the scales, ``(*B, K, K', D)`` or
         triangular ``(*B, K, K', D, D)``, and whether they are the latter.
     """
+    locs, scales = _made_sound(locs, scales)
+    other_locs, other_scales = _made_sound(other_locs, other_scales)
     offset = other_locs.unsqueeze(-3) - locs.unsqueeze(-2)  # (*B, K, K', D)
     full, other_full = _is_full(locs, scales), _is_full(other_locs, other_scales)
     if not (full or other_full):
@@ -210,7 +240,54 @@ def _of_sum(offset: Tensor, ratio: Tensor, full: bool) -> tuple[Tensor, Tensor]:
     if not full:
         variance = 1 + ratio.square()
         return (offset.square() / variance).sum(-1), variance.log().sum(-1) / 2
-    identity = torch.eye(ratio.shape[-1], dtype=ratio.dtype, device=ratio.device)
-    factor = torch.linalg.cholesky(identity + ratio @ ratio.mT)
+    factor = _factor_of_sum(ratio)
     square = torch.linalg.solve_triangular(factor, offset.unsqueeze(-1), upper=False)
     return square.square().sum((-2, -1)), _log_volume(factor, full)
+
+
+def _factor_of_sum(ratio: Tensor) -> Tensor:
+    """Cholesky factors of ``1 + R R'``, ``(..., D, D)``.
+
+    Where R is large the sum has lost digits of the one, and may have no factor: there it is that
+    of the matrix ``(1 R)``, by orthogonal transformations.
+    """
+    limit = torch.finfo(ratio.dtype).eps ** -0.25  # half of the digits are left
+    identity = torch.eye(ratio.shape[-1], dtype=ratio.dtype, device=ratio.device)
+    with torch.no_grad():
+        is_large = ~(ratio.abs().amax((-2, -1)) < limit)  # also if it is NaN
+    if surely_all(~is_large):
+        return torch.linalg.cholesky(identity + ratio @ ratio.mT)
+    root = torch.cat([identity.expand_as(ratio), ratio], -1)  # (..., D, 2 D)
+    if records_graph() or is_transformed():
+        return lower_factor(root)
+    moderate = ratio.where(~is_large[..., None, None], 0)
+    factor = torch.linalg.cholesky(identity + moderate @ moderate.mT)
+    return factor.masked_scatter(is_large[..., None, None], lower_factor(root[is_large]))
+
+
+def _made_sound(locs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit Normals in the place of those that are degenerate."""
+    degenerate = are_degenerate(locs, scales)
+    if surely_all(~degenerate):
+        return locs, scales
+    locs = locs.masked_fill(degenerate.unsqueeze(-1), 0)
+    if not _is_full(locs, scales):
+        return locs, scales.masked_fill(degenerate.unsqueeze(-1), 1)
+    identity = torch.eye(scales.shape[-1], dtype=scales.dtype, device=scales.device)
+    return locs, scales.where(~degenerate[..., None, None], identity)
+
+
+def _unless_degenerate(
+    values: Tensor,
+    far: float,
+    locs: Tensor,
+    scales: Tensor,
+    other_locs: Tensor,
+    other_scales: Tensor,
+) -> Tensor:
+    """Values of pairs ``(*B, K, K')``, but ``far`` where one has no density."""
+    first = are_degenerate(locs, scales).unsqueeze(-1)
+    second = are_degenerate(other_locs, other_scales).unsqueeze(-2)
+    if surely_all(~first) and surely_all(~second):
+        return values
+    return values.masked_fill(first | second, far)

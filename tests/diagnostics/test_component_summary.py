@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.distributions import Categorical, Exponential, Gamma, Independent, Normal
+from torch.distributions import Categorical, Exponential, Gamma, Independent, Normal, StudentT
 
 from pyro_mixtures import (
     GaussianScaleMixture,
@@ -45,7 +45,7 @@ def assert_sound(found, batch_shape, K):
     assert torch.equal(overlaps.diagonal(dim1=-2, dim2=-1), torch.ones_like(found.weights))
     assert ((overlaps >= 0) & (overlaps <= 1)).all()
     assert not found.doubled.diagonal(dim1=-2, dim2=-1).any()
-    assert found.dead.shape == (*batch_shape, K)
+    assert found.dead.shape == found.degenerate.shape == (*batch_shape, K)
     assert found.effective_components.shape == found.distinct_components.shape == batch_shape
     rounding = 1 + 1e-5
     assert (found.distinct_components >= 1 / rounding).all()
@@ -276,6 +276,42 @@ def test_the_table():
 def test_components_that_do_not_touch_have_no_nearest():
     lines = str(component_summary(normals([0.0, 1e4, 2e4]))).splitlines()
     assert [line.split()[2:] for line in lines[1:4]] == [["-", "-"]] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["long", "zero", "nan", "infinite"])
+def test_a_dead_component_that_is_ill_conditioned(kind, dtype):
+    """That of a fit in 20 dimensions which lost it: the rest is as without it."""
+    torch.manual_seed(0)
+    locs = torch.randn(4, 20, dtype=dtype)
+    scale_tril = 0.3 * torch.randn(4, 20, 20, dtype=dtype).tril(-1) + torch.eye(20, dtype=dtype)
+    if kind == "long":
+        scale_tril[1].diagonal().copy_(torch.logspace(-10, 10, 20))
+    else:
+        scale_tril[1] *= {"zero": 0.0, "nan": math.nan, "infinite": math.inf}[kind]
+    logits = torch.tensor([0.0, -30.0, 0.0, 0.0], dtype=dtype)
+    found = component_summary(MixtureOfNormals(locs, scale_tril, logits, validate_args=False))
+    kept = [0, 2, 3]
+    others = component_summary(MixtureOfNormals(locs[kept], scale_tril[kept], logits[kept]))
+    assert_sound(found, (), 4)
+    assert others.degenerate.tolist() == [False] * 3
+    torch.testing.assert_close(found.overlaps[kept][:, kept], others.overlaps)
+    torch.testing.assert_close(found.distinct_components, others.distinct_components)
+    assert found.dead.tolist() == [False, True, False, False]
+    assert found.degenerate.tolist() == [False, kind != "long", False, False]
+    remarks = str(found).splitlines()[4].split()[4:]
+    assert remarks == (["dead"] if kind == "long" else ["dead,", "degenerate"])
+
+
+def test_families_without_density_are_degenerate_too():
+    scales = torch.tensor([1.0, math.nan, 2.0])
+    components = StudentT(torch.full((3,), 5.0), torch.zeros(3), scales, validate_args=False)
+    mixture = MixtureSameFamily(Categorical(torch.ones(3)), components, validate_args=False)
+    found = component_summary(mixture, num_samples=100)
+    assert_sound(found, (), 3)
+    assert found.degenerate.tolist() == [False, True, False]
+    assert found.overlaps[1].tolist() == [0, 1, 0]
+    assert found.overlaps[0, 2] > 0.5
 
 
 def test_random_numbers_are_not_drawn_for_closed_forms():

@@ -244,6 +244,33 @@ def test_several_vectors_of_dependent_coordinates(base):
     assert q.rsample((5,)).shape == (5, 4, 3)
 
 
+def student_t(locs, scale_tril):
+    return MultivariateStudentT(torch.tensor(5.0, dtype=torch.float64), locs, scale_tril)
+
+
+def multivariate_normal(locs, scale_tril):
+    return MultivariateNormal(locs, scale_tril=scale_tril)
+
+
+@pytest.mark.parametrize("family", [student_t, multivariate_normal])
+def test_vectors_whose_covariance_is_singular_to_rounding(family):
+    """It has no Cholesky factor; their gradients are those of what they are images of."""
+    locs = torch.tensor([[0.5, -1.0, 0.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+    tril = torch.tensor([[3e6, 0, 0], [2e6, 1e-3, 0], [1e6, 2e-3, 1e-3]], dtype=torch.float64)
+
+    def gradient(factor):
+        torch.manual_seed(0)
+        logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        components = family(locs @ factor.mT, factor.expand(2, 3, 3))
+        z = MixtureSameFamily(Categorical(logits=logits), components).rsample((200,))
+        whitened = torch.linalg.solve_triangular(factor, z.mT, upper=False)
+        return torch.autograd.grad(whitened.sin().sum(), logits)[0]
+
+    found, expected = gradient(tril), gradient(torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert expected.abs().min() > 1
+
+
 class Slow(Gamma):
     """A Gamma with a rule of its own."""
 

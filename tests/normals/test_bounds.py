@@ -1,7 +1,9 @@
 """Divergences of pairs of Normals, and bounds of the entropies of mixtures."""
 
 import math
+from fractions import Fraction
 
+import numpy
 import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -104,6 +106,148 @@ def test_derivatives_of_pairs(kind):
             ),
             pairs,
         )
+
+
+# components that are ill-conditioned, or have no density: dead ones of fits that went wrong
+
+
+FUNCTIONS = (bounds.kl_divergences, bounds.bhattacharyya_distances, bounds.log_overlaps)
+
+
+@pytest.mark.parametrize("widest", [1e2, 1e5, 1e10, 1e150])
+def test_axes_of_very_different_lengths(widest):
+    """The sum of the covariances has no Cholesky factor; the same as diagonals is exact."""
+    torch.manual_seed(0)
+    locs, scales = torch.randn(3, 20, dtype=torch.float64), scale_of("diag", 3, 20)
+    axes = double([widest]).pow(torch.linspace(-1, 1, 20, dtype=torch.float64))
+    scales[1] = scales[1] * axes[torch.randperm(20)]
+    full = scales.diag_embed()
+    for function in FUNCTIONS:
+        expected = function(locs, scales, locs, scales)
+        torch.testing.assert_close(function(locs, full, locs, full), expected, **EXACT)
+
+
+def exactly(tensor):
+    return numpy.vectorize(Fraction, otypes=[object])(tensor.numpy())
+
+
+def exact_distance(locs, factor, other_locs, other_factor):
+    """Bhattacharyya distance of two Normals, by elimination of rational numbers."""
+    first, second = exactly(factor), exactly(other_factor)
+    offset = exactly(locs) - exactly(other_locs)
+    rows = numpy.column_stack([(first @ first.T + second @ second.T) / 2, offset])
+    log_volume, square = 0.0, Fraction(0)
+    for index in range(len(rows)):
+        pivot = rows[index, index]
+        log_volume += math.log(pivot.numerator) - math.log(pivot.denominator)
+        square += rows[index, -1] ** 2 / pivot
+        rows[index + 1 :] -= numpy.outer(rows[index + 1 :, index] / pivot, rows[index])
+    for diagonal in (factor.diagonal(), other_factor.diagonal()):
+        log_volume -= float(diagonal.log().sum())
+    return float(square) / 8 + log_volume / 2
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e9, 1e12])
+def test_ill_conditioned_triangles(size):
+    """Rows as long as those of a guide that diverged, in both orders."""
+    torch.manual_seed(0)
+    locs, scales = torch.randn(2, 5, dtype=torch.float64), scale_of("full", 2, 5)
+    scales[1] = scales[1] * size ** double([0.1, 1.0, -0.2, 0.6, 0.3]).unsqueeze(-1)
+    expected = exact_distance(locs[0], scales[0], locs[1], scales[1])
+    found = bounds.bhattacharyya_distances(locs, scales, locs, scales)
+    rounding = max(1e-7, size * 2.0**-49)  # times the condition of one in units of the other
+    assert found[0, 1].item() == pytest.approx(expected, abs=rounding)
+    assert found[1, 0].item() == pytest.approx(expected, abs=rounding)
+
+
+def test_derivatives_where_the_sum_has_no_factor():
+    torch.manual_seed(0)
+    locs, scales = torch.randn(2, 3, dtype=torch.float64), scale_of("full", 2, 3)
+    scales[1, 1] *= 1e5
+    pairs = [x.requires_grad_() for x in (locs, scales.tril())]
+    distance = bounds.bhattacharyya_distances(*pairs, *pairs)
+    found = torch.autograd.grad(distance[0, 1], pairs)
+    half = bounds.bhattacharyya_distances(*pairs, *pairs)
+    other = torch.autograd.grad(half[1, 0], pairs)  # in units of the other
+    for value, expected in zip(found, other, strict=True):
+        torch.testing.assert_close(value.tril(), expected.tril(), rtol=1e-5, atol=1e-8)
+
+
+NO_DENSITY = {
+    "zero": 0.0,
+    "negative": -1.0,
+    "infinite": math.inf,
+    "nan": math.nan,
+}
+
+
+@in_pairs
+@pytest.mark.parametrize("kind", ["diag", "full"])
+@pytest.mark.parametrize("value", list(NO_DENSITY.values()), ids=list(NO_DENSITY))
+@pytest.mark.parametrize("where", ["one scale", "all scales", "below the diagonal", "loc"])
+def test_components_without_density(kind, value, where):
+    """Pairs of the others are as without them, and so are bounds if they have no weight."""
+    torch.manual_seed(0)
+    locs, scales = torch.randn(4, 3, dtype=torch.float64), scale_of(kind, 4, 3)
+    if where == "loc" or (where == "below the diagonal" and kind == "diag"):
+        if math.isfinite(value):
+            return
+        locs[1, 0] = value
+    elif where == "below the diagonal":
+        if math.isfinite(value):
+            return
+        scales[1, 2, 0] = value
+    elif kind == "full":
+        scales[1].diagonal()[0 if where == "one scale" else slice(None)] = value
+    else:
+        scales[1, 0 if where == "one scale" else slice(None)] = value
+    kept = [0, 2, 3]
+    sound = (locs[kept], scales[kept])
+    assert bounds.are_degenerate(locs, scales).tolist() == [False, True, False, False]
+    for function in FUNCTIONS:
+        found = function(locs, scales, locs, scales)
+        torch.testing.assert_close(found[kept][:, kept], function(*sound, *sound), **EXACT)
+        far = math.nan if function is bounds.log_overlaps else math.inf
+        expected = torch.full((4,), far, dtype=torch.float64)
+        torch.testing.assert_close(found[1], expected, equal_nan=True)
+        torch.testing.assert_close(found[:, 1], expected, equal_nan=True)
+
+    weights = double([1.0, 0.0, 2.0, 1.0]).log().log_softmax(-1)
+    entropy = bounds.mixture_entropy_bounds(weights, locs, scales)
+    expected = bounds.mixture_entropy_bounds(weights[kept], *sound)
+    torch.testing.assert_close(entropy, expected, **EXACT)
+    divergence = bounds.mixture_kl_bounds(weights, locs, scales, weights, locs, scales)
+    expected = bounds.mixture_kl_bounds(weights[kept], *sound, weights[kept], *sound)
+    torch.testing.assert_close(divergence, expected, **EXACT)
+
+    weights = double([1.0, 1e-9, 2.0, 1.0]).log().log_softmax(-1)
+    for bound in bounds.mixture_entropy_bounds(weights, locs, scales):
+        assert bound == -math.inf if value == 0 else bound.isnan()
+    lower, upper = bounds.mixture_kl_bounds(weights, locs, scales, weights, locs, scales)
+    assert lower.isnan()
+    assert upper == math.inf
+
+
+def test_gradients_of_the_others_are_finite():
+    torch.manual_seed(0)
+    locs, scales = torch.randn(3, 2, dtype=torch.float64), scale_of("full", 3, 2)
+    scales[1] = 0.0
+    pairs = [x.requires_grad_() for x in (locs, scales)]
+    kept = torch.tensor([0, 2])
+    for function in FUNCTIONS:
+        total = function(*pairs, *pairs)[kept][:, kept].sum()
+        assert all(g[kept].isfinite().all() for g in torch.autograd.grad(total, pairs))
+
+
+def test_the_entropy_of_an_ill_conditioned_dead_component():
+    """Its distance from itself is zero, not what substitution makes of it."""
+    torch.manual_seed(0)
+    locs, scales = torch.randn(3, 20, dtype=torch.float64), scale_of("full", 3, 20)
+    scales[1].diagonal().copy_(torch.logspace(-10, 10, 20, dtype=torch.float64))
+    weights = double([1.0, 1e-9, 1.0]).log().log_softmax(-1)
+    found = bounds.mixture_entropy_bounds(weights, locs, scales)
+    expected = bounds.mixture_entropy_bounds(weights[::2], locs[::2], scales[::2])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 # entropies

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_mixtures.numerics.linkage import MANY, linkage_cut
+from pyro_mixtures.numerics.linkage import MANY, complete_linkage, linkage_cut, single_linkage
 from pyro_mixtures.velocity import full_components
 from pyro_mixtures.velocity.full_components import bhattacharyya_normal
 
@@ -27,6 +27,30 @@ def test_distances_up_to_a_cut(batch, width):
     torch.testing.assert_close(bounded[near], exact[near])
     assert (bounded <= exact + 1e-9).all()
     assert (bounded < exact - 1e-9).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cut", [math.inf, 2.0])
+@pytest.mark.parametrize("kind", ["long", "zero", "nan", "infinite"])
+def test_distances_of_others_survive_a_dead_component(kind, cut, dtype):
+    """One without density, or so ill-conditioned that no covariance has a Cholesky factor."""
+    torch.manual_seed(0)
+    K = MANY if cut < math.inf else 5
+    locs = 0.1 * torch.randn(2, K, 20, dtype=dtype)
+    scale_tril = 0.3 * torch.randn(2, K, 20, 20, dtype=dtype).tril(-1) + torch.eye(20, dtype=dtype)
+    if kind == "long":
+        scale_tril[:, 1].diagonal(dim1=-2, dim2=-1).copy_(torch.logspace(-10, 10, 20))
+    else:
+        scale_tril[:, 1] *= {"zero": 0.0, "nan": math.nan, "infinite": math.inf}[kind]
+    kept = [k for k in range(K) if k != 1]
+    found = bhattacharyya_normal(locs, scale_tril, cut)
+    expected = bhattacharyya_normal(locs[:, kept], scale_tril[:, kept], cut)
+    torch.testing.assert_close(found[:, kept][:, :, kept], expected, rtol=1e-3, atol=1e-3)
+    assert not (found[:, 1, kept] < linkage_cut(20)).any()
+    for linkage in (complete_linkage, single_linkage):
+        labels, others = linkage(found, 3.0), linkage(expected, 3.0)
+        assert (labels == 1).sum(-1).tolist() == [1, 1]  # alone
+        assert torch.equal(labels[:, kept], torch.tensor(kept)[others])
 
 
 @pytest.mark.parametrize("D", [2, 30])
