@@ -21,6 +21,7 @@ ALLOWED = {
     "elbo._guess_max_plate_nesting": "Pyro: what an objective does before its traces",
     "guide._pyro_name": "Pyro: prefix of a guide's parameters",
     "guide._unpack_latent": "Pyro: the sites in a guide's vector",
+    "term._pyro_dims": "Pyro: the symbols of a packed tensor's dimensions",
     "fn._mask": "Pyro: the mask of a MaskedDistribution",
     "site['fn']._mask": "Pyro: the mask of a MaskedDistribution",
     "distribution._capacitance_tril": "torch: the factor of a LowRankMultivariateNormal",

@@ -15,6 +15,7 @@ OPTIONS = {"validate_args", "transport", "weight_gradient", "estimator", "planes
 POSITIONAL = {
     *("probs", "logits"),  # as in torch
     *("num_particles", "init_loc_fn", "init_scale"),  # as in Pyro
+    *("args", "kwargs"),  # those of a model
     *("num_rotations", "locs"),  # the size of a guide, and a parameter of a law
 }
 """Arguments that have defaults and places."""

@@ -1,4 +1,4 @@
-"""Guides and objectives for Pyro's stochastic variational inference."""
+"""Guides and objectives for Pyro's stochastic variational inference, and densities of models."""
 
 from pyro_mixtures.infer.annealing import Annealing, annealing_weight
 from pyro_mixtures.infer.guides.auto_avf import (
@@ -26,6 +26,7 @@ from pyro_mixtures.infer.objectives.importance_weighted_elbo import ImportanceWe
 from pyro_mixtures.infer.objectives.marginalized_mixture_elbo import MarginalizedMixture_ELBO
 from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
+from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 
 __all__ = [
     "Annealing",
@@ -43,6 +44,7 @@ __all__ = [
     "GumbelSoftmaxReparam",
     "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",
+    "ModelLogDensity",
     "SIWAE_ELBO",
     "annealing_weight",
     "avf_optim_args",

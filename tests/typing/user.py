@@ -141,6 +141,21 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     return {**guide.median(data), **guide.quantiles([0.5], data)}
 
 
+def density(data: Tensor) -> dict[str, Tensor]:
+    """The log density of a model."""
+    log_density = pm.ModelLogDensity(model, (data,), way="plate")
+    z: Tensor = log_density.prior_draws(5)
+    value: Tensor = log_density(z)
+    places: dict[str, slice] = log_density.site_slices
+    names: list[str] = log_density.coordinate_names
+    size: int = log_density.dimension
+    precision: torch.dtype = log_density.dtype
+    way: str = log_density.way
+    reasons: dict[str, str] = log_density.refused
+    print(value, places, names, size, precision, way, reasons, log_density.unsampled_sites)
+    return log_density.constrain(z)
+
+
 def relaxed_model(data: Tensor) -> Any:
     return pyro.poutine.reparam(model, {"z": pm.GumbelSoftmaxReparam()})
 

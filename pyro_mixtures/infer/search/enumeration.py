@@ -77,12 +77,6 @@ def enumerated(
 
 def _total(term: Any, kept: str | None) -> Tensor:
     """The sum over all packed dimensions, but for that of a symbol."""
-    others = [place for place, symbol in enumerate(dims_of(term)) if symbol != kept]
+    others = [place for place, symbol in enumerate(term._pyro_dims) if symbol != kept]
     summed: Tensor = term.sum(others) if others else term
     return summed
-
-
-def dims_of(term: Any) -> str:
-    """The symbols of a packed tensor's dimensions."""
-    dims: str = term._pyro_dims
-    return dims

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -14,6 +14,9 @@ from torch.distributions import biject_to
 
 from pyro_mixtures.infer.search.model_sites import ModelSites
 from pyro_mixtures.infer.search.validity import valid_parameters, valid_values
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RADIUS = 2.0
 """Of the box from which unconstrained values come where the prior cannot be sampled, as in
@@ -31,6 +34,17 @@ class Apart(Messenger):
     def __init__(self, parameters: dict[str, Any]) -> None:
         super().__init__()
         self.parameters = parameters
+
+    def __enter__(self) -> Self:
+        self._stored = len(pyro.get_param_store())
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        store = pyro.get_param_store()
+        if len(store) > self._stored:  # a PyroModule puts its parameters there without a message
+            for name in list(store.keys())[self._stored :]:
+                del store[name]
 
     def _process_message(self, msg: Any) -> None:
         msg["stop"] = True

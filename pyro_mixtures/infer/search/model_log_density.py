@@ -121,14 +121,14 @@ class ModelLogDensity:
                 "The model runs once for each point, which is slow: in a plate of points"
                 f" {self.refused['plate']}; by torch.func.vmap {self.refused['vmap']}. Set way ="
                 ' "loop" where that cannot be helped',
-                stacklevel=4,
+                stacklevel=3,
             )
         return way
 
     def _points(self) -> Tensor:
         """Draws of the prior with finite log densities and gradients, ``(POINTS, D)``."""
         found: list[Tensor] = []
-        reason, cause = "none", None
+        reason, cause = "none", None  # type: tuple[str, Exception | None]
         for _ in range(TRIES):
             point = self._runs.prior_draw()
             try:
@@ -141,7 +141,7 @@ class ModelLogDensity:
                 if len(found) == POINTS:
                     return torch.stack(found)
             else:
-                reason, cause = f"the value {value.item()}", None
+                reason, cause = self._why_not_finite(point, value)
         if not found:
             discrete = ", ".join(self._runs.sites.discrete)
             advice = f" (the discrete sites {discrete} are enumerated)" if discrete else ""
@@ -151,6 +151,14 @@ class ModelLogDensity:
             ) from cause
         few = torch.stack(found)[torch.arange(POINTS) % len(found)]
         return few + 1e-4 * torch.randn_like(few)
+
+    def _why_not_finite(self, point: Tensor, value: Tensor) -> tuple[str, Exception | None]:
+        """In words, with the error of validation if there is one."""
+        try:
+            self._runs.strict_log_density(point)
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}", error
+        return f"the value {value.item()}", None
 
     def _difference(
         self, way: str, points: Tensor, alone: list[tuple[Tensor, Tensor]]

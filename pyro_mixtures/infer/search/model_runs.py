@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import pyro
@@ -15,6 +15,7 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
 from pyro_mixtures.infer.search.enumeration import enumerated
+from pyro_mixtures.infer.search.factorizations import NanForSingular
 from pyro_mixtures.infer.search.model_handlers import (
     AtPoints,
     Checks,
@@ -23,14 +24,13 @@ from pyro_mixtures.infer.search.model_handlers import (
 )
 from pyro_mixtures.infer.search.model_sites import ModelSites, model_sites
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+
 PYRO = threading.RLock()
 """Held while a model runs: all threads share Pyro's stack of handlers and its validation."""
 
-FIRST_RUNS = 10
-"""On the prior, for one that does not raise."""
-
 PRIOR_RUNS = 100
-"""For a draw of finite coordinates."""
+"""For one that does not raise and has finite coordinates."""
 
 
 @contextmanager
@@ -43,6 +43,13 @@ def random_numbers_kept() -> Iterator[None]:
             yield
         finally:
             set_rng_state(state)
+
+
+@contextmanager
+def lenient() -> Iterator[None]:
+    """Within, a model runs without validation, and with NaN for matrices without a factor."""
+    with PYRO, pyro.validation_enabled(False), NanForSingular():
+        yield
 
 
 class ModelRuns:
@@ -66,59 +73,71 @@ class ModelRuns:
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self._parameters: dict[str, Any] = {}
-        for run in range(FIRST_RUNS):
-            try:
-                with PYRO, FromPrior(self._parameters, torch.Size()) as prior:
-                    trace = poutine.trace(model).get_trace(*args, **kwargs)
-                break
-            except (ValueError, RuntimeError):
-                if run == FIRST_RUNS - 1:
-                    raise
+        prior, trace = self._first_run()
         self.sites: ModelSites = model_sites(trace)
         self.unsampled = tuple(prior.unsampled)
 
-    def log_density(self, z: Tensor) -> Tensor:
-        """Of points ``(S, D)``, ``(S,)``, or of one, ``(D,)``, ``()``.
+    def _first_run(self) -> tuple[FromPrior, Any]:
+        """The handler after a run on the prior, and its trace."""
+        try:
+            with PYRO:
+                return self._traced()
+        except (ValueError, RuntimeError) as error:
+            first = error
+        for _ in range(PRIOR_RUNS):  # the prior may be wider than what the model can evaluate
+            with suppress(ValueError, RuntimeError), lenient():
+                return self._traced()
+        raise first
 
-        Where validation is on and refuses them, the points are checked one by one: outside of a
-        support the log density is ``-inf``, and with invalid parameters NaN.
-        """
+    def _traced(self) -> tuple[FromPrior, Any]:
+        with FromPrior(self._parameters, torch.Size()) as prior:
+            trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
+        return prior, trace
+
+    def strict_log_density(self, z: Tensor) -> Tensor:
+        """Of points ``(S, D)``, ``(S,)``, or of one, ``(D,)``, ``()``; raises what a run does."""
         with PYRO:
-            try:
-                return self._log_density(z, None)
-            except ValueError:
-                if not is_validation_enabled():
-                    raise
-            with pyro.validation_enabled(False):
-                return self._log_density(z, self._checks(z))
+            return self._log_density(z, None)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """``strict_log_density``, in which a point that is refused harms no others.
+
+        Outside of a support the log density is ``-inf``, and NaN with invalid parameters, where
+        validation is on, and where a matrix has no factor.
+        """
+        try:
+            return self.strict_log_density(z)
+        except (ValueError, LinAlgError):
+            checked = is_validation_enabled()
+            with lenient():
+                return self._log_density(z, self._checks(z) if checked else None)
 
     def mapped_log_density(self, z: Tensor) -> Tensor:
         """``log_density`` of points ``(S, D)`` by ``torch.func.vmap``, which cannot validate."""
-        with PYRO:
-            checked = is_validation_enabled()
+        checked = is_validation_enabled()
 
-            def of_one(point: Tensor) -> Tensor:
-                return self._log_density(point, self._checks(point) if checked else None)
+        def of_one(point: Tensor) -> Tensor:
+            return self._log_density(point, self._checks(point) if checked else None)
 
-            with pyro.validation_enabled(False):
-                result: Tensor = torch.func.vmap(of_one)(z)
-                return result
+        with lenient():
+            result: Tensor = torch.func.vmap(of_one)(z)
+            return result
 
     def _checks(self, z: Tensor) -> Checks:
         return Checks(self.sites.nesting, z.dim() == 2)
 
     def _log_density(self, z: Tensor, checks: Checks | None) -> Tensor:
-        with checks or nullcontext():
-            terms = self._at(z, scored=True).terms
-        total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=z.device)
+        handler = AtPoints if self.sites.discrete else LogDensityAtPoints
+        terms = self._at(z, handler, checks or nullcontext()).terms
+        total = torch.zeros(z.shape[:-1], dtype=z.dtype, device=self.sites.device)
         for term in terms:
-            total = total + term.to(z.device, z.dtype)
-        return total if checks is None else checks.applied(total)
+            total = total + term.to(z.dtype)
+        return (total if checks is None else checks.applied(total)).to(z.device)
 
     def values(self, z: Tensor) -> dict[str, Tensor]:
         """The latent sites at points ``(S, D)``, ``(S, *shape)``, or at one, ``(D,)``."""
-        with PYRO:
-            values = self._at(z, scored=False).values
+        with lenient():
+            values = self._at(z, AtPoints, nullcontext()).values
         many = z.shape[:-1]
         return {
             name: values[name].reshape(many + site.batch_shape + site.event_shape)
@@ -127,15 +146,15 @@ class ModelRuns:
 
     def mapped_values(self, z: Tensor) -> dict[str, Tensor]:
         """``values`` at points ``(S, D)`` by ``torch.func.vmap``."""
-        with PYRO, pyro.validation_enabled(False):
-            result: dict[str, Tensor] = torch.func.vmap(self.values)(z)
-            return result
+        result: dict[str, Tensor] = torch.func.vmap(self.values)(z)
+        return result
 
-    def _at(self, z: Tensor, *, scored: bool) -> AtPoints:
+    def _at(
+        self, z: Tensor, handler: type[AtPoints], inside: AbstractContextManager[Any]
+    ) -> AtPoints:
         """The handler after a run."""
         z = z.to(self.sites.device, self.sites.dtype)
-        handler = LogDensityAtPoints if scored and not self.sites.discrete else AtPoints
-        with handler(self._parameters, self.sites, z) as points:
+        with handler(self._parameters, self.sites, z) as points, inside:
             if self.sites.discrete:
                 count = len(z) if z.dim() == 2 else None
                 nesting = self.sites.nesting
@@ -149,32 +168,41 @@ class ModelRuns:
         return self._drawn(torch.Size((count,) + (1,) * self.sites.nesting)).reshape(count, -1)
 
     def prior_draw(self) -> Tensor:
-        """One draw, ``(D,)``, of finite coordinates.
+        """One draw, ``(D,)``, of finite coordinates, at which the model runs.
 
         Raises:
-            ValueError: where all of many draws have infinite ones.
+            ValueError: where there is none among many.
         """
+        cause: Exception | None = None
         for _ in range(PRIOR_RUNS):
-            draw = self._drawn(torch.Size())
+            try:
+                draw = self._drawn(torch.Size())
+            except (ValueError, RuntimeError) as error:
+                reason, cause = f"{type(error).__name__}: {error}", error
+                continue
             finite = draw.isfinite()
             if bool(finite.all()):
                 return draw
-        names = [
-            name
-            for name, site in self.sites.latent.items()
-            if not bool(finite[site.start : site.stop].all())
-        ]
+            names = [
+                name
+                for name, site in self.sites.latent.items()
+                if not bool(finite[site.start : site.stop].all())
+            ]
+            reason = f"infinite unconstrained values of {', '.join(names)}"
         raise ValueError(
-            "Expected draws of the prior with finite unconstrained values, but got infinite ones"
-            f" in each of {PRIOR_RUNS} runs for {', '.join(names)}"
-        )
+            f"Expected some of {PRIOR_RUNS} draws of the prior to be points at which the model"
+            f" runs, but got {reason}"
+        ) from cause
 
     def _drawn(self, shape: torch.Size) -> Tensor:
-        with PYRO, FromPrior(self._parameters, shape) as prior:
+        # what the model does with a draw may be wrong, which is a draw none the less
+        with lenient(), FromPrior(self._parameters, shape) as prior:
             self.model(*self.args, **self.kwargs)
         rows = shape[:1]
         parts = [prior.unconstrained[name].reshape(*rows, -1) for name in self.sites.latent]
-        packed = torch.cat([part.to(self.sites.dtype) for part in parts], -1)  # (S, D) or (D,)
+        packed = torch.cat(
+            [part.to(self.sites.device, self.sites.dtype) for part in parts], -1
+        )  # (S, D) or (D,)
         if packed.shape[-1] != self.sites.dimension:
             raise ValueError(
                 "Expected latent sites of the same shapes in each run of the model, with"

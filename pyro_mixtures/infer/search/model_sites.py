@@ -60,7 +60,8 @@ def model_sites(trace: Trace) -> ModelSites:
     discrete: list[str] = []
     nesting, start = 0, 0
     dtype, device = torch.float32, torch.device("cpu")
-    for name, site in trace.nodes.items():
+    nodes: dict[str, Any] = dict(trace.nodes)
+    for name, site in nodes.items():
         if site["type"] != "sample":
             continue
         _check_plates(name, site)

@@ -15,7 +15,7 @@ def valid_parameters(fn: Any) -> Iterator[Tensor]:
     own, in_event = fn, 0
     while own is not None:
         for name, constraint in own.arg_constraints.items():
-            if not (constraints.is_dependent(constraint) or _follows(own, name)):
+            if not (constraints.is_dependent(constraint) or _follows(own, name, constraint)):
                 yield _of_batch(constraint.check(getattr(own, name)), fn, in_event)
         in_event += getattr(own, "reinterpreted_batch_ndims", 0)
         own = getattr(own, "base_dist", None)
@@ -30,8 +30,10 @@ def valid_values(fn: Any, value: Tensor) -> Iterator[Tensor]:
     yield support.check(value)
 
 
-def _follows(own: Any, name: str) -> bool:
-    """Whether a parameter follows from another one, which is checked."""
+def _follows(own: Any, name: str, constraint: Any) -> bool:
+    """Whether a parameter follows from another one, or is checked where it gets its factor."""
+    if isinstance(constraint, type(constraints.symmetric)):
+        return True
     return name not in vars(own) and isinstance(getattr(type(own), name, None), lazy_property)
 
 
