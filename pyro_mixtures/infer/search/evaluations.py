@@ -42,7 +42,8 @@ class Evaluations:
         executor: of ``concurrent.futures``, which evaluates the chunks of a batch; by default
             they are evaluated here. One of processes pickles the log density. The numbers do not
             depend on how many workers it has.
-        chunk_size: points evaluated at once; by default 1024, or 16 with an executor.
+        chunk_size: points evaluated at once; by default 1024, or 16 with an executor, and no more
+            than the ``batch_size`` of a ``ModelLogDensity``.
 
     Attributes:
         count: points evaluated with a value or a gradient; a Hessian counts as D of them.
@@ -64,6 +65,7 @@ class Evaluations:
     ) -> None:
         if chunk_size is None:
             chunk_size = CHUNK_SIZE if executor is None else EXECUTOR_CHUNK_SIZE
+            chunk_size = min(chunk_size, getattr(log_density, "batch_size", chunk_size))
         if chunk_size < 1:
             raise ValueError(f"Expected chunk_size to be at least 1, but got {chunk_size}")
         self.log_density, self.executor, self.chunk_size = log_density, executor, chunk_size

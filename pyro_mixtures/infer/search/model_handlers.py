@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_mixtures.infer.search.model_sites import ModelSites
+from pyro_mixtures.infer.search.model_sites import ChangingSites, ModelSites
 from pyro_mixtures.infer.search.validity import valid_parameters, valid_values
 
 if TYPE_CHECKING:
@@ -123,9 +123,14 @@ class AtPoints(Apart):
         self.terms: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        site = self.sites.latent.get(msg["name"])
-        if site is None or msg["is_observed"]:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
+        site = self.sites.latent.get(msg["name"])
+        if site is None:
+            raise ChangingSites(
+                "Expected the same latent sites in each run of the model, all of them continuous"
+                f" or enumerated in parallel, but got one with {msg['name']!r}"
+            )
         leading = site.batch_shape
         if self.z.dim() == 2:
             ones = (1,) * (self.sites.nesting - len(leading))

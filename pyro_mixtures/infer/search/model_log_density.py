@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.infer.search.model_runs import ModelRuns, random_numbers_kept
+from pyro_mixtures.infer.search.model_sites import ChangingSites
 
 WAYS = ("plate", "vmap", "loop")
 """To evaluate a batch, from the fastest to the slowest."""
@@ -50,6 +51,7 @@ class ModelLogDensity:
         device: of the model's latent sites.
         way: in which batches are evaluated.
         refused: why each of the faster ways is not taken, by its name.
+        batch_size: how many points at once keep the sites of the model within a memory budget.
         coordinate_names: such as ``"tau"`` and ``"theta[3]"``, one for each coordinate.
         site_slices: where each site's coordinates stand.
         unsampled_sites: names of those that have no distribution to draw from, as
@@ -88,6 +90,7 @@ class ModelLogDensity:
             self.way = self._find_way(way)
         sites = self._runs.sites
         self.dimension, self.dtype, self.device = sites.dimension, sites.dtype, sites.device
+        self.batch_size = sites.batch_size
         self.unsampled_sites = self._runs.unsampled
         self.site_slices = {
             name: slice(site.start, site.stop) for name, site in sites.latent.items()
@@ -133,6 +136,8 @@ class ModelLogDensity:
             point = self._runs.prior_draw()
             try:
                 value, gradient = _with_gradient(self._runs.log_density, point)
+            except ChangingSites:
+                raise
             except (ValueError, RuntimeError) as error:
                 reason, cause = f"{type(error).__name__}: {error}", error
                 continue

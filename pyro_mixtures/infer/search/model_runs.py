@@ -22,7 +22,7 @@ from pyro_mixtures.infer.search.model_handlers import (
     FromPrior,
     LogDensityAtPoints,
 )
-from pyro_mixtures.infer.search.model_sites import ModelSites, model_sites
+from pyro_mixtures.infer.search.model_sites import ChangingSites, ModelSites, model_sites
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
@@ -105,23 +105,25 @@ class ModelRuns:
         Outside of a support the log density is ``-inf``, and NaN with invalid parameters, where
         validation is on, and where a matrix has no factor.
         """
-        try:
-            return self.strict_log_density(z)
-        except (ValueError, LinAlgError):
-            checked = is_validation_enabled()
-            with lenient():
-                return self._log_density(z, self._checks(z) if checked else None)
+        with PYRO:  # which also keeps validation as it is
+            try:
+                return self.strict_log_density(z)
+            except (ValueError, LinAlgError):
+                checked = is_validation_enabled()
+                with lenient():
+                    return self._log_density(z, self._checks(z) if checked else None)
 
     def mapped_log_density(self, z: Tensor) -> Tensor:
         """``log_density`` of points ``(S, D)`` by ``torch.func.vmap``, which cannot validate."""
-        checked = is_validation_enabled()
+        with PYRO:
+            checked = is_validation_enabled()
 
-        def of_one(point: Tensor) -> Tensor:
-            return self._log_density(point, self._checks(point) if checked else None)
+            def of_one(point: Tensor) -> Tensor:
+                return self._log_density(point, self._checks(point) if checked else None)
 
-        with lenient():
-            result: Tensor = torch.func.vmap(of_one)(z)
-            return result
+            with lenient():
+                result: Tensor = torch.func.vmap(of_one)(z)
+                return result
 
     def _checks(self, z: Tensor) -> Checks:
         return Checks(self.sites.nesting, z.dim() == 2)
@@ -161,11 +163,21 @@ class ModelRuns:
                 points.terms += enumerated(self.model, self.args, self.kwargs, nesting, count)
             else:
                 self.model(*self.args, **self.kwargs)
+        self._check_names(points.values)
         return points
 
+    def _check_names(self, found: dict[str, Tensor]) -> None:
+        if found.keys() != self.sites.latent.keys():
+            raise ChangingSites(
+                "Expected the same continuous latent sites in each run of the model, but got"
+                f" {', '.join(self.sites.latent)} and then {', '.join(found)}"
+            )
+
     def prior_draws(self, count: int) -> Tensor:
-        """Unconstrained draws ``(S, D)`` of the prior, in one run; may be infinite."""
-        return self._drawn(torch.Size((count,) + (1,) * self.sites.nesting)).reshape(count, -1)
+        """Unconstrained draws ``(S, D)`` of the prior, many in one run; may be infinite."""
+        ones = (1,) * self.sites.nesting
+        sizes = [len(part) for part in torch.empty(count).split(self.sites.batch_size)]
+        return torch.cat([self._drawn(torch.Size((size, *ones))) for size in sizes])
 
     def prior_draw(self) -> Tensor:
         """One draw, ``(D,)``, of finite coordinates, at which the model runs.
@@ -177,6 +189,8 @@ class ModelRuns:
         for _ in range(PRIOR_RUNS):
             try:
                 draw = self._drawn(torch.Size())
+            except ChangingSites:
+                raise
             except (ValueError, RuntimeError) as error:
                 reason, cause = f"{type(error).__name__}: {error}", error
                 continue
@@ -198,6 +212,7 @@ class ModelRuns:
         # what the model does with a draw may be wrong, which is a draw none the less
         with lenient(), FromPrior(self._parameters, shape) as prior:
             self.model(*self.args, **self.kwargs)
+        self._check_names(prior.unconstrained)
         rows = shape[:1]
         parts = [prior.unconstrained[name].reshape(*rows, -1) for name in self.sites.latent]
         packed = torch.cat(

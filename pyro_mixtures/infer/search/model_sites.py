@@ -10,6 +10,8 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import biject_to
 
+from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
+
 
 class LatentSite(NamedTuple):
     """Where a continuous latent site stands in the packed vector, and in which form."""
@@ -47,6 +49,12 @@ class ModelSites(NamedTuple):
     """D, the length of the packed vector."""
     dtype: torch.dtype
     """The widest of those of the latent sites."""
+    batch_size: int
+    """Points in one run of the model, whose sites stay within the memory budget."""
+
+
+class ChangingSites(ValueError):
+    """Of a model that does not have the same latent sites in each run."""
 
 
 def model_sites(trace: Trace) -> ModelSites:
@@ -58,7 +66,7 @@ def model_sites(trace: Trace) -> ModelSites:
     """
     latent: dict[str, LatentSite] = {}
     discrete: list[str] = []
-    nesting, start = 0, 0
+    nesting, start, size = 0, 0, 1
     dtype, device = torch.float32, torch.device("cpu")
     nodes: dict[str, Any] = dict(trace.nodes)
     for name, site in nodes.items():
@@ -69,13 +77,14 @@ def model_sites(trace: Trace) -> ModelSites:
             continue
         nesting = max(nesting, _num_batch_dims(site))
         fn, value = site["fn"], site["value"]
+        size += torch.Size(fn.batch_shape).numel() + (0 if site["is_observed"] else value.numel())
         if site["is_observed"]:
             continue
         if fn.support.is_discrete:
             _check_enumerable(name, fn)
             discrete.append(name)
             continue
-        batch_shape, event_shape = fn.batch_shape, fn.event_shape
+        batch_shape, event_shape = torch.Size(fn.batch_shape), torch.Size(fn.event_shape)
         shape = _transform(name, fn).inverse_shape(value.shape)
         stop = start + shape.numel()
         inner = shape[len(batch_shape) :]
@@ -85,7 +94,8 @@ def model_sites(trace: Trace) -> ModelSites:
     if start == 0:
         found = f"only {', '.join(discrete)}, discrete" if discrete else "none"
         raise ValueError(f"Expected a model with continuous latent sites, but got {found}")
-    return ModelSites(latent, tuple(discrete), nesting, device, start, dtype)
+    batch_size = max(1, MEMORY_BUDGET // (8 * size))
+    return ModelSites(latent, tuple(discrete), nesting, device, start, dtype, batch_size)
 
 
 def _transform(name: str, fn: Any) -> Any:

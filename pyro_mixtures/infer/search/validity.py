@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
@@ -27,7 +28,7 @@ def valid_values(fn: Any, value: Tensor) -> Iterator[Tensor]:
         support = fn.support
     except NotImplementedError:
         return
-    yield support.check(value)
+    yield support.check(torch.as_tensor(value))
 
 
 def _follows(own: Any, name: str, constraint: Any) -> bool:

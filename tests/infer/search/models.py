@@ -121,6 +121,25 @@ def global_switch(y):
         pyro.sample("y", dist.Normal(x + 2 * on, 1.0), obs=y)
 
 
+def mixture_in_a_plate(y):
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    locs = pyro.sample("locs", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    with pyro.plate("data", len(y)):
+        k = pyro.sample("k", dist.Categorical(weights))
+        pyro.sample("y", dist.Normal(Vindex(locs)[..., k], 1.0), obs=y)
+
+
+def switches_in_plates():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    a = pyro.sample("a", dist.Bernoulli(0.4))
+    with pyro.plate("columns", 3, dim=-1):
+        b = pyro.sample("b", dist.Bernoulli(0.2 + 0.5 * a))
+        with pyro.plate("rows", 2, dim=-2):
+            c = pyro.sample("c", dist.Bernoulli(0.1 + 0.5 * b))
+            y = torch.arange(6.0).reshape(2, 3) / 3
+            pyro.sample("y", dist.Normal(x + a + b * c, 0.5), obs=y)
+
+
 def improper():
     x = pyro.sample("x", dist.ImproperUniform(constraints.positive, (), (2,)))
     pyro.sample("y", dist.Normal(x.log(), 1.0).to_event(1), obs=torch.zeros(2))
@@ -226,6 +245,8 @@ MODELS = {
     "branches": (branches, (), {}, "loop"),
     "mixture of two": (mixture_of_two, (Y,), {}, "vmap"),
     "switch": (global_switch, (Y,), {}, "plate"),
+    "mixture in a plate": (mixture_in_a_plate, (Y,), {}, "plate"),
+    "switches in plates": (switches_in_plates, (), {}, "plate"),
     "improper": (improper, (), {}, "plate"),
     "parameter": (with_parameter, (), {}, "plate"),
     "network": (Network(), (X, Y), {}, "vmap"),

@@ -15,10 +15,13 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import nn
 from torch.distributions import biject_to
 
+from pyro_mixtures.infer.search import model_sites
+from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 from tests.infer.search.models import MODELS, SCHOOLS, Y, eight_schools, pareto
 
-ENUMERATED = ("mixture of two", "switch", "hidden Markov")
+IN_A_PLATE = ("switch", "mixture in a plate", "switches in plates")
+ENUMERATED = (*IN_A_PLATE, "mixture of two", "hidden Markov")
 CONTINUOUS = [name for name in MODELS if name not in (*ENUMERATED, "Pareto")]
 WAYS = ("plate", "vmap", "loop")
 
@@ -101,11 +104,15 @@ def test_all_ways_that_are_right_give_the_same(name):
 
 @pytest.mark.parametrize(
     ("name", "way"),
-    [("switch", "plate"), *((name, way) for name in ENUMERATED for way in ("vmap", "loop"))],
+    [
+        *((name, None) for name in ENUMERATED),
+        *((name, way) for name in ENUMERATED for way in ("vmap", "loop")),
+    ],
 )
 def test_discrete_sites_are_summed_out(name, way):
     model, args, kwargs, _ = MODELS[name]
     log_density = density(name, way=way)
+    assert log_density.way == (way or MODELS[name][3])
     _, potential, transforms, trace = initialize_model(model, args, kwargs)
     z = log_density.prior_draws(4)
     values = log_density(z)
@@ -261,6 +268,26 @@ def test_draws_repeat_with_the_seed():
     assert len(first.unique()) == first.numel()
 
 
+def test_large_models_are_evaluated_in_small_batches(monkeypatch):
+    assert density("eight schools").batch_size > 10_000
+    monkeypatch.setattr(model_sites, "MEMORY_BUDGET", 2**13)
+    rows = []
+
+    def model():
+        with pyro.plate("many", 150):
+            x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        rows.append(len(x) if x.dim() == 2 else 1)
+
+    log_density = ModelLogDensity(model)
+    assert log_density.batch_size == 3
+    rows.clear()
+    assert log_density.prior_draws(7).shape == (7, 150)
+    assert rows == [3, 3, 1]
+    rows.clear()
+    Evaluations(log_density).values(torch.zeros(4, 150))
+    assert rows == [3, 1]
+
+
 def test_sites_without_a_distribution_to_draw_from_are_named():
     log_density = density("improper")
     assert log_density.unsampled_sites == ("x",)
@@ -358,6 +385,17 @@ def off_the_plates():
     pyro.sample("k", dist.Bernoulli(torch.tensor([0.3, 0.4])))
 
 
+def sometimes_more():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    if x > 0:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def one_after_the_other():
+    pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "sequential"})
+
+
 def on_the_edge():
     pyro.sample("x", dist.LogNormal(1000.0, 1.0))
 
@@ -376,6 +414,8 @@ def on_the_edge():
         (never_factorized, torch.linalg.LinAlgError, "positive-definite"),
         (discrete_support, ValueError, "'x' to depend on no discrete site"),
         (off_the_plates, ValueError, "discrete sites k are enumerated"),
+        (sometimes_more, ValueError, "the same .*latent sites in each run of the model"),
+        (one_after_the_other, ValueError, "or enumerated in parallel, but got one with 'k'"),
         (on_the_edge, ValueError, "100 draws of the prior .* infinite unconstrained values of x"),
     ],
 )
