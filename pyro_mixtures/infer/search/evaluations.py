@@ -40,8 +40,8 @@ class Evaluations:
         log_density: from points ``(S, D)`` to log densities ``(S,)``, differentiable, with each
             row on its own, such as a ``ModelLogDensity``.
         executor: of ``concurrent.futures``, which evaluates the chunks of a batch; by default
-            they are evaluated here. One of processes pickles the log density. The numbers do not
-            depend on how many workers it has.
+            they are evaluated here. One of processes pickles the log density once, as it
+            is then. The numbers do not depend on how many workers there are.
         chunk_size: points evaluated at once; by default 1024, or 16 with an executor, and no more
             than the ``batch_size`` of a ``ModelLogDensity``.
 

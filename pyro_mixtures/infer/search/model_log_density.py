@@ -54,6 +54,8 @@ class ModelLogDensity:
         batch_size: how many points at once keep the sites of the model within a memory budget.
         coordinate_names: such as ``"tau"`` and ``"theta[3]"``, one for each coordinate.
         site_slices: where each site's coordinates stand.
+        flat_coordinates: names of those on which the log density does not depend at the points
+            where the ways are compared: the posterior has no density there.
         unsampled_sites: names of those that have no distribution to draw from, as
             ``ImproperUniform``: ``prior_draws`` takes unconstrained values within +-2 for them.
 
@@ -86,8 +88,6 @@ class ModelLogDensity:
             raise ValueError(f"Expected way to be one of {', '.join(WAYS)} or None, but got {way}")
         with random_numbers_kept():
             self._runs = ModelRuns(model, args, kwargs or {})
-            self.refused: dict[str, str] = {}
-            self.way = self._find_way(way)
         sites = self._runs.sites
         self.dimension, self.dtype, self.device = sites.dimension, sites.dtype, sites.device
         self.batch_size = sites.batch_size
@@ -98,10 +98,16 @@ class ModelLogDensity:
         self.coordinate_names = [
             name for site in sites.latent.values() for name in site.coordinate_names()
         ]
+        self.flat_coordinates: list[str] = []
+        self.refused: dict[str, str] = {}
+        with random_numbers_kept():
+            self.way = self._find_way(way)
 
     def _find_way(self, asked: str | None) -> str:
         points = self._points()
         alone = [_with_gradient(self._runs.log_density, point) for point in points]
+        flat = torch.stack([gradient == 0 for _, gradient in alone]).all(0)  # (D,)
+        self.flat_coordinates = [self.coordinate_names[index] for index in flat.nonzero()[:, 0]]
         again, _ = _with_gradient(self._runs.log_density, points[0])
         if not self._equal(again, alone[0][0]):
             raise ValueError(
@@ -192,7 +198,7 @@ class ModelLogDensity:
 
     def _equal(self, first: Tensor, second: Tensor) -> bool:
         scale = 1 + second.abs().max()
-        return bool(((first - second).abs() <= TOLERANCE[self._runs.sites.dtype] * scale).all())
+        return bool(((first - second).abs() <= TOLERANCE[self.dtype] * scale).all())
 
     def __call__(self, z: Tensor) -> Tensor:
         """Log densities ``(S,)`` of points ``(S, D)``, in their dtype, differentiable."""

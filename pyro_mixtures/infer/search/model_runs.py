@@ -77,6 +77,12 @@ class ModelRuns:
         self.sites: ModelSites = model_sites(trace)
         self.unsampled = tuple(prior.unsampled)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With parameters as they are now in Pyro's store, which other processes do not have."""
+        store = pyro.get_param_store()
+        stored = {name: store[name].detach() for name in self.sites.parameters if name in store}
+        return {**vars(self), "_parameters": {**self._parameters, **stored}}
+
     def _first_run(self) -> tuple[FromPrior, Any]:
         """The handler after a run on the prior, and its trace."""
         try:

@@ -42,6 +42,8 @@ class ModelSites(NamedTuple):
     """Those that are continuous, by name, in the order of the model."""
     discrete: tuple[str, ...]
     """Names of those to be summed out."""
+    parameters: tuple[str, ...]
+    """Names of those of ``pyro.param``."""
     nesting: int
     """Dimensions on the right that plates, batches and observations take."""
     device: torch.device
@@ -95,7 +97,10 @@ def model_sites(trace: Trace) -> ModelSites:
         found = f"only {', '.join(discrete)}, discrete" if discrete else "none"
         raise ValueError(f"Expected a model with continuous latent sites, but got {found}")
     batch_size = max(1, MEMORY_BUDGET // (8 * size))
-    return ModelSites(latent, tuple(discrete), nesting, device, start, dtype, batch_size)
+    parameters = tuple(name for name, site in nodes.items() if site["type"] == "param")
+    return ModelSites(
+        latent, tuple(discrete), parameters, nesting, device, start, dtype, batch_size
+    )
 
 
 def _transform(name: str, fn: Any) -> Any:

@@ -308,6 +308,27 @@ def test_a_log_density_can_be_pickled():
     assert again.way == "plate"
 
 
+def test_parameters_travel_with_a_log_density():
+    """To processes whose parameter store has none of them."""
+    pyro.clear_param_store()
+    log_density = density("parameter")
+    z = torch.ones(2, 1)
+    with pyro.get_param_store().scope():
+        pyro.param("scale", torch.tensor(5.0))
+        expected = log_density(z)
+        pickled = pickle.dumps(log_density)
+    assert not torch.equal(log_density(z), expected)
+    torch.testing.assert_close(pickle.loads(pickled)(z), expected)
+
+
+def test_coordinates_without_a_density_are_named():
+    """The values of what is observed, as Pyro has them with a mask, are free."""
+    flat = density("partly observed").flat_coordinates
+    assert flat == [f"y_unobserved[{index}]" for index in (2, 3, 4, 5)]
+    assert density("eight schools").flat_coordinates == []
+    assert density("constant").flat_coordinates == []
+
+
 def test_threads_may_share_a_log_density():
     first, second = density("eight schools"), density("regression")
     points = [each.prior_draws(8) for each in (first, second)] * 10
