@@ -10,9 +10,13 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
 
-from pyro_mixtures.infer.search.model_sites import ChangingSites, ModelSites
+from pyro_mixtures.infer.search.model_sites import (
+    ChangingSites,
+    ModelSites,
+    no_transform,
+    unconstraining,
+)
 from pyro_mixtures.infer.search.validity import valid_parameters, valid_values
 
 if TYPE_CHECKING:
@@ -70,6 +74,7 @@ class FromPrior(Apart):
         shape: of draws, ``(S, 1, ..., 1)``, or ``()`` for one.
 
     Attributes:
+        drawn: names of all sites that are latent.
         unconstrained: values of the continuous sites, by name.
         unsampled: names of those without a distribution to draw from.
     """
@@ -77,6 +82,7 @@ class FromPrior(Apart):
     def __init__(self, parameters: dict[str, Any], shape: torch.Size) -> None:
         super().__init__(parameters)
         self.shape = shape
+        self.drawn: set[str] = set()
         self.unconstrained: dict[str, Tensor] = {}
         self.unsampled: list[str] = []
 
@@ -87,10 +93,11 @@ class FromPrior(Apart):
         if self.shape:
             fn = fn.expand(torch.broadcast_shapes(self.shape, fn.batch_shape))
         msg["done"] = True
+        self.drawn.add(msg["name"])
         if fn.support.is_discrete:
             msg["value"] = fn.sample()
             return
-        transform = biject_to(fn.support)
+        transform = unconstraining({**msg, "fn": fn})
         try:
             with torch.no_grad():
                 msg["value"] = fn.sample()
@@ -137,7 +144,7 @@ class AtPoints(Apart):
             leading = torch.Size((len(self.z), *ones, *leading))
         points = self.z[..., site.start : site.stop].to(site.dtype)
         points = points.reshape(leading + site.unconstrained_event_shape)
-        transform = biject_to(msg["fn"].support)
+        transform = unconstraining(msg)
         value = transform(points)
         if value is not points:
             if value.shape != leading + site.event_shape:
@@ -146,7 +153,11 @@ class AtPoints(Apart):
                     f" for values of the shape {tuple(leading + site.event_shape)}, but got"
                     f" {tuple(value.shape)}"
                 )
-            self.terms.append(self.of_points(transform.log_abs_det_jacobian(points, value)))
+            try:
+                jacobian = transform.log_abs_det_jacobian(points, value)
+            except NotImplementedError as error:
+                raise no_transform(msg) from error
+            self.terms.append(self.of_points(jacobian))
         self.values[site.name] = value
         msg["value"], msg["done"] = value, True
 

@@ -25,6 +25,9 @@ TRIES = 100
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
 """Relative difference of two ways to evaluate one density."""
 
+ROUNDING = 1e3
+"""Units of rounding by which a point may differ in two batches of one size, of one arithmetic."""
+
 
 class ModelLogDensity:
     r"""The log density of a Pyro model, for a batch of packed unconstrained vectors.
@@ -176,29 +179,34 @@ class ModelLogDensity:
     ) -> str | None:
         """What is wrong with a way, or None if values and gradients are those of single points.
 
-        Two sizes, since one may by chance be that of another dimension of the model.
+        Two sizes, since one may by chance be that of another dimension of the model. In a third
+        batch the others of a point are other ones, which should make no difference at all.
         """
-        for size in (len(points) - 1, len(points)):
+        found = []
+        for batch in (points[1:], points, points[[0, 1, 1, 1]]):
             try:
-                values, gradients = _with_gradient(
-                    lambda z: self._evaluated(way, z), points[:size]
-                )
+                found.append(_with_gradient(lambda z: self._evaluated(way, z), batch))
             except Exception as error:  # whatever a model does with shapes that it does not know
                 line = (str(error).splitlines() or [""])[0]
                 return f"a batch raises {type(error).__name__}: {line}"
-            for row, (value, gradient) in enumerate(alone[:size]):
+        for (values, gradients), expected in zip(found, (alone[1:], alone), strict=False):
+            for row, (value, gradient) in enumerate(expected):
                 if not self._equal(values[row], value):
                     return (
-                        f"one point of {size} has the log density {values[row].item()}, and"
+                        f"one point of {len(values)} has the log density {values[row].item()}, and"
                         f" {value.item()} alone"
                     )
                 if not self._equal(gradients[row], gradient):
-                    return f"one point of {size} has another gradient than alone"
+                    return f"one point of {len(values)} has another gradient than alone"
+        _, usual, changed = found
+        rounding = ROUNDING * torch.finfo(self.dtype).eps
+        pairs = zip(changed, usual, strict=True)  # of values, and of gradients
+        if not all(_close(one[0], other[0], rounding) for one, other in pairs):
+            return "the log density of a point depends on the other points of a batch"
         return None
 
     def _equal(self, first: Tensor, second: Tensor) -> bool:
-        scale = 1 + second.abs().max()
-        return bool(((first - second).abs() <= TOLERANCE[self.dtype] * scale).all())
+        return _close(first, second, TOLERANCE[self.dtype])
 
     def __call__(self, z: Tensor) -> Tensor:
         """Log densities ``(S,)`` of points ``(S, D)``, in their dtype, differentiable."""
@@ -245,6 +253,11 @@ class ModelLogDensity:
                 return self._runs.mapped_values(z)
             each = [self._runs.values(point) for point in z]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
+def _close(first: Tensor, second: Tensor, tolerance: float) -> bool:
+    """Of one point's values, or of its gradients, relative to the largest."""
+    return bool(((first - second).abs() <= tolerance * (1 + second.abs().max())).all())
 
 
 def _with_gradient(log_density: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ class ModelRuns:
         self.model, self.args, self.kwargs = model, args, kwargs
         self._parameters: dict[str, Any] = {}
         prior, trace = self._first_run()
-        self.sites: ModelSites = model_sites(trace)
+        self.sites: ModelSites = model_sites(trace, prior.drawn)
         self.unsampled = tuple(prior.unsampled)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -59,8 +59,12 @@ class ChangingSites(ValueError):
     """Of a model that does not have the same latent sites in each run."""
 
 
-def model_sites(trace: Trace) -> ModelSites:
+def model_sites(trace: Trace, drawn: set[str]) -> ModelSites:
     """The sites in a trace of a model on its prior.
+
+    Args:
+        trace: of one run.
+        drawn: names of the latent sites, which no handler within the model has fixed.
 
     Raises:
         ValueError: without continuous latent sites, and for discrete ones without enumeration.
@@ -79,15 +83,16 @@ def model_sites(trace: Trace) -> ModelSites:
             continue
         nesting = max(nesting, _num_batch_dims(site))
         fn, value = site["fn"], site["value"]
-        size += torch.Size(fn.batch_shape).numel() + (0 if site["is_observed"] else value.numel())
-        if site["is_observed"]:
+        size += torch.Size(fn.batch_shape).numel()
+        if name not in drawn:
             continue
+        size += value.numel()
         if fn.support.is_discrete:
             _check_enumerable(name, fn)
             discrete.append(name)
             continue
         batch_shape, event_shape = torch.Size(fn.batch_shape), torch.Size(fn.event_shape)
-        shape = _transform(name, fn).inverse_shape(value.shape)
+        shape = unconstraining(site).inverse_shape(value.shape)
         stop = start + shape.numel()
         inner = shape[len(batch_shape) :]
         latent[name] = LatentSite(name, start, stop, batch_shape, event_shape, inner, value.dtype)
@@ -103,14 +108,21 @@ def model_sites(trace: Trace) -> ModelSites:
     )
 
 
-def _transform(name: str, fn: Any) -> Any:
+def unconstraining(site: Any) -> Any:
+    """The transform from unconstrained values to those of a site."""
     try:
-        return biject_to(fn.support)
+        return biject_to(site["fn"].support)
     except NotImplementedError as error:
-        raise ValueError(
-            f"Expected latent sites with supports that torch.distributions.biject_to knows, but"
-            f" got {fn.support} at site {name!r}"
-        ) from error
+        raise no_transform(site) from error
+
+
+def no_transform(site: Any) -> ValueError:
+    """What is wrong with a site that cannot be unconstrained."""
+    return ValueError(
+        "Expected latent sites with supports that have a bijection from unconstrained space with"
+        f" a Jacobian, but got {site['fn'].support} at site {site['name']!r}; for matrices write"
+        " LKJCholesky, and scales apart from it"
+    )
 
 
 def _check_plates(name: str, site: Any) -> None:

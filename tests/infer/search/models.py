@@ -99,6 +99,20 @@ def normalizes_over_the_batch():
     pyro.factor("penalty", (x - torch.as_tensor(x).mean()).square())
 
 
+def normalizes_a_little():
+    """To see only where nothing else changes: single points have the same to six digits."""
+    x = pyro.sample("x", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+    pyro.factor("penalty", 1e8 + (x - x.detach().mean() + x.detach().mean(-1)).mean(-1))
+
+
+FIXED = poutine.trace(lambda: pyro.sample("mu", dist.Delta(torch.tensor(1.0)))).get_trace()
+
+
+def replayed(y, sigma):
+    with poutine.replay(trace=FIXED):
+        eight_schools(y, sigma)
+
+
 def branches():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     if x > 0.1:
@@ -242,6 +256,8 @@ MODELS = {
     "regression": (regression, (X,), {"y": Y}, "vmap"),
     "mixes": (mixes_the_batch, (), {}, "vmap"),
     "normalizes": (normalizes_over_the_batch, (), {}, "vmap"),
+    "normalizes a little": (normalizes_a_little, (), {}, "vmap"),
+    "replayed": (replayed, SCHOOLS, {}, "plate"),
     "branches": (branches, (), {}, "loop"),
     "mixture of two": (mixture_of_two, (Y,), {}, "vmap"),
     "switch": (global_switch, (Y,), {}, "plate"),

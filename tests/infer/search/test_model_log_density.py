@@ -41,7 +41,7 @@ class At(poutine.messenger.Messenger):
         self.z, self.at, self.values, self.jacobian = z, 0, {}, 0.0
 
     def _pyro_sample(self, msg):
-        if msg["is_observed"] or poutine.util.site_is_subsample(msg):
+        if msg["is_observed"] or msg["done"] or poutine.util.site_is_subsample(msg):
             return
         transform = biject_to(msg["fn"].support)
         shape = transform.inverse_shape(msg["fn"].batch_shape + msg["fn"].event_shape)
@@ -417,6 +417,11 @@ def one_after_the_other():
     pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "sequential"})
 
 
+def triangular():
+    lower = dist.ImproperUniform(dist.constraints.lower_cholesky, (), (2, 2))
+    pyro.sample("lower", lower)
+
+
 def on_the_edge():
     pyro.sample("x", dist.LogNormal(1000.0, 1.0))
 
@@ -437,6 +442,7 @@ def on_the_edge():
         (off_the_plates, ValueError, "discrete sites k are enumerated"),
         (sometimes_more, ValueError, "the same .*latent sites in each run of the model"),
         (one_after_the_other, ValueError, "or enumerated in parallel, but got one with 'k'"),
+        (triangular, ValueError, "a Jacobian, but got .* at site 'lower'; for matrices"),
         (on_the_edge, ValueError, "100 draws of the prior .* infinite unconstrained values of x"),
     ],
 )
