@@ -63,7 +63,7 @@ class Fit:
         svi = SVI(model, self.guide, optimizer, elbo)
         self.history = [-svi.step() for _ in range(steps)]
         self.posterior = self.guide.get_posterior()
-        self.psis = psis(model, self.guide, num_samples=5000, vectorize=True)
+        self.psis = psis(model, self.guide, num_samples=5000)
         self.summary = component_summary(self.posterior)
         self.elbo = sum(self.history[-100:]) / 100
 
@@ -181,7 +181,7 @@ for weight_gradient, elbo in (("pathwise", Trace_ELBO()), ("clustered", Baseline
 # Once all modes are covered and k-hat is below its threshold, the weights can remove the rest of
 # the error. ``resample`` draws from the guide's samples by their smoothed weights.
 
-print(f"k-hat {mended.psis.khat:.2f}, threshold {mended.psis.threshold:.2f}")
+print(mended.psis)
 
 better = mended.psis.resample(1500)["x"]
 signs = {"++": (1, 1), "+-": (1, -1), "-+": (-1, 1), "--": (-1, -1)}

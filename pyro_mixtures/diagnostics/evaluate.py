@@ -134,7 +134,7 @@ def evaluate(
     *args: Any,
     num_samples: int = 1000,
     plate: str | None = None,
-    vectorize: bool = False,
+    vectorize: bool | None = None,
     chunk_size: int | None = None,
     **kwargs: Any,
 ) -> Evaluation:
@@ -160,9 +160,10 @@ def evaluate(
         args: arguments of model and guide.
         num_samples: S, at least 25.
         plate: name of a plate of model and guide.
-        vectorize: draw all samples as one batch, which is much faster, for models and guides that
-            allow ``vectorize_particles``; otherwise one after another.
-        chunk_size: samples of a batch, with ``vectorize``; by default so many that the values and
+        vectorize: draw samples as batches, which is much faster, for models and guides that allow
+            ``vectorize_particles``; or False for one after another. By default as batches where a
+            few draws weigh the same in both ways, and otherwise one after another, with a warning.
+        chunk_size: samples of a batch; by default so many that the values and
             log densities of all sites stay within a memory budget of 64 MB. Layers of a network
             may need more.
         kwargs: keyword arguments of model and guide.
@@ -171,9 +172,9 @@ def evaluate(
         The bounds, :math:`\hat k` and the effective sample size, with standard errors.
 
     Raises:
-        ValueError: for ``num_samples < 25``, ``chunk_size < 1`` or without ``vectorize``, sites
-            outside of ``plate`` or a subsample or loop of it, and as for
-            :func:`~pyro_mixtures.diagnostics.psis`.
+        ValueError: for ``num_samples < 25``, ``chunk_size < 1``, a ``chunk_size`` with
+            ``vectorize = False``, sites outside of ``plate`` or a subsample or loop of it, and as
+            for :func:`~pyro_mixtures.diagnostics.psis`.
 
     References:
         Burda, Grosse and Salakhutdinov, *Importance weighted autoencoders* (2016),
@@ -192,7 +193,7 @@ def evaluate(
         ...     with pyro.plate("data", len(y)):
         ...         pyro.sample("x", dist.Normal(y / 2, 0.8))  # the posterior has the scale 0.71
         >>> y = torch.tensor([2.0, -1.0, 0.0])
-        >>> found = evaluate(model, guide, y, plate="data", vectorize=True)
+        >>> found = evaluate(model, guide, y, plate="data")
         >>> exact = dist.Normal(0.0, 2**0.5).log_prob(y)
         >>> bool(((found.iw_bound - exact).abs() < 4 * found.iw_bound_error).all())
         True
@@ -206,8 +207,8 @@ def evaluate(
     check_at_least(FEWEST_SAMPLES, num_samples=num_samples)
     if chunk_size is not None:
         check_at_least(1, chunk_size=chunk_size)
-    if chunk_size is not None and not vectorize:
-        raise ValueError(f"Expected no chunk_size without vectorize, but got {chunk_size}")
+    if chunk_size is not None and vectorize is False:
+        raise ValueError(f"Expected no chunk_size with vectorize = False, but got {chunk_size}")
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize, within=plate)
     chunks = draws.chunks(num_samples, chunk_size)
     return Evaluation.from_log_weights(torch.cat([log_weights for log_weights, _ in chunks]))

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from pyro import plate, poutine
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
+from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
 from pyro_mixtures.numerics.precision import double
 
 Samples = dict[str, Tensor]
+
+PROBES = 3
+"""Draws that are weighed as a batch and one by one."""
+
+ROUNDING = 1e-5
+"""What single precision may change of log densities by another order of sums, of their size."""
+
+UNMIXED = 1e-3
+"""What ill-conditioned factors may change, of the differences of draws; to mix them does more."""
 
 
 class Draws:
@@ -27,7 +40,8 @@ class Draws:
         guide: a Pyro guide.
         args: arguments of both.
         kwargs: keyword arguments of both.
-        vectorize: as one batch, instead of one after another.
+        vectorize: as one batch, instead of one after another; None for as a batch where that gives
+            the weights of single draws, and with a warning where not.
         within: name of a plate whose elements get weights of their own.
     """
 
@@ -38,11 +52,19 @@ class Draws:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        vectorize: bool,
+        vectorize: bool | None,
         within: str | None = None,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
-        self.vectorize, self.within = vectorize, within
+        self.within = within
+        refusal = self._refusal() if vectorize is None else None
+        self.vectorize = refusal is None if vectorize is None else vectorize
+        if refusal is not None:
+            warnings.warn(
+                f"Draws are made one by one, which is slow, for as a batch {refusal};"
+                " vectorize=False does so without this warning",
+                stacklevel=4,  # where psis or evaluate is called
+            )
 
     def chunks(self, count: int, chunk_size: int | None) -> Iterator[tuple[Tensor, Samples]]:
         """Log weights ``(S,)``, or ``(S, N)`` of a plate, and samples ``(S, *shape)`` by name.
@@ -86,10 +108,9 @@ class Draws:
         self, count: int, chunk_size: int | None
     ) -> Iterator[tuple[Tensor, Samples, Trace]]:
         single = self._traces((self.model, self.guide), Trace())  # also sets up a guide
-        sites = [site for trace in single for _, site in _sites(trace)]
-        dims = [f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized]
-        ones = (1,) * max((-dim for dim in dims), default=0)
+        ones = self._ones(single)
         if chunk_size is None:
+            sites = [site for trace in single for _, site in _sites(trace)]
             chunk_size = max(1, MEMORY_BUDGET // max(1, sum(map(_bytes, sites))))
         subsamples = Trace()
         for start in range(0, count, chunk_size):
@@ -104,6 +125,69 @@ class Draws:
             yield self._log_weights(*traces, (size, *ones)), samples, traces[0]
             subsamples = subsamples if subsamples.nodes else _subsamples(*traces)
 
+    def _refusal(self) -> str | None:
+        """Why draws as a batch are not those one by one, or None; random numbers are given back.
+
+        A few draws are weighed both ways: a model may have the shapes of a batch and mix it.
+        """
+        before = get_rng_state()
+        try:
+            single = self._traces((self.model, self.guide), Trace())
+            _latent_sites(*single)
+            self._log_densities(*single, (1,))  # mistakes that have nothing to do with batches
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return self._difference(single)
+            except Exception as error:  # a model that knows no batches may fail in any way
+                return f"they raise {type(error).__name__}: {str(error).splitlines()[0]}"
+        finally:
+            set_rng_state(before)
+
+    def _difference(self, single: tuple[Trace, Trace]) -> str | None:
+        """Where weights of the same draws as a batch and one by one differ."""
+        ones = self._ones(single)
+        in_plate = plate("_samples", PROBES, dim=-len(ones) - 1)
+        functions = in_plate(self.model), in_plate(self.guide)
+        subsamples = _subsamples(*single)
+        _, drawn = self._traces(functions, subsamples)
+        probes = {
+            name: (site, _value(single[1], name).shape)
+            for name, site in _sites(drawn)
+            if not _is_function_of_others(site)
+        }
+
+        def fixed(index: int | None) -> Trace:
+            """All draws, or one; of another identity than what was drawn."""
+            trace = Trace()
+            nodes: Any = trace.nodes
+            nodes.update(subsamples.nodes)
+            for name, (site, shape) in probes.items():
+                value = site["value"]
+                value = value if index is None else value.reshape(PROBES, *shape)[index]
+                nodes[name] = {**site, "value": value.clone()}
+            return trace
+
+        batch = self._log_densities(*self._traces(functions, fixed(None)), (PROBES, *ones))
+        each = [
+            self._log_densities(*self._traces((self.model, self.guide), fixed(index)), (1,))
+            for index in range(PROBES)
+        ]
+        log_p, log_q = (torch.cat(parts, 1) for parts in zip(*each, strict=True))  # (sites, P)
+        weights, expected = _log_ratio(*batch), _log_ratio(log_p, log_q)
+        seen = expected[expected > -math.inf]
+        spread = seen.amax() - seen.amin() if seen.numel() else 0.0
+        allowed = ROUNDING * (1 + log_p.abs().sum(0) + log_q.abs().sum(0)) + UNMIXED * spread
+        if bool(((weights - expected).abs() <= allowed).logical_or(weights == expected).all()):
+            return None
+        return "model and guide give other log densities than one by one: they mix the draws"
+
+    def _ones(self, single: tuple[Trace, Trace]) -> tuple[int, ...]:
+        """The dimensions of plates, which a batch stands before."""
+        sites = [site for trace in single for _, site in _sites(trace)]
+        dims = [f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized]
+        return (1,) * max((-dim for dim in dims), default=0)
+
     def _traces(self, functions: tuple[Any, Any], fixed: Trace) -> tuple[Trace, Trace]:
         """Of the model, run on a draw of the guide, and of the guide; ``fixed`` sites stay."""
         model, guide = functions
@@ -116,9 +200,15 @@ class Draws:
         self, model_trace: Trace, guide_trace: Trace, batch: tuple[int, ...]
     ) -> Tensor:
         """``log p(z, y) - log q(z)``, ``(S,)`` or ``(S, N)``; dims begin with the samples."""
+        return _log_ratio(*self._log_densities(model_trace, guide_trace, batch))
+
+    def _log_densities(
+        self, model_trace: Trace, guide_trace: Trace, batch: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Of the sites of model and guide, each ``(sites, S)`` or ``(sites, S, N)``."""
         log_p = [_log_prob(site, batch) for site in self._counted("model", model_trace)]
         log_q = [_log_prob(site, batch) for site in self._counted("guide", guide_trace)]
-        return torch.stack(log_p).sum(0) - torch.stack(log_q).sum(0)
+        return torch.stack(log_p), torch.stack(log_q)
 
     def _counted(self, owner: str, trace: Trace) -> list[_Site]:
         sites = _sites(trace)
@@ -137,6 +227,18 @@ class _Site(NamedTuple):
     site: Any
     dim: int | None
     """Of the plate whose elements have weights of their own."""
+
+
+def _log_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return log_p.sum(0) - log_q.sum(0)
+
+
+def _is_function_of_others(site: Any) -> bool:
+    """Whether it is a point, as the sites of an autoguide are of its latent one."""
+    distribution = site["fn"]
+    while isinstance(distribution, (MaskedDistribution, ExpandedDistribution, Independent)):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta) or bool(site["infer"].get("_deterministic"))
 
 
 def _dim_in_plate(owner: str, name: str, site: Any, within: str) -> int:

@@ -100,7 +100,7 @@ def psis(
     guide: Callable,
     *args: Any,
     num_samples: int = 1000,
-    vectorize: bool = False,
+    vectorize: bool | None = None,
     **kwargs: Any,
 ) -> PSIS:
     r"""Pareto-smoothed importance sampling of a guide against its model.
@@ -122,8 +122,9 @@ def psis(
             functions of the others and the reverse, as those of Pyro's autoguides are.
         args: arguments of model and guide.
         num_samples: S, at least 25.
-        vectorize: draw all samples as one batch, which is much faster, for models and guides that
-            allow ``vectorize_particles``; otherwise one after another.
+        vectorize: draw samples as batches, which is much faster, for models and guides that allow
+            ``vectorize_particles``; or False for one after another. By default as batches where a
+            few draws weigh the same in both ways, and otherwise one after another, with a warning.
         kwargs: keyword arguments of model and guide.
 
     Returns:
@@ -149,7 +150,7 @@ def psis(
         ...     pyro.sample("y", dist.Normal(x, 1.0), obs=torch.tensor(2.0))
         >>> def guide():
         ...     pyro.sample("x", dist.Normal(1.0, 0.8))  # the posterior is Normal(1, 0.71)
-        >>> found = psis(model, guide, num_samples=4000, vectorize=True)
+        >>> found = psis(model, guide, num_samples=4000)
         >>> found.khat < 0.5
         True
         >>> exact = dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(2.0))
@@ -166,8 +167,8 @@ def psis(
     """
     check_at_least(FEWEST_SAMPLES, num_samples=num_samples)
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize)
-    chunks = list(draws.chunks(num_samples, num_samples))
+    chunks = list(draws.chunks(num_samples, None))
     log_weights = torch.cat([each for each, _ in chunks])
     samples = {name: torch.cat([values[name] for _, values in chunks]) for name in chunks[0][1]}
     found = weigh(log_weights)
-    return PSIS(samples=samples, **found._asdict())
+    return PSIS(samples=samples, **vars(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -22,7 +22,8 @@ FEW = 50
 UNSEEN = "it cannot see modes that no draw has visited"
 
 
-class Weighing(NamedTuple):
+@dataclass(frozen=True)
+class Weighing:
     r"""Figures of importance weights :math:`w_s = p(z_s, y) / q(z_s)` of S draws of q.
 
     Attributes:

@@ -10,7 +10,7 @@ from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal
 
 from pyro_mixtures.diagnostics import Evaluation, evaluate, psis
 
-each_way = pytest.mark.parametrize("vectorize", [False, True])
+each_way = pytest.mark.parametrize("vectorize", [False, True, None])
 
 Y = torch.linspace(-3, 3, 25)
 
@@ -101,7 +101,10 @@ def test_names_of_plates():
         ({"num_samples": "100"}, "num_samples to be an integer >= 25, but got '100'"),
         ({"chunk_size": 2.5, "vectorize": True}, "chunk_size to be an integer >= 1, but got 2.5"),
         ({"chunk_size": True, "vectorize": True}, "chunk_size to be an integer >= 1"),
-        ({"chunk_size": 10}, "Expected no chunk_size without vectorize, but got 10"),
+        (
+            {"chunk_size": 10, "vectorize": False},
+            "Expected no chunk_size with vectorize = False, but got 10",
+        ),
     ],
 )
 def test_bad_arguments(arguments, told):

@@ -17,11 +17,11 @@ from pyro.infer.autoguide import (
 from torch.distributions import Categorical, Gamma
 
 from pyro_mixtures import MixtureOfDiagNormals, MixtureSameFamily
-from pyro_mixtures.diagnostics import PSIS, psis
+from pyro_mixtures.diagnostics import PSIS, evaluate, log_weights, psis
 from pyro_mixtures.estimators import ESTIMATORS
 from pyro_mixtures.infer import AutoDiagonalNormalMixture, AutoMultivariateNormalMixture
 
-each_way = pytest.mark.parametrize("vectorize", [False, True])
+each_way = pytest.mark.parametrize("vectorize", [False, True, None])
 
 
 def normal_model():
@@ -38,7 +38,7 @@ def normal_guide(loc=1.0, scale=0.5**0.5):
 
 def number(vectorize: bool) -> int:
     """As many samples as take a second."""
-    return 4000 if vectorize else 400
+    return 400 if vectorize is False else 4000
 
 
 def assert_evidence(found: PSIS, exact: float, sigmas: float = 5.0) -> None:
@@ -252,6 +252,82 @@ def test_nested_plates_have_the_same_weights_at_once_and_in_turn():
     )
     ratio = (found.log_weights - single)[single.argsort()[:-10]]
     assert (ratio - ratio.mean()).abs().max() < 1e-4
+
+
+DATA = torch.tensor([1.0, 2.0, 4.0])
+
+
+def by_mean():
+    """The draws of a batch are centered."""
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x - x.mean(), 1.0), obs=torch.tensor(2.0))
+
+
+def by_sum():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x.sum() * torch.ones(x.shape), 1.0), obs=torch.tensor(2.0))
+
+
+def by_shape():
+    """Data without a plate, as many as the draws that are tried."""
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x, 1.0), obs=DATA)
+
+
+def by_order():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(x.flip(0) if x.dim() else x, 1.0), obs=torch.tensor(2.0))
+
+
+@pytest.mark.parametrize("model", [by_mean, by_sum, by_shape, by_order])
+@pytest.mark.parametrize("of", [psis, evaluate])
+def test_models_that_mix_a_batch_are_found_out(model, of):
+    """Their shapes are those of a model that does not; the draws are made one by one."""
+    pyro.set_rng_seed(0)
+    with pytest.warns(UserWarning, match="one by one.* they mix the draws") as caught:
+        found = of(model, normal_guide, num_samples=50)
+    assert caught[0].filename == __file__
+    pyro.set_rng_seed(0)
+    expected = of(model, normal_guide, num_samples=50, vectorize=False)
+    assert found.elbo == expected.elbo
+
+
+def test_guides_that_mix_a_batch_are_found_out():
+    def guide():
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+        pyro.sample("x", dist.Delta(shift - shift.mean() if shift.dim() else shift))
+
+    with pytest.warns(UserWarning, match="they mix the draws"):
+        psis(normal_model, guide, num_samples=50)
+
+
+@each_autoguide
+def test_batches_are_the_default_where_they_are_right(autoguide):
+    """The same numbers, by few runs of the model: random numbers of the check are given back."""
+    runs = []
+
+    def model():
+        runs.append(None)
+        nested_model(torch.ones(3, 4))
+
+    guide = autoguide(model)
+    guide()
+    runs.clear()
+    pyro.set_rng_seed(1)
+    found = psis(model, guide, num_samples=400)
+    assert len(runs) < 10
+    pyro.set_rng_seed(1)
+    expected = psis(model, guide, num_samples=400, vectorize=True)
+    assert torch.equal(found.log_weights, expected.log_weights)
+    assert torch.equal(found.samples["row"], expected.samples["row"])
+
+
+def test_large_batches_are_made_in_parts(monkeypatch):
+    monkeypatch.setattr(log_weights, "MEMORY_BUDGET", 1000)
+    data = torch.randn(3, 4)
+    found = psis(nested_model, nested_guide, data, num_samples=50)
+    assert found.samples["row"].shape == (50, 3, 1)
+    assert len(found.samples["level"].unique()) == 50
 
 
 @each_way

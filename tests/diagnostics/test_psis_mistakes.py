@@ -10,7 +10,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormalMessenger
 
 from pyro_mixtures.diagnostics import psis
 
-each_way = pytest.mark.parametrize("vectorize", [False, True])
+each_way = pytest.mark.parametrize("vectorize", [False, True, None])
 
 
 def normal_model():
@@ -77,7 +77,7 @@ def test_sites_that_come_and_go():
             pyro.sample("x", dist.Normal(0.0, 1.0))
 
     with pytest.raises(ValueError, match="same latent sites in each run"):
-        psis(model, model)
+        psis(model, model, vectorize=False)
 
 
 @each_way
@@ -104,9 +104,38 @@ def test_models_that_do_not_vectorize():
         x = pyro.sample("x", dist.Normal(0.0, 1.0))
         pyro.sample("y", dist.Normal(x * torch.ones(1, 1), 1.0), obs=torch.ones(1, 1))
 
-    assert psis(model, normal_guide, num_samples=30).log_weights.shape == (30,)
+    found = psis(model, normal_guide, num_samples=30, vectorize=False)
+    assert found.log_weights.shape == (30,)
     with pytest.raises(ValueError, match="allow vectorize = True.* at site 'y'"):
         psis(model, normal_guide, num_samples=30, vectorize=True)
+
+
+def test_models_that_do_not_vectorize_are_drawn_one_by_one_and_it_is_said():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(2.0 if x > 1 else 1.0, 1.0), obs=torch.tensor(2.0))
+
+    told = "one by one, which is slow, for as a batch they raise RuntimeError: Boolean value"
+    pyro.set_rng_seed(0)
+    with pytest.warns(UserWarning, match=told) as caught:
+        found = psis(model, normal_guide, num_samples=30)
+    assert caught[0].filename == __file__
+    pyro.set_rng_seed(0)
+    expected = psis(model, normal_guide, num_samples=30, vectorize=False)
+    assert found.log_evidence == expected.log_evidence
+
+
+@each_way
+def test_mistakes_are_raised_before_batches_are_tried(vectorize):
+    """Without a warning that draws are made one by one."""
+
+    def nan():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        broken = dist.Normal(x * math.nan, 1.0, validate_args=False)
+        pyro.sample("broken", broken, obs=torch.tensor(0.0))
+
+    with pytest.raises(ValueError, match="log_prob = nan at site 'broken' of the model"):
+        psis(nan, normal_guide, vectorize=vectorize)
 
 
 @pytest.mark.parametrize("count", [0, 24])

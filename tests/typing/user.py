@@ -187,8 +187,9 @@ def estimates(q: pm.MixtureOfDiagNormals) -> Tensor:
 def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     """Diagnostics, and the figures of them."""
     guide = pm.AutoDiagonalNormalMixture(model, 3)
-    found: pm.diagnostics.PSIS = pm.diagnostics.psis(model, guide, data, vectorize=True)
-    khat: float = found.khat
+    found: pm.diagnostics.PSIS = pm.diagnostics.psis(model, guide, data)
+    khat: float = found.khat + found.elbo_error + found.log_evidence_error
+    told: str = found.verdict + str(found)
     draws: dict[str, Tensor] = found.resample(10)
     parameters = {"locs": LOCS, "coord_scale": SCALES, "component_logits": LOGITS}
     by_cost = pm.diagnostics.gradient_variance(
@@ -208,7 +209,7 @@ def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     pm.plotting.plot_pairs(q, [0, 1])
     pm.plotting.plot_elbo([1.0, 2.0])
     pm.plotting.plot_gradient_variance({"hybrid": by_cost})
-    return f"{khat} {draws} {variance} {overlaps} {summary}"
+    return f"{khat} {told} {draws} {variance} {overlaps} {summary}"
 
 
 class Autoencoder(nn.Module):
