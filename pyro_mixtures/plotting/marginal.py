@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_mixtures.components import Normals
 from pyro_mixtures.distributions.linear import checked_dims
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
-from pyro_mixtures.plotting.arrays import Array, as_array
+from pyro_mixtures.plotting.arrays import Array, as_array, resampled
 
 SAMPLES = 4000
 """To find levels and limits by."""
@@ -30,17 +30,29 @@ class Marginal:
     Args:
         mixture: any of this package.
         dims: one or two coordinates; by default the first two, or the only one.
+        names: of all coordinates.
 
     Raises:
-        ValueError: for a mixture with a batch or of matrices, or coordinates that do not fit.
+        ValueError: for a mixture with a batch or of matrices, coordinates that do not fit, or
+            another number of names.
         NotImplementedError: for a marginal of components that are not Normal.
     """
 
-    def __init__(self, mixture: MixtureDistribution, dims: int | Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        mixture: MixtureDistribution,
+        dims: int | Sequence[int] | None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.size = _number_of_coordinates(mixture)
         self.dims = checked_dims(range(min(self.size, 2)) if dims is None else dims, self.size)
         if len(self.dims) > 2:
             raise ValueError(f"Expected dims to name one or two coordinates, but got {dims!r}")
+        if names is not None and len(names) != self.size:
+            raise ValueError(
+                f"Expected names of all {self.size} coordinates, but got {len(names)}"
+            )
+        self.labels = [f"coordinate {dim}" if names is None else names[dim] for dim in self.dims]
         self._law: Any = mixture
         self._order = self.dims
         if isinstance(mixture.components, Normals) and mixture.event_shape:
@@ -51,8 +63,8 @@ class Marginal:
                 f" Normal components only, but got {dims!r} of a {type(mixture).__name__}"
             )
 
-    def column(self, reference: ArrayLike) -> Array:
-        """These coordinates of a sample of all, ``(N, d)``."""
+    def column(self, reference: ArrayLike, weights: ArrayLike | None = None) -> Array:
+        """These coordinates of a sample of all, drawn by its weights, ``(N, d)``."""
         points = as_array(reference)
         if points.ndim == 1 and self.size == 1:
             points = points[:, None]
@@ -62,7 +74,7 @@ class Marginal:
             )
         if not numpy.isfinite(points).all():
             raise ValueError("Expected reference to be finite, but got NaN or infinity")
-        return points[:, self.dims]
+        return resampled(points[:, self.dims], weights)
 
     @property
     def weights(self) -> Array:

@@ -24,6 +24,8 @@ def plot_pairs(
     dims: Sequence[int],
     *,
     reference: ArrayLike | None = None,
+    reference_weights: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
 ) -> Any:
     """All pairs of some coordinates in a new figure, with the single ones on the diagonal.
 
@@ -31,6 +33,8 @@ def plot_pairs(
         mixture: of Normals, as for :func:`plot_mixture`.
         dims: two coordinates or more.
         reference: as for :func:`plot_mixture`.
+        reference_weights: of its draws, as for :func:`plot_mixture`.
+        names: of all coordinates of the mixture, for the axes.
 
     Returns:
         The axes of d coordinates, a numpy array ``(d, d)``, with None above the diagonal.
@@ -51,9 +55,11 @@ def plot_pairs(
     if len(dims) < 2:
         raise ValueError(f"Expected dims to name at least two coordinates, but got {dims}")
     places = [*((index,) for index in range(len(dims))), *combinations(range(len(dims)), 2)]
-    panels = {place: Marginal(mixture, [dims[index] for index in place]) for place in places}
+    panels = {
+        place: Marginal(mixture, [dims[index] for index in place], names) for place in places
+    }
     points = {
-        place: None if reference is None else marginal.column(reference)
+        place: None if reference is None else marginal.column(reference, reference_weights)
         for place, marginal in panels.items()
     }
     ends = _common_limits(panels, points)

@@ -18,6 +18,9 @@ MASSES = (0.95, 0.8, 0.5)
 
 MIXTURE, COMPONENT, REFERENCE = "C0", "C1", "0.7"
 
+SEEN = 0.01
+"""Components of this weight are in view."""
+
 SCATTERED = 3000
 """Points of a reference sample, at most."""
 
@@ -34,8 +37,8 @@ def draw_panel(ax: Axes, marginal: Marginal, points: Array | None, ends: Array) 
         _draw_curves(ax, marginal, points, *ends[0])
     else:
         _draw_contours(ax, marginal, points, ends)
-    ax.set_xlabel(f"coordinate {marginal.dims[0]}")
-    ax.set_ylabel("density" if len(marginal.dims) == 1 else f"coordinate {marginal.dims[1]}")
+    ax.set_xlabel(marginal.labels[0])
+    ax.set_ylabel("density" if len(marginal.dims) == 1 else marginal.labels[1])
 
 
 def _draw_curves(
@@ -114,11 +117,20 @@ def _contours(
 
 
 def limits(marginal: Marginal, points: Array | None) -> Array:
-    """Ends of each axis, ``(d, 2)``: 95 % of the distribution are within, and 98 % of points."""
+    """Ends of each axis, ``(d, 2)``.
+
+    Within are 95 % of the distribution, half of each component of some weight, for a mode far off
+    would not be seen otherwise, and 98 % of points.
+    """
     draws = marginal.draws
     heights = marginal.log_prob(draws)
     densest = draws[heights >= numpy.quantile(heights, 1 - max(MASSES))]
     extremes = [densest.min(0), densest.max(0)]
+    of_components = marginal.component_draws
+    shown = (marginal.weights >= SEEN) & numpy.isfinite(of_components).all((0, 2))
+    if shown.any():
+        middle = numpy.quantile(of_components[:, shown], [0.25, 0.75], axis=0)  # (2, K, d)
+        extremes.extend([middle[0].min(0), middle[1].max(0)])
     if points is not None:
         extremes.extend(numpy.quantile(points, [0.01, 0.99], axis=0))
     low, high = numpy.min(extremes, axis=0), numpy.max(extremes, axis=0)

@@ -204,6 +204,46 @@ def test_the_reference_is_behind_and_outliers_are_outside():
     assert labelled(ax, "reference") is ax.lines[0]
 
 
+def test_a_reference_with_weights():
+    """It is what they make of it: here they take the half of it that is far off away."""
+    mixture = MixtureOfDiagNormals(torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1))
+    reference = torch.randn(2000, 2)
+    reference[::2] += 50
+    weights = torch.ones(2000)
+    weights[::2] = 0
+    ax = draw(mixture, reference=reference, reference_weights=weights)
+    assert ax.get_xlim()[1] < 10
+    points = vertices(labelled(ax, "reference"))
+    assert points.max() < 10
+    ax = draw(mixture, 1, reference=reference, reference_weights=3 * weights)
+    assert sum(patch.get_height() * patch.get_width() for patch in ax.patches) > 0.95
+
+
+def test_modes_of_little_weight_are_in_view():
+    """Those of one percent and more, though 95 percent of the mixture are elsewhere."""
+    locs = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 90.0]])
+    weights = torch.tensor([0.965, 0.03, 0.005])
+    for wrap in (lambda q: q, full):
+        mixture = wrap(MixtureOfDiagNormals(locs, torch.ones(3, 2), weights.log()))
+        ax = draw(mixture)
+        assert ax.get_xlim()[1] > 50
+        assert ax.get_ylim()[1] < 90
+        assert draw(mixture, 0).get_xlim()[1] > 50
+
+
+@pytest.mark.parametrize("scale", [0.0, math.nan, 1e-12, 1e12])
+@pytest.mark.parametrize("weight", [0.1, 1e-30])
+def test_components_that_went_wrong(scale, weight):
+    """The others are drawn as without them."""
+    scales = torch.eye(3, dtype=torch.float64).repeat(3, 1, 1)
+    scales[2] *= scale
+    weights = torch.tensor([0.5, 0.5, weight], dtype=torch.float64).log()
+    locs = torch.tensor([[0.0] * 3, [9.0] * 3, [4.0] * 3], dtype=torch.float64)
+    ax = draw(MixtureOfNormals(locs, scales, weights, validate_args=False))
+    assert all(math.isfinite(end) for end in (*ax.get_xlim(), *ax.get_ylim()))
+    assert len(component_lines(ax)) >= 2
+
+
 def test_a_reference_that_the_mixture_misses_is_in_view():
     mixture = MixtureOfDiagNormals(torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1))
     ax = draw(mixture, reference=(10 + torch.randn(500, 2)).tolist())
@@ -299,6 +339,12 @@ def test_pairs():
         (five(), {"reference": torch.zeros(9, 4)}, r"shape \(N, 5\), but got \(9, 4\)"),
         (five(), {"reference": torch.zeros(0, 5)}, r"shape \(N, 5\), but got \(0, 5\)"),
         (five(), {"reference": torch.full((9, 5), math.nan)}, "finite"),
+        (five(), {"names": ["a", "b"]}, "names of all 5 coordinates, but got 2"),
+        (
+            five(),
+            {"reference": torch.zeros(9, 5), "reference_weights": torch.ones(8)},
+            r"weights of shape \(9,\), one of each draw, but got \(8,\)",
+        ),
     ],
 )
 def test_mistakes(mixture, options, message):

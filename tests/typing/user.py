@@ -206,7 +206,8 @@ def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     site: str | None = pm.diagnostics.nonfinite_site(Trace_ELBO(), model, guide, data)
     print(bounds.elbo, smoothed, shape, site, pm.diagnostics.nonfinite_gradient(guide))
     pm.plotting.plot_mixture(q)
-    pm.plotting.plot_pairs(q, [0, 1])
+    pm.plotting.plot_pairs(q, [0, 1], names=["tau", "theta[0]"])
+    pm.plotting.plot_draws(found.samples, weights=found.log_weights.exp())
     pm.plotting.plot_elbo([1.0, 2.0])
     pm.plotting.plot_gradient_variance({"hybrid": by_cost})
     return f"{khat} {told} {draws} {variance} {overlaps} {summary}"
