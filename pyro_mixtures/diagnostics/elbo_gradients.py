@@ -18,6 +18,7 @@ from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 from torch.func import functional_call
 
+from pyro_mixtures.diagnostics.log_weights import Draws
 from pyro_mixtures.diagnostics.moments import (
     GradientVariance,
     Moments,
@@ -174,6 +175,7 @@ class _VectorizedLoss:
         elbo.max_plate_nesting = math.inf
         elbo._guess_max_plate_nesting(model, guide, args, kwargs)
         _check_allows_draws_in_front(elbo, model, guide, args, kwargs)
+        _check_does_not_mix(model, guide, args, kwargs)
 
     def gradients(self, wanted: list[str], draws: int) -> dict[str, Tensor]:
         """Independent gradients ``(draws, *shape)`` by name."""
@@ -228,3 +230,11 @@ def _check_allows_draws_in_front(elbo, model, guide, args, kwargs) -> None:
                 f" vectorize_particles, but at site {name!r} {elbo.num_particles} draws gave"
                 f" log_prob the shape {shape}"
             )
+
+
+@torch.no_grad()
+def _check_does_not_mix(model, guide, args, kwargs) -> None:
+    """Raise a ``ValueError`` where values tell that draws would mix."""
+    found = Draws(model, guide, args, kwargs, vectorize=True).difference()
+    if found is not None:
+        raise ValueError(f"Expected vectorize = False, for as a batch {found}")

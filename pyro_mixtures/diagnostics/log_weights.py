@@ -140,21 +140,33 @@ class Draws:
                     warnings.simplefilter("ignore")
                     return self._difference(single)
             except Exception as error:  # a model that knows no batches may fail in any way
-                return f"they raise {type(error).__name__}: {str(error).splitlines()[0]}"
+                first_line, *_ = str(error).split("\n")
+                return f"they raise {type(error).__name__}: {first_line}"
+        finally:
+            set_rng_state(before)
+
+    def difference(self) -> str | None:
+        """How log densities of a few draws as a batch differ from those one by one, or None."""
+        before = get_rng_state()
+        try:
+            return self._difference(self._traces((self.model, self.guide), Trace()))
         finally:
             set_rng_state(before)
 
     def _difference(self, single: tuple[Trace, Trace]) -> str | None:
-        """Where weights of the same draws as a batch and one by one differ."""
+        """Whether the weights of the same draws as a batch and one by one differ."""
         ones = self._ones(single)
         in_plate = plate("_samples", PROBES, dim=-len(ones) - 1)
         functions = in_plate(self.model), in_plate(self.guide)
         subsamples = _subsamples(*single)
-        _, drawn = self._traces(functions, subsamples)
+        drawn = self._traces(functions, subsamples)
+        in_guide = drawn[1].nodes.keys()  # what is a function of others there, is in the model too
         probes = {
-            name: (site, _value(single[1], name).shape)
-            for name, site in _sites(drawn)
-            if not _is_function_of_others(site)
+            name: (site, _value(one, name).shape)
+            for one, several in zip(single, drawn, strict=True)
+            for name, site in _sites(several)
+            if several is drawn[1] or name not in in_guide
+            if not (site["is_observed"] or _is_function_of_others(site))
         }
 
         def fixed(index: int | None) -> Trace:
@@ -178,9 +190,13 @@ class Draws:
         seen = expected[expected > -math.inf]
         spread = seen.amax() - seen.amin() if seen.numel() else 0.0
         allowed = ROUNDING * (1 + log_p.abs().sum(0) + log_q.abs().sum(0)) + UNMIXED * spread
-        if bool(((weights - expected).abs() <= allowed).logical_or(weights == expected).all()):
+        close = expected.isfinite() & ((weights - expected).abs() <= allowed)
+        if bool((close | (weights == expected)).all()):
             return None
-        return "model and guide give other log densities than one by one: they mix the draws"
+        return (
+            "model and guide have other log densities than one by one: they mix the draws, or are"
+            " random beside their sites"
+        )
 
     def _ones(self, single: tuple[Trace, Trace]) -> tuple[int, ...]:
         """The dimensions of plates, which a batch stands before."""

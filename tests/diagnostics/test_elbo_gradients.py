@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
@@ -189,6 +190,32 @@ def test_models_that_would_mix_the_draws_are_refused():
     measure(mixing)
     with pytest.raises(ValueError, match="vectorize = False .* at site 'y' 2 draws gave"):
         measure(mixing, vectorize=True)
+
+
+def test_models_whose_values_mix_the_draws_are_refused():
+    """Their shapes do not tell."""
+
+    def model(center):
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(x - center(x), 1.0), obs=torch.tensor(2.0))
+
+    pyro.clear_param_store()
+    guide = AutoDiagonalNormal(model)
+    measure = partial(elbo_gradient_variance, Trace_ELBO(), model, guide, num_draws=4)
+    with pytest.raises(ValueError, match="Expected vectorize = False, .* they mix the draws"):
+        measure(torch.mean, vectorize=True)
+    measure(torch.zeros_like, vectorize=True)
+
+
+def test_latent_sites_that_the_guide_leaves_out_may_be_drawn_at_once():
+    def model():
+        one_dimensional()
+        pyro.sample("rest", dist.Normal(0.0, 1.0))
+
+    guide = AutoDiagonalNormal(poutine.block(model, hide=["rest"]))
+    with pytest.warns(UserWarning, match="in model but not guide: {'rest'}"):
+        found = elbo_gradient_variance(Trace_ELBO(), model, guide, num_draws=10, vectorize=True)
+    assert found.keys() == {"AutoDiagonalNormal.loc", "AutoDiagonalNormal.scale"}
 
 
 def test_draws_do_not_share_a_subsample():

@@ -274,12 +274,19 @@ def by_shape():
     pyro.sample("y", dist.Normal(x, 1.0), obs=DATA)
 
 
+def by_support():
+    """And some draws have no density."""
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    level = torch.where(x > 1, 0.0, -math.inf) if x.dim() else torch.zeros(())
+    pyro.factor("f", level + x)
+
+
 def by_order():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     pyro.sample("y", dist.Normal(x.flip(0) if x.dim() else x, 1.0), obs=torch.tensor(2.0))
 
 
-@pytest.mark.parametrize("model", [by_mean, by_sum, by_shape, by_order])
+@pytest.mark.parametrize("model", [by_mean, by_sum, by_shape, by_order, by_support])
 @pytest.mark.parametrize("of", [psis, evaluate])
 def test_models_that_mix_a_batch_are_found_out(model, of):
     """Their shapes are those of a model that does not; the draws are made one by one."""

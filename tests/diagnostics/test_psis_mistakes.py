@@ -125,6 +125,16 @@ def test_models_that_do_not_vectorize_are_drawn_one_by_one_and_it_is_said():
     assert found.log_evidence == expected.log_evidence
 
 
+def test_errors_without_a_message_are_named():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        if x.dim():
+            raise RuntimeError
+
+    with pytest.warns(UserWarning, match="as a batch they raise RuntimeError: ;"):
+        psis(model, normal_guide, num_samples=30)
+
+
 @each_way
 def test_mistakes_are_raised_before_batches_are_tried(vectorize):
     """Without a warning that draws are made one by one."""
