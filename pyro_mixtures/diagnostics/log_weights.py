@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro import plate, poutine
-from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
-from torch.distributions import Independent
 
+from pyro_mixtures.diagnostics.sites import (
+    Site,
+    bytes_of_draw,
+    check_vectorized,
+    dim_in_plate,
+    is_function_of_others,
+    latent_sites,
+    log_ratio,
+    site_log_prob,
+    sites_of,
+    subsamples_of,
+    value_at,
+)
 from pyro_mixtures.numerics.chunks import MEMORY_BUDGET
-from pyro_mixtures.numerics.precision import double
 
 Samples = dict[str, Tensor]
 
@@ -93,16 +101,16 @@ class Draws:
         names: list[str] = []
         for draw in range(count):
             traces = self._traces((self.model, self.guide), subsamples)
-            found = _latent_sites(*traces)
+            found = latent_sites(*traces)
             if draw and found != names:
                 raise ValueError(
                     f"Expected the same latent sites in each run, but got {', '.join(names)} and"
                     f" then {', '.join(found)}"
                 )
             names = found
-            samples = {name: _value(traces[0], name).unsqueeze(0) for name in names}
+            samples = {name: value_at(traces[0], name).unsqueeze(0) for name in names}
             yield self._log_weights(*traces, (1,)), samples, traces[0]
-            subsamples = subsamples if subsamples.nodes else _subsamples(*traces)
+            subsamples = subsamples if subsamples.nodes else subsamples_of(*traces)
 
     def _at_once(
         self, count: int, chunk_size: int | None
@@ -110,20 +118,20 @@ class Draws:
         single = self._traces((self.model, self.guide), Trace())  # also sets up a guide
         ones = self._ones(single)
         if chunk_size is None:
-            sites = [site for trace in single for _, site in _sites(trace)]
-            chunk_size = max(1, MEMORY_BUDGET // max(1, sum(map(_bytes, sites))))
+            sites = [site for trace in single for _, site in sites_of(trace)]
+            chunk_size = max(1, MEMORY_BUDGET // max(1, sum(map(bytes_of_draw, sites))))
         subsamples = Trace()
         for start in range(0, count, chunk_size):
             size = min(chunk_size, count - start)
             in_plate = plate("_samples", size, dim=-len(ones) - 1)
             traces = self._traces((in_plate(self.model), in_plate(self.guide)), subsamples)
             samples = {}
-            for name in _latent_sites(*traces):
-                value, shape = _value(traces[0], name), _value(single[0], name).shape
-                _check_vectorized(name, value.numel() == size * shape.numel(), value.shape)
+            for name in latent_sites(*traces):
+                value, shape = value_at(traces[0], name), value_at(single[0], name).shape
+                check_vectorized(name, value.numel() == size * shape.numel(), value.shape)
                 samples[name] = value.reshape(size, *shape)
             yield self._log_weights(*traces, (size, *ones)), samples, traces[0]
-            subsamples = subsamples if subsamples.nodes else _subsamples(*traces)
+            subsamples = subsamples if subsamples.nodes else subsamples_of(*traces)
 
     def _refusal(self) -> str | None:
         """Why draws as a batch are not those one by one, or None; random numbers are given back.
@@ -133,7 +141,7 @@ class Draws:
         before = get_rng_state()
         try:
             single = self._traces((self.model, self.guide), Trace())
-            _latent_sites(*single)
+            latent_sites(*single)
             self._log_densities(*single, (1,))  # mistakes that have nothing to do with batches
             try:
                 with warnings.catch_warnings():
@@ -158,15 +166,15 @@ class Draws:
         ones = self._ones(single)
         in_plate = plate("_samples", PROBES, dim=-len(ones) - 1)
         functions = in_plate(self.model), in_plate(self.guide)
-        subsamples = _subsamples(*single)
+        subsamples = subsamples_of(*single)
         drawn = self._traces(functions, subsamples)
         in_guide = drawn[1].nodes.keys()  # what is a function of others there, is in the model too
         probes = {
-            name: (site, _value(one, name).shape)
+            name: (site, value_at(one, name).shape)
             for one, several in zip(single, drawn, strict=True)
-            for name, site in _sites(several)
+            for name, site in sites_of(several)
             if several is drawn[1] or name not in in_guide
-            if not (site["is_observed"] or _is_function_of_others(site))
+            if not (site["is_observed"] or is_function_of_others(site))
         }
 
         def fixed(index: int | None) -> Trace:
@@ -186,7 +194,7 @@ class Draws:
             for index in range(PROBES)
         ]
         log_p, log_q = (torch.cat(parts, 1) for parts in zip(*each, strict=True))  # (sites, P)
-        weights, expected = _log_ratio(*batch), _log_ratio(log_p, log_q)
+        weights, expected = log_ratio(*batch), log_ratio(log_p, log_q)
         seen = expected[expected > -math.inf]
         spread = seen.amax() - seen.amin() if seen.numel() else 0.0
         allowed = ROUNDING * (1 + log_p.abs().sum(0) + log_q.abs().sum(0)) + UNMIXED * spread
@@ -200,7 +208,7 @@ class Draws:
 
     def _ones(self, single: tuple[Trace, Trace]) -> tuple[int, ...]:
         """The dimensions of plates, which a batch stands before."""
-        sites = [site for trace in single for _, site in _sites(trace)]
+        sites = [site for trace in single for _, site in sites_of(trace)]
         dims = [f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized]
         return (1,) * max((-dim for dim in dims), default=0)
 
@@ -216,167 +224,22 @@ class Draws:
         self, model_trace: Trace, guide_trace: Trace, batch: tuple[int, ...]
     ) -> Tensor:
         """``log p(z, y) - log q(z)``, ``(S,)`` or ``(S, N)``; dims begin with the samples."""
-        return _log_ratio(*self._log_densities(model_trace, guide_trace, batch))
+        return log_ratio(*self._log_densities(model_trace, guide_trace, batch))
 
     def _log_densities(
         self, model_trace: Trace, guide_trace: Trace, batch: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
         """Of the sites of model and guide, each ``(sites, S)`` or ``(sites, S, N)``."""
-        log_p = [_log_prob(site, batch) for site in self._counted("model", model_trace)]
-        log_q = [_log_prob(site, batch) for site in self._counted("guide", guide_trace)]
+        log_p = [site_log_prob(site, batch) for site in self._counted("model", model_trace)]
+        log_q = [site_log_prob(site, batch) for site in self._counted("guide", guide_trace)]
         return torch.stack(log_p), torch.stack(log_q)
 
-    def _counted(self, owner: str, trace: Trace) -> list[_Site]:
-        sites = _sites(trace)
+    def _counted(self, owner: str, trace: Trace) -> list[Site]:
+        sites = sites_of(trace)
         if self.within is None:
-            return [_Site(owner, name, site, None) for name, site in sites]
+            return [Site(owner, name, site, None) for name, site in sites]
         return [
-            _Site(owner, name, site, _dim_in_plate(owner, name, site, self.within))
+            Site(owner, name, site, dim_in_plate(owner, name, site, self.within))
             for name, site in sites
             if not site["infer"].get("_deterministic")  # has no density
         ]
-
-
-class _Site(NamedTuple):
-    owner: str
-    name: str
-    site: Any
-    dim: int | None
-    """Of the plate whose elements have weights of their own."""
-
-
-def _log_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return log_p.sum(0) - log_q.sum(0)
-
-
-def _is_function_of_others(site: Any) -> bool:
-    """Whether it is a point, as the sites of an autoguide are of its latent one."""
-    distribution = site["fn"]
-    while isinstance(distribution, (MaskedDistribution, ExpandedDistribution, Independent)):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta) or bool(site["infer"].get("_deterministic"))
-
-
-def _dim_in_plate(owner: str, name: str, site: Any, within: str) -> int:
-    for frame in site["cond_indep_stack"]:
-        if frame.name != within:
-            continue
-        if not frame.vectorized:
-            raise ValueError(f"Expected plate {within!r} to be vectorized, but got a loop over it")
-        if frame.full_size not in (None, frame.size):
-            raise ValueError(
-                f"Expected plate {within!r} without a subsample, but got {frame.size} of"
-                f" {frame.full_size}: hand over a batch as if it were all data"
-            )
-        dim: int = frame.dim
-        return dim
-    raise ValueError(
-        f"Expected all sites in plate {within!r}, for its elements to have weights of their own,"
-        f" but got site {name!r} of the {owner} outside of it"
-    )
-
-
-def _bytes(site: Any) -> int:
-    """Of the value and the log density of one draw at a site."""
-    value = site["value"]
-    return value.numel() * value.element_size() + 8 * site["fn"].batch_shape.numel()
-
-
-def _subsamples(*traces: Trace) -> Trace:
-    found = Trace()
-    for trace in traces:
-        found.nodes.update(
-            {name: site for name, site in trace.nodes.items() if site_is_subsample(site)}
-        )
-    return found
-
-
-def _value(trace: Trace, name: str) -> Tensor:
-    value: Any = trace.nodes[name]["value"]
-    return value
-
-
-def _counts(site: Any) -> bool:
-    return site["type"] == "sample" and not site_is_subsample(site)
-
-
-def _latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
-    """Names of the model's latent sites, with a check that the guide samples just those."""
-    in_model, in_guide = (
-        {name: site for name, site in trace.nodes.items() if _counts(site)}
-        for trace in (model_trace, guide_trace)
-    )
-    latent = [name for name, site in in_model.items() if not site["is_observed"]]
-    if not latent:
-        raise ValueError("Expected a model with latent sites, but got one without any")
-    missing = [name for name in latent if name not in in_guide]
-    if missing:
-        raise ValueError(
-            "Expected guide to sample each latent site of the model, but it does not sample"
-            f" {', '.join(missing)}"
-        )
-    foreign = [name for name, site in in_guide.items() if _is_foreign(site, in_model.get(name))]
-    if foreign:
-        raise ValueError(
-            "Expected guide to sample latent sites of the model and auxiliary ones (and not to be"
-            f" a GuideMessenger, which runs the whole model), but got {', '.join(foreign)}"
-        )
-    for name in latent:
-        _check_shape(name, in_model[name])
-    return latent
-
-
-def _check_shape(name: str, site: Any) -> None:
-    """Raise a ``ValueError`` for a guide's sample that only broadcasts with the model's site."""
-    expected = (*site["fn"].batch_shape, *site["fn"].event_shape)
-    if site["value"].shape != expected:
-        raise ValueError(
-            f"Expected guide to sample {name} of shape {expected}, but got"
-            f" {tuple(site['value'].shape)}: the model has it in other plates"
-        )
-
-
-def _is_foreign(site: Any, of_the_model: Any | None) -> bool:
-    """Whether the density of a guide's site has no place in the weights."""
-    if of_the_model is None:
-        return not (site["is_observed"] or site["infer"].get("is_auxiliary"))
-    return of_the_model["is_observed"]
-
-
-def _sites(trace: Trace) -> list[tuple[str, Any]]:
-    return [(name, site) for name, site in trace.nodes.items() if _counts(site)]
-
-
-def _log_prob(counted: _Site, batch: tuple[int, ...]) -> Tensor:
-    """Of one site, summed over its plates, ``(S,)``, or over all but one, ``(S, N)``."""
-    owner, name, site, dim = counted
-    try:
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    except ValueError as error:
-        raise ValueError(f"No log_prob at site {name!r} of the {owner}: {error}") from error
-    log_prob = torch.as_tensor(scale_and_mask(log_prob, site["scale"], site["mask"]))
-    (log_prob,) = double(log_prob)
-    if batch[0] > 1:
-        as_a_batch = len(log_prob.shape) == len(batch) and log_prob.shape[0] == batch[0]
-        _check_vectorized(name, as_a_batch, log_prob.shape)
-    if dim is None:
-        total = log_prob.reshape(batch[0], -1).sum(-1)
-    else:
-        moved = log_prob.movedim(dim, -1)  # (S, ..., N)
-        total = moved.reshape(batch[0], -1, moved.shape[-1]).sum(1)
-    allowed = total < math.inf if owner == "model" else total.isfinite()
-    if not bool(allowed.all()):
-        value = total[~allowed][0].item()
-        raise ValueError(
-            f"Expected finite log densities, but got log_prob = {value} at site {name!r} of the"
-            f" {owner}"
-        )
-    return total
-
-
-def _check_vectorized(name: str, fits: bool, shape: torch.Size) -> None:
-    if not fits:
-        raise ValueError(
-            "Expected model and guide to allow vectorize = True, with each batch dimension in a"
-            f" plate and one more on the left, but got shape {tuple(shape)} at site {name!r}"
-        )
