@@ -136,9 +136,13 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     loss: float = stratified.loss(model, guide, data) + stratified.loss_and_grads(model, guide)
     print(loss, total)
     posterior: MixtureDistribution = guide.get_posterior(data)
+    guide.set_posterior(posterior)
+    same: pm.AutoDiagonalNormalMixture = pm.AutoDiagonalNormalMixture.from_mixture(
+        model, posterior, data
+    )
     print(full.get_posterior().mean, rotated.get_posterior().mean, best.get_posterior().mean)
     print(heavy.quantiles([0.1, 0.9]), guide.sample_latent(data), posterior.log_weights)
-    return {**guide.median(data), **guide.quantiles([0.5], data)}
+    return {**same.median(data), **guide.quantiles([0.5], data)}
 
 
 def density(data: Tensor) -> dict[str, Tensor]:

@@ -95,6 +95,7 @@ class AutoAVFMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> AVFMultivariateNormal:
         """The Normal over the packed unconstrained latent vector."""
+        self._check_called()
         return AVFMultivariateNormal(*self._elliptical_parameters(), planes=self.planes)
 
 
@@ -155,6 +156,7 @@ class AutoAVFMultivariateStudentT(AutoAVFMultivariateNormal):
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> AVFMultivariateStudentT:
         """The Student t distribution over the packed unconstrained latent vector."""
+        self._check_called()
         return AVFMultivariateStudentT(self.df, *self._elliptical_parameters(), planes=self.planes)
 
     @torch.no_grad()

@@ -56,3 +56,12 @@ class AutoGaussianScaleMixture(AutoMixture):
         locs = self.locs.expand(self.num_components, -1)
         scales = (self.coord_scale, self.component_logits, self.component_scale)
         return self.distribution(*scales, locs, **options)
+
+    def read_components(self, mixture: MixtureDistribution) -> dict[str, Tensor]:
+        values = dict(super().read_components(mixture))
+        locs = mixture.components.mean  # of zeros where none are given
+        if not bool((locs == locs[:1]).all()):
+            raise ValueError(
+                f"Expected mixture to have one location for all components, but got locs {locs}"
+            )
+        return {**values, "locs": locs[:1]}

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.estimators import ESTIMATORS, stratified
-from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
+from pyro_mixtures.infer.guides.given_mixture import component_parameters
 from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
 from pyro_mixtures.infer.guides.starting_points import InitLoc, StartingPoints
+from pyro_mixtures.infer.guides.takes_mixtures import TakesMixtures
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
 from pyro_mixtures.samples.groups import KeptGroups
 
@@ -30,7 +31,7 @@ IN_GUIDES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class AutoMixture(CheckedGuide):
+class AutoMixture(TakesMixtures):
     """Base of the guides whose posterior is a mixture over the packed latent vector.
 
     A guide of your own has two methods, and all else from here. ``init_components(locs)`` makes
@@ -38,7 +39,9 @@ class AutoMixture(CheckedGuide):
     ``make_mixture(**options)`` makes the posterior of them and of ``component_logits``: any
     mixture of this package over vectors. A guide whose parameters are those of one of the classes
     with named tensors (:class:`~pyro_mixtures.distributions.ParametricMixture`) sets
-    ``distribution`` to that class in place of the second method.
+    ``distribution`` to that class in place of the second method. For ``set_posterior`` and
+    ``from_mixture`` a guide with the second method has a third, ``read_components(mixture)``, its
+    inverse.
 
     The mixture is a joint one: its components are over all latent sites together, those in plates
     included. For N local variables in a plate K components are K configurations of all N, and not
@@ -102,15 +105,12 @@ class AutoMixture(CheckedGuide):
         >>> loss = [svi.step() for _ in range(10)]
     """
 
-    distribution: ClassVar[Any] = None
     scale_constraint: ClassVar[Any] = constraints.softplus_positive
-    num_components: int
     init_scale: float
     transport: str | None
     weight_gradient: str
     estimator: str | Callable[[Any], Any] | None
     _starts: Any
-    _kept_groups: KeptGroups
 
     def __init__(
         self,
@@ -172,25 +172,66 @@ class AutoMixture(CheckedGuide):
         parameters = {name: getattr(self, name) for name in self.distribution.component_parameters}
         return self.distribution(**parameters, component_logits=self.component_logits, **options)
 
-    def _setup_prototype(self, *args, **kwargs):
-        super()._setup_prototype(*args, **kwargs)
-        run = functools.partial(self.model, *args, **kwargs)
-        locs = self._starts.locs(run, self.prototype_trace, self.num_components, self.init_scale)
-        self.component_logits = nn.Parameter(locs.new_zeros(self.num_components))
-        for name, value in self.init_components(locs).items():
+    def read_components(self, mixture: MixtureDistribution) -> Mapping[str, Tensor]:
+        """Values of the parameters, by name, of which ``make_mixture`` makes a given mixture.
+
+        A guide that defines ``make_mixture`` defines this one, too, if it is to take mixtures.
+
+        Args:
+            mixture: K components, without batch shape, over vectors of D numbers.
+
+        Returns:
+            Values of what ``init_components`` names; what is left out starts as there.
+
+        Raises:
+            ValueError: for a mixture that the guide cannot be.
+        """
+        inverse, maker = (
+            next(each for each in type(self).__mro__ if name in vars(each))
+            for name in ("read_components", "make_mixture")
+        )
+        if self.distribution is None or (inverse is not maker and issubclass(maker, inverse)):
+            raise NotImplementedError(
+                f"Expected {type(self).__name__} to define read_components(mixture), the inverse"
+                " of its make_mixture, but it does not"
+            )
+        return component_parameters(mixture, self.distribution)
+
+    def _first_values(self, locs: Tensor) -> Mapping[str, Tensor | PyroParam]:
+        values = self.init_components(locs)
+        for name in values:
             if hasattr(type(self), name) or name in vars(self):
                 raise ValueError(
                     "Expected init_components to return names of new attributes, but got"
                     f" {name!r}, which {type(self).__name__} has"
                 )
+        return values
+
+    def _set_parameters(self, logits: Tensor, values: Mapping[str, Tensor | PyroParam]) -> None:
+        self.component_logits = nn.Parameter(logits)
+        for name, value in values.items():
             setattr(self, name, value if isinstance(value, PyroParam) else nn.Parameter(value))
+
+    def _setup_prototype(self, *args, **kwargs):
+        super()._setup_prototype(*args, **kwargs)
+        if self._given is not None:
+            try:
+                self._take(self._given)
+            except Exception:
+                self.prototype_trace = None  # to be set up again by the next call
+                raise
+            return
+        run = functools.partial(self.model, *args, **kwargs)
+        locs = self._starts.locs(run, self.prototype_trace, self.num_components, self.init_scale)
+        self._set_parameters(locs.new_zeros(self.num_components), self._first_values(locs))
 
     def __getstate__(self):
         self._starts = None  # as Pyro does with the model: the function may not be pickled
         return super().__getstate__()
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> MixtureDistribution:
-        """The mixture over the packed unconstrained latent vector."""
+        """The mixture over the packed unconstrained latent vector, once the guide was called."""
+        self._check_called()
         options = {} if self.transport is None else {"transport": self.transport}
         posterior = self.make_mixture(**options, weight_gradient=self.weight_gradient)
         batch_shape = self.component_logits.shape[:-1]  # () but for parameters put in from outside

@@ -55,3 +55,10 @@ class AutoMultivariateNormalMixture(AutoMixture):
     def make_mixture(self, **options: Any) -> MixtureDistribution:
         scale_tril = self.coord_scale.unsqueeze(-1) * self.scale_tril
         return self.distribution(self.locs, scale_tril, self.component_logits, **options)
+
+    def read_components(self, mixture: MixtureDistribution) -> dict[str, Tensor]:
+        values = dict(super().read_components(mixture))
+        scale_tril = values["scale_tril"].tril()
+        coord_scale = scale_tril.diagonal(dim1=-2, dim2=-1)
+        unit = scale_tril / coord_scale.unsqueeze(-1)
+        return {**values, "coord_scale": coord_scale, "scale_tril": unit}

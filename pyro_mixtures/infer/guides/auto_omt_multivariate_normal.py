@@ -39,4 +39,5 @@ class AutoOMTMultivariateNormal(AutoMultivariateNormal, CheckedGuide):
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> OMTMultivariateNormal:
         """The Normal over the packed unconstrained latent vector."""
+        self._check_called()
         return OMTMultivariateNormal(self.loc, self.scale.unsqueeze(-1) * self.scale_tril)

@@ -23,7 +23,8 @@ class CheckedGuide(AutoContinuous):
     If it is the whole plate, the distribution is a joint one over all of its elements.
 
     Raises:
-        ValueError: for parameters in the store whose shapes are not those of the guide.
+        ValueError: for parameters in the store whose shapes are not those of the guide, and by
+            ``get_posterior`` before the first call.
         NotImplementedError: for a latent site in a plate that subsamples.
     """
 
@@ -63,7 +64,27 @@ class CheckedGuide(AutoContinuous):
         parameter = own.get(f"{name}_unconstrained", own.get(name))
         if parameter is not None:
             self._check_stored(name, parameter.shape)
-        return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if name.startswith("_") or self.__dict__.get("prototype_trace", ...) is not None:
+                raise
+            raise AttributeError(f"{error}: {self._how_to_call}") from None
+
+    @property
+    def _how_to_call(self) -> str:
+        return (
+            f"{type(self).__name__} makes its parameters at its first call: call it once with the"
+            " model's arguments, guide(*args, **kwargs), or run a step of SVI"
+        )
+
+    def _check_called(self) -> None:
+        """Raise an error for a guide that has no parameters yet."""
+        if self.prototype_trace is None:
+            raise ValueError(
+                "Expected a guide that was called before, but got one that was not:"
+                f" {self._how_to_call}"
+            )
 
     def _check_stored(self, name: str, shape: torch.Size) -> None:
         """Raise an error if the store, where Pyro would use it, has another shape."""

@@ -1,0 +1,114 @@
+"""What a mixture guide takes from a mixture that it is given."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from pyro.nn import PyroParam
+from torch import Tensor
+
+from pyro_mixtures.distributions import MixtureDistribution
+
+
+class GivenMixture(NamedTuple):
+    """A mixture, as values of a guide's parameters.
+
+    Args:
+        size: D, of the vectors that it is over.
+        values: by the name of the parameter, ``component_logits (K,)`` among them.
+    """
+
+    size: int
+    values: dict[str, Tensor]
+
+
+def check_vectors(mixture: Any) -> None:
+    """Raise a ``ValueError`` for what is no mixture of this package, of vectors, alone."""
+    if not isinstance(mixture, MixtureDistribution):
+        raise ValueError(
+            "Expected mixture to be a mixture of pyro_mixtures.distributions, but got"
+            f" {type(mixture).__name__}"
+        )
+    if mixture.batch_shape or len(mixture.event_shape) != 1:
+        raise ValueError(
+            "Expected mixture to have batch shape () and event shape (D,), but got"
+            f" {tuple(mixture.batch_shape)} and {tuple(mixture.event_shape)}"
+        )
+
+
+def component_parameters(mixture: MixtureDistribution, distribution: Any) -> dict[str, Any]:
+    """The component parameters of a class with named tensors, read from a mixture.
+
+    Args:
+        mixture: of that class, or of Normals that it can hold without a change: diagonal ones
+            have a triangular factor, too, and components with equal factors share one.
+        distribution: a :class:`~pyro_mixtures.distributions.ParametricMixture`.
+
+    Raises:
+        ValueError: for another mixture.
+    """
+    names: dict[str, str] = distribution.component_parameters
+    if isinstance(mixture, distribution):
+        return {name: getattr(mixture, name) for name in names}
+    known = _of_normals(mixture)
+    found = {name: known[name] for name in names if name in known}
+    for name, letters in names.items():
+        if name in found and "K" not in letters:
+            first, *others = found[name].unbind(0)
+            found[name] = first
+            if any(not torch.equal(first, other) for other in others):
+                del found[name]
+    if found.keys() != names.keys() - {"control_var"}:  # that is none of the distribution's
+        raise ValueError(
+            f"Expected mixture to be a {distribution.__name__}, or Normals that are one without"
+            f" a change, but got a {type(mixture).__name__} that is not"
+        )
+    return found
+
+
+def _of_normals(mixture: MixtureDistribution) -> dict[str, Tensor]:
+    """Means and factors of Normal components, each with K rows; else nothing."""
+    try:
+        locs, factor = mixture.components.normals("a guide")
+    except NotImplementedError:
+        return {}
+    factor = factor.expand(len(locs), *factor.shape[1:])
+    if factor.dim() == 2:
+        return {"locs": locs, "coord_scale": factor, "scale_tril": factor.diag_embed()}
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    found = {"locs": locs, "scale_tril": factor}
+    if torch.equal(factor.tril(), diagonal.diag_embed()):
+        found["coord_scale"] = diagonal
+    return found
+
+
+def with_values(first: Any, name: str, value: Tensor) -> Any:
+    """A parameter as a guide makes it, with another value.
+
+    Args:
+        first: a tensor, or a ``PyroParam`` with a constraint, as from ``init_components``.
+        name: of the parameter, for errors.
+        value: the other one; it takes dtype and device of the first.
+
+    Raises:
+        ValueError: for another shape, or a value outside of the constraint or not finite.
+    """
+    like: Any = first.init_value if isinstance(first, PyroParam) else first
+    value = value.to(like)
+    if value.shape != like.shape:
+        raise ValueError(
+            f"Expected the mixture's {name} to have the shape {tuple(like.shape)} of the guide's,"
+            f" but got {tuple(value.shape)}"
+        )
+    inside = value.isfinite().all()
+    if isinstance(first, PyroParam):
+        inside = inside & first.constraint.check(value).all()
+    if not bool(inside):
+        raise ValueError(
+            f"Expected the mixture's {name} to be finite and, in the guide's {like.dtype}, within"
+            f" its constraint, but got {value}"
+        )
+    if isinstance(first, PyroParam):
+        return PyroParam(value, first.constraint, first.event_dim)
+    return value
