@@ -137,6 +137,8 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     print(loss, total)
     posterior: MixtureDistribution = guide.get_posterior(data)
     guide.set_posterior(posterior)
+    guide.refit_weights(data, num_samples=50)
+    guide.prune(1e-3, max_overlap=0.97)
     same: pm.AutoDiagonalNormalMixture = pm.AutoDiagonalNormalMixture.from_mixture(
         model, posterior, data
     )

@@ -16,11 +16,13 @@ class GivenMixture(NamedTuple):
 
     Args:
         size: D, of the vectors that it is over.
-        values: by the name of the parameter, ``component_logits (K,)`` among them.
+        values: of the components' parameters, by name.
+        logits: of the weights, ``(K,)``.
     """
 
     size: int
     values: dict[str, Tensor]
+    logits: Tensor
 
 
 def check_vectors(mixture: Any) -> None:
@@ -81,6 +83,12 @@ def _of_normals(mixture: MixtureDistribution) -> dict[str, Tensor]:
     if torch.equal(factor.tril(), diagonal.diag_embed()):
         found["coord_scale"] = diagonal
     return found
+
+
+def shape_of(first: Any) -> torch.Size:
+    """That of a parameter as ``init_components`` gives it, a tensor or a ``PyroParam``."""
+    value: Any = first.init_value if isinstance(first, PyroParam) else first
+    return value.shape
 
 
 def with_values(first: Any, name: str, value: Tensor) -> Any:

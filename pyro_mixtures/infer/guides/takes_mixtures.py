@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.nn import PyroParam
 from torch import Tensor
 
 from pyro_mixtures.distributions import MixtureDistribution
+from pyro_mixtures.estimators.strata import component_samples
 from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
+from pyro_mixtures.infer.guides.fewer_components import best_log_weights, merged, overlaps
 from pyro_mixtures.infer.guides.given_mixture import (
     GivenMixture,
     check_vectors,
+    shape_of,
     with_values,
 )
+from pyro_mixtures.infer.guides.joint_density import JointDensity
+from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.numerics.validation import check_at_least
 from pyro_mixtures.samples.groups import KeptGroups
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+SAMPLES = 1000
+"""Of each component, for overlaps without a closed form."""
 
 
 class TakesMixtures(CheckedGuide):
@@ -33,6 +44,7 @@ class TakesMixtures(CheckedGuide):
     distribution: ClassVar[Any] = None
     num_components: int
     _given: GivenMixture | None = None
+    _starts: Any
     _kept_groups: KeptGroups
 
     def read_components(self, mixture: MixtureDistribution) -> Mapping[str, Tensor]:
@@ -117,9 +129,10 @@ class TakesMixtures(CheckedGuide):
             (2, torch.Size([2, 2]))
         """
         check_vectors(mixture)
-        values = {**self.read_components(mixture), "component_logits": mixture.log_weights}
+        values = self.read_components(mixture)
         copies = {name: value.detach().clone() for name, value in values.items()}
-        given = GivenMixture(mixture.event_shape[0], copies)
+        logits = mixture.log_weights.detach().clone()
+        given = GivenMixture(mixture.event_shape[0], copies, logits)
         if self.prototype_trace is None:
             self._given, self.num_components = given, mixture.num_components
         else:
@@ -132,16 +145,11 @@ class TakesMixtures(CheckedGuide):
                 f"Expected mixture to be over the {self.latent_dim} unconstrained coordinates of"
                 f" the model's latent sites, but got event shape ({given.size},)"
             )
-        before, self.num_components = self.num_components, len(given.values["component_logits"])
-        try:
-            locs = self._init_loc().expand(self.num_components, -1).clone()  # (K, D)
-            new = dict(self._first_values(locs))
-            logits = given.values["component_logits"].to(locs)
-            for name in given.values.keys() - {"component_logits"}:
-                new[name] = with_values(new[name], name, given.values[name])
-        except Exception:
-            self.num_components = before
-            raise
+        new = self._made_for(len(given.logits))
+        for name, value in given.values.items():
+            new[name] = with_values(new[name], name, value)
+        logits = given.logits.to(self._init_loc())
+        self.num_components = len(logits)
         with self._pyro_context:
             store = pyro.get_param_store()
             for name in ("component_logits", *new):  # else Pyro would use what it finds there
@@ -150,6 +158,117 @@ class TakesMixtures(CheckedGuide):
                     del store[full_name]
             self._set_parameters(logits, new)
         self._given, self._kept_groups = None, KeptGroups()
+
+    def _made_for(self, num_components: int) -> dict[str, Any]:
+        """What ``init_components`` makes for another number of components."""
+        before, self.num_components = self.num_components, num_components
+        try:
+            return dict(self._first_values(self._init_loc().repeat(num_components, 1)))
+        finally:
+            self.num_components = before
+
+    @torch.no_grad()
+    def refit_weights(self, *args: Any, num_samples: int = 100, **kwargs: Any) -> None:
+        r"""Give the components the weights that suit them best, in closed form.
+
+        .. math:: \pi_k \propto \pi_k \exp E_{q_k}[\log p(x, z) - \log q(z)]
+
+        iterated on draws of each component to where it stays: there the ELBO, which is concave in
+        the weights, is largest. It needs no gradients, and brings back components whose weight
+        died before they arrived at their mode. The weights' errors fall with the root of
+        ``num_samples``, and with the divergence of the components from the posterior.
+
+        Args:
+            args: of the model.
+            num_samples: draws of each component. The model is evaluated at all of them, at once
+                if it is written as for ``vectorize_particles=True``, with one subsample.
+            kwargs: of the model.
+
+        Raises:
+            ValueError: before the first call, for ``num_samples < 1``, for components at which
+                the model has no density, and for a model with latent sites that the guide does
+                not know, or without data.
+            NotImplementedError: for components that cannot be drawn from one by one.
+
+        Example:
+            >>> import torch, pyro.distributions as dist
+            >>> from pyro_mixtures import AutoDiagonalNormalMixture, MixtureOfDiagNormals
+            >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+            >>> def model():
+            ...     x = pyro.sample("x", dist.Normal(0.0, 3.0))
+            ...     pyro.sample("y", dist.Normal(x.abs(), 0.5), obs=torch.tensor(3.0))
+            >>> start = torch.tensor([[-2.92], [2.92]]), torch.full((2, 1), 0.5)
+            >>> q = MixtureOfDiagNormals(*start, torch.tensor([-9.0, 0.0]))
+            >>> guide = AutoDiagonalNormalMixture.from_mixture(model, q)
+            >>> guide.refit_weights()
+            >>> guide.component_logits.detach().exp().round(decimals=2)
+            tensor([0.5000, 0.5000])
+        """
+        check_at_least(1, num_samples=num_samples)
+        posterior = self.get_posterior(*args, **kwargs)
+        z = component_samples(posterior, (num_samples,))  # (S, K, D)
+        model = functools.partial(self.model, *args, **kwargs)
+        density = JointDensity(model, self._starts, self._unpack_latent)
+        log_p = density(z.flatten(0, 1)).reshape(z.shape[:2])
+        if not bool(log_p.isfinite().all(0).any()):
+            raise ValueError(
+                "Expected a component within the support of the model's density, but each has"
+                " draws without one; see diagnostics.nonfinite_site"
+            )
+        log_weights = best_log_weights(log_p, posterior.component_log_prob(z))
+        self.component_logits.copy_(log_weights.to(self.component_logits))
+
+    @torch.no_grad()
+    def prune(self, min_weight: float = 1e-3, *, max_overlap: float = 0.97) -> None:
+        """Drop components that weigh next to nothing, or are there twice.
+
+        The weight of a component that overlaps with a heavier one goes to that one; what then
+        weighs less than ``min_weight`` is left out, but for the heaviest. The parameters are new
+        ones, as :meth:`set_posterior` tells, if anything is left out.
+
+        Args:
+            min_weight: the least weight that a component may have.
+            max_overlap: the largest Bhattacharyya coefficient of two components, from 0 to 1: of
+                Normals of one scale 0.97 is that of means half a standard deviation apart. With 1
+                all are kept.
+
+        Raises:
+            ValueError: before the first call, and for numbers outside of [0, 1].
+
+        Example:
+            >>> import torch, pyro.distributions as dist
+            >>> from pyro_mixtures import AutoDiagonalNormalMixture, MixtureOfDiagNormals
+            >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+            >>> def model():
+            ...     pyro.sample("x", dist.Normal(0.0, 3.0))
+            >>> locs = torch.tensor([[0.0], [0.1], [7.0], [3.0]])
+            >>> weights = torch.tensor([0.4, 0.1, 0.4996, 0.0004])
+            >>> q = MixtureOfDiagNormals(locs, torch.ones(4, 1), weights.log())
+            >>> guide = AutoDiagonalNormalMixture.from_mixture(model, q)
+            >>> guide.prune()
+            >>> guide.locs.flatten().tolist()
+            [0.0, 7.0]
+        """
+        for name, value in (("min_weight", min_weight), ("max_overlap", max_overlap)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"Expected {name} between 0 and 1, but got {value}")
+        posterior = self.get_posterior()
+        (weights,) = double(posterior.log_weights.exp())
+        index, mass = merged(weights, overlaps(posterior, SAMPLES), min_weight, max_overlap)
+        if len(index) < self.num_components:
+            logits = mass.log().to(self.component_logits)
+            self._take(GivenMixture(self.latent_dim, self._rows(index), logits))
+
+    def _rows(self, index: Tensor) -> dict[str, Tensor]:
+        """Values of the parameters, of some components."""
+        values = {}
+        for name, first in self._made_for(len(index)).items():
+            value = getattr(self, name)
+            for dim, size in enumerate(shape_of(first)):
+                if size != value.shape[dim]:  # that of the components
+                    value = value.index_select(dim, index.to(value.device))
+            values[name] = value
+        return values
 
     def _first_values(self, locs: Tensor) -> Mapping[str, Tensor | PyroParam]:
         """Checked values of ``init_components``."""
