@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import math
@@ -27,7 +26,6 @@ from experiments.modes.targets.target import (
 )
 
 
-@functools.cache
 def observations(name: str, key: str) -> Tensor:
     """An array of a data file of posteriordb."""
     content = json.loads(data_file(f"posteriordb/{name}.data.json").read_text())
@@ -101,15 +99,15 @@ def normal_2() -> Target:
     y = observations("normal_2", "y")
 
     def log_likelihood(theta: Tensor, mu: Tensor) -> Tensor:
-        first = theta.log().unsqueeze(-1) + normal(y, mu[..., :1], 1.0)  # (*S, N)
-        second = (-theta).log1p().unsqueeze(-1) + normal(y, mu[..., 1:], 1.0)
-        return torch.logaddexp(first, second).sum(-1)
+        logs = torch.stack([theta.log(), (-theta).log1p()], -1).unsqueeze(-2)  # (*S, 1, 2)
+        parts = logs + normal(y.unsqueeze(-1), mu.unsqueeze(-2), 1.0)  # (*S, N, 2)
+        return parts.logsumexp(-1).sum(-1)  # logaddexp has no finite second derivative far out
 
     def log_density(z: Tensor) -> Tensor:
         prior = uniform_jacobian(z[:, 0]) + normal(z[:, 1:], 0.0, 10.0).sum(-1)
         logs = torch.nn.functional.logsigmoid(torch.stack([z[:, 0], -z[:, 0]], -1))  # (S, 2)
         parts = logs.unsqueeze(1) + normal(y.unsqueeze(-1), z[:, None, 1:], 1.0)  # (S, N, 2)
-        return prior + torch.logaddexp(parts[..., 0], parts[..., 1]).sum(-1)
+        return prior + parts.logsumexp(-1).sum(-1)
 
     def model() -> None:
         zeros = torch.zeros(2, dtype=torch.float64)
@@ -138,7 +136,7 @@ def two_normals_likelihood(y: Tensor, mu: Tensor, sigma: Tensor, theta: Tensor) 
     """Of two Normals of unknown scales and weight, ``(*S, 2), (*S, 2), (*S,) -> (*S,)``."""
     weights = torch.stack([theta, 1 - theta], -1).log().unsqueeze(-2)  # (*S, 1, 2)
     parts = weights + normal(y.unsqueeze(-1), mu.unsqueeze(-2), sigma.unsqueeze(-2))
-    return torch.logaddexp(parts[..., 0], parts[..., 1]).sum(-1)
+    return parts.logsumexp(-1).sum(-1)
 
 
 class Sorted(dist.TorchDistribution):

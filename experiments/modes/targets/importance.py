@@ -1,0 +1,157 @@
+"""Evidence by importance sampling from a mixture that is fitted to the density itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from torch.distributions import Categorical, Chi2, MultivariateNormal
+
+from experiments.modes.targets.target import Target
+
+DEGREES = 5.0
+OPTIONS = {"dtype": torch.float64}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to sample a target.
+
+    Args:
+        copies: modes that a symmetry makes equal; one of them is sampled.
+        components: of the proposal.
+    """
+
+    copies: int = 1
+    components: int = 8
+
+
+def mean_of_weights(log_weights: Tensor) -> tuple[float, float]:
+    """The log of the mean of weights, and its standard error."""
+    value = log_weights.logsumexp(0) - math.log(len(log_weights))
+    ratios = (log_weights - value).exp()
+    return value.item(), (ratios.std() / math.sqrt(len(ratios))).item()
+
+
+class Proposal:
+    """A mixture of Student t, ``(K,)``, ``(K, D)`` and ``(K, D, D)``."""
+
+    def __init__(self, weights: Tensor, locs: Tensor, roots: Tensor) -> None:
+        self.weights, self.locs, self.roots = weights, locs, roots
+
+    @staticmethod
+    def fitted(points: Tensor, components: int, *, widen: float) -> Proposal:
+        """The mixture of points, ``(N, D)``, by EM."""
+        found = GaussianMixture(components, random_state=0, reg_covar=1e-10, max_iter=200)
+        scale = points.std(0)
+        found.fit((points / scale).numpy())
+        covariances = torch.from_numpy(found.covariances_) * scale * scale.unsqueeze(-1)
+        locs = torch.from_numpy(found.means_) * scale
+        return Proposal(
+            torch.from_numpy(found.weights_), locs, torch.linalg.cholesky(covariances) * widen
+        )
+
+    def draw(self, count: int) -> Tensor:
+        """Points, ``(count, D)``."""
+        index = Categorical(self.weights).sample((count,))
+        noise = torch.randn(count, self.locs.shape[-1], **OPTIONS)
+        radius = Chi2(torch.tensor(DEGREES, **OPTIONS)).sample((count, 1)) / DEGREES
+        white = (noise / radius.sqrt()).unsqueeze(-1)
+        return self.locs[index] + (self.roots[index] @ white).squeeze(-1)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Of points, ``(S,)``."""
+        parts = [
+            weight.log() + _student(z - loc, root)
+            for weight, loc, root in zip(self.weights, self.locs, self.roots, strict=True)
+        ]
+        return torch.stack(parts, -1).logsumexp(-1)
+
+
+def _student(offset: Tensor, root: Tensor) -> Tensor:
+    dimension = offset.shape[-1]
+    white = torch.linalg.solve_triangular(root, offset.mT, upper=False)
+    power = (DEGREES + dimension) / 2
+    constant = math.lgamma(power) - math.lgamma(DEGREES / 2)
+    constant = constant - 0.5 * dimension * math.log(DEGREES * math.pi)
+    return (
+        constant - root.diagonal().log().sum() - power * (white.square().sum(0) / DEGREES).log1p()
+    )
+
+
+@torch.no_grad()
+def by_importance(
+    log_density: Callable[[Tensor], Tensor],
+    proposal: Proposal,
+    components: int,
+    *,
+    count: int = 20_000,
+    final: int = 400_000,
+) -> tuple[float, float]:
+    """The log of a density's integral and its standard error.
+
+    Args:
+        log_density: ``(S, D) -> (S,)``.
+        proposal: the first; eight more are fitted, each to the weighted draws of the last.
+        components: of those.
+        count: draws of each round.
+        final: draws of the last proposal, from which the result is.
+    """
+    for _ in range(8):
+        z = proposal.draw(count)
+        log_weights = log_density(z) - proposal.log_density(z)
+        # few points must not become components of no width
+        top = log_weights.topk(count // 100)[0][-1]
+        index = Categorical(logits=log_weights.clamp(max=top)).sample((count,))
+        proposal = Proposal.fitted(z[index], components, widen=1.1)
+    parts = []
+    for _ in range(final // count):
+        z = proposal.draw(count)
+        parts.append(log_density(z) - proposal.log_density(z))
+    return mean_of_weights(torch.cat(parts))
+
+
+def climb(target: Target, z: Tensor) -> tuple[float, Tensor, Tensor]:
+    """The optimum that L-BFGS finds from a point: its log density, itself and its precision."""
+    z = z.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [z], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-8
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = -target.log_density(z.unsqueeze(0)).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # type: ignore[arg-type]
+    z = z.detach()
+    precision = -torch.autograd.functional.hessian(
+        lambda x: target.log_density(x.unsqueeze(0)).sum(), z
+    )
+    return target.log_density(z.unsqueeze(0)).item(), z, precision
+
+
+def evidence(target: Target, kind: Kind, *, starts: int = 40) -> tuple[float, float]:
+    """Of a target whose modes are copies of one, from the highest optimum of some starts."""
+    found = []
+    for start in target.prior_draws(starts, torch.Generator().manual_seed(1)):
+        value, z, precision = climb(target, start)
+        root, info = torch.linalg.cholesky_ex(precision)
+        if info == 0 and math.isfinite(value):
+            found.append((value, z, precision))
+    _, z, precision = max(found, key=lambda optimum: optimum[0])
+    mode = target.mode_of(z.unsqueeze(0))
+
+    def within(points: Tensor) -> Tensor:
+        value = target.log_density(points)
+        return torch.where(target.mode_of(points) == mode, value, -math.inf)
+
+    first = MultivariateNormal(z, precision_matrix=precision).sample((2000,))
+    proposal = Proposal.fitted(first, 1, widen=1.5)
+    value, error = by_importance(within, proposal, kind.components)
+    return value + math.log(kind.copies), error
