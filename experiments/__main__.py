@@ -13,6 +13,7 @@ from experiments.estimator_map import EstimatorMap
 from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.gradient_variance_mixture import GradientVarianceMixture
+from experiments.modes import Modes
 from experiments.state_space import StateSpace
 from experiments.weight_gradient_bias import WeightGradientBias
 
@@ -22,6 +23,7 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "gaussian-process": GaussianProcess,
     "gradient-variance-avf": GradientVarianceAVF,
     "gradient-variance-mixture": GradientVarianceMixture,
+    "modes": Modes,
     "state-space": StateSpace,
     "weight-gradient-bias": WeightGradientBias,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sklearn.mixture import GaussianMixture
@@ -14,7 +15,7 @@ from torch.distributions import Categorical, Chi2, MultivariateNormal
 from experiments.modes.targets.target import Target
 
 DEGREES = 5.0
-OPTIONS = {"dtype": torch.float64}
+OPTIONS: dict[str, Any] = {"dtype": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def climb(target: Target, z: Tensor) -> tuple[float, Tensor, Tensor]:
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     z = z.detach()
     precision = -torch.autograd.functional.hessian(
         lambda x: target.log_density(x.unsqueeze(0)).sum(), z

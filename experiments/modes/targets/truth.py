@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from experiments.modes.targets import TARGETS, importance, posteriordb, regressi
 from experiments.modes.targets.importance import Kind, mean_of_weights
 from experiments.modes.targets.target import Target, normal
 
-OPTIONS = {"dtype": torch.float64}
+OPTIONS: dict[str, Any] = {"dtype": torch.float64}
 
 
 def axis(low: float, high: float, points: int) -> tuple[Tensor, float]:

@@ -1,0 +1,88 @@
+"""What a contender has found of a target: modes, bounds, weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.modes.targets import Target
+from pyro_mixtures.diagnostics import Evaluation
+
+SHARE = 0.2
+"""Of a mode's true mass that a contender has to have in its region."""
+
+SMALLEST = 1e-3
+"""Modes of less mass are not asked for."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a contender has at some time.
+
+    Args:
+        evaluations: points at which the density was evaluated until then.
+        draw: ``count -> (count, D)``.
+        log_density: of what ``draw`` has just returned, ``(S,)``; None where there is none.
+        components: of a mixture that are alive, or None.
+    """
+
+    evaluations: int
+    draw: Callable[[int], Tensor]
+    log_density: Callable[[Tensor], Tensor] | None
+    components: int | None = None
+
+
+@torch.no_grad()
+def judge(target: Target, state: State, *, draws: int, weights: int) -> dict[str, Any]:
+    """The figures of a row.
+
+    Args:
+        target: the truth.
+        state: of the contender.
+        draws: from which masses of modes are counted.
+        weights: importance weights, from which bounds and k-hat are.
+    """
+    z = state.draw(draws)
+    row: dict[str, Any] = {
+        "evaluations": state.evaluations,
+        "components": state.components,
+        **modes(target, z),
+    }
+    if state.log_density is None:
+        return row
+    z = state.draw(weights)
+    log_q = state.log_density(z)
+    log_weights = target.log_density(z).nan_to_num(nan=-math.inf) - log_q
+    row["without_mass"] = int((log_weights == -math.inf).sum())
+    if row["without_mass"]:
+        return row  # the bound is -inf
+    found = Evaluation.from_log_weights(log_weights)
+    return {
+        **row,
+        "elbo": found.elbo.item(),
+        "elbo_error": found.elbo_error.item(),
+        "evidence": found.iw_bound.item(),
+        "evidence_error": found.iw_bound_error.item(),
+        "khat": found.khat.item(),
+        "gap": target.evidence.value - found.elbo.item(),
+    }
+
+
+def modes(target: Target, z: Tensor) -> dict[str, Any]:
+    """How many modes points cover, of how many, and the distance of the masses from the truth."""
+    found = target.mode_of(z)
+    inside = found[found >= 0]
+    masses = torch.bincount(inside, minlength=len(target.mode_weights)).to(z) / len(z)
+    asked = target.mode_weights >= SMALLEST
+    covered = asked & (masses > SHARE * target.mode_weights)
+    distance = 0.5 * (masses - target.mode_weights).abs().sum()
+    return {
+        "modes": int(covered.sum()),
+        "of": int(asked.sum()),
+        "weight_distance": distance.item(),
+    }
