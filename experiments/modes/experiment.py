@@ -52,9 +52,9 @@ class Modes:
             unknown = [one for one in getattr(self, name) if one not in known]
             if unknown:
                 raise ValueError(f"Expected {name} among {known}, but got {unknown}")
-        self.draws, self.weights = 20_000, 4_000
+        self.draws = 5_000
         if self.quick:
-            self.seeds, self.budget, self.draws, self.weights = 1, 400, 2_000, 200
+            self.seeds, self.budget, self.draws = 1, 400, 500
         self.targets = self.targets or (QUICK_TARGETS if self.quick else tuple(TARGETS))
         self.contenders = self.contenders or (
             QUICK_CONTENDERS if self.quick else tuple(CONTENDERS)
@@ -65,7 +65,7 @@ class Modes:
         torch.set_num_threads(1)
         told: dict[str, Any] = {"seeds": self.seeds, "budget": self.budget}
         told |= {"targets": self.targets, "contenders": self.contenders}
-        told |= {"draws": self.draws, "weights": self.weights}
+        told["draws"] = self.draws
         run = Run(self.out, "modes" + "-quick" * self.quick, told, resume=self.resume)
         results = self._sweep(run)
         rows = [row for result in results.values() for row in result["rows"]]
@@ -79,7 +79,7 @@ class Modes:
         print(f"Table, figures (PNG), metrics and settings: {run.folder}")
 
     def _sweep(self, run: Run) -> dict[str, dict[str, Any]]:
-        common = {"budget": self.budget, "draws": self.draws, "weights": self.weights}
+        common = {"budget": self.budget, "draws": self.draws}
         jobs = {
             job_name(target, contender, seed): {
                 "target": target,

@@ -94,11 +94,11 @@ def plot_found(path: Path, target: Target, points: Mapping[str, Tensor | None]) 
 def _plane(axes: Axes, target: Target, z: Tensor | None) -> None:
     """Draws above the density's contours."""
     low, high = _window(target)
-    x = torch.linspace(low[0], high[0], 250, dtype=torch.float64)
-    y = torch.linspace(low[1], high[1], 250, dtype=torch.float64)
+    x = torch.linspace(low[0], high[0], 200, dtype=torch.float64)
+    y = torch.linspace(low[1], high[1], 200, dtype=torch.float64)
     grid = torch.cartesian_prod(x, y)
     with torch.no_grad():
-        values = target.log_density(grid).reshape(250, 250)
+        values = target.log_density(grid).reshape(200, 200)
     depths = (values - values.max()).clamp(min=-30).T.numpy()
     axes.contourf(
         x.numpy(), y.numpy(), depths, levels=[-8, -4, -2, -1, 0], cmap="Greys", alpha=0.6
@@ -111,7 +111,7 @@ def _plane(axes: Axes, target: Target, z: Tensor | None) -> None:
 
 def _window(target: Target) -> tuple[list[float], list[float]]:
     """The box around what has mass among starts, weighted by the density."""
-    z = target.prior_draws(200_000, torch.Generator().manual_seed(0))
+    z = target.prior_draws(20_000, torch.Generator().manual_seed(0))
     with torch.no_grad():
         values = target.log_density(z)
     inside = z[values > values.max() - 8]

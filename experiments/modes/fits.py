@@ -19,9 +19,7 @@ SHOWN = 1000
 """Draws that are kept for figures."""
 
 
-def fit(
-    target: str, contender: str, seed: int, budget: int, *, draws: int, weights: int
-) -> dict[str, Any]:
+def fit(target: str, contender: str, seed: int, budget: int, *, draws: int) -> dict[str, Any]:
     """Rows of what a contender had found at each look, and draws of its last state.
 
     Whatever fails is told in the last row as ``error``.
@@ -31,8 +29,7 @@ def fit(
         contender: its name.
         seed: of the contender.
         budget: evaluations of the density.
-        draws: from which modes are counted.
-        weights: importance weights, from which bounds are.
+        draws: from which modes are counted and bounds are estimated.
     """
     common = {"target": target, "contender": contender, "seed": seed}
     rows: list[dict[str, Any]] = []
@@ -43,7 +40,7 @@ def fit(
         try:
             truth = TARGETS[target]()
             for state, seconds in _timed(CONTENDERS[contender](truth, seed, budget)):
-                judged = judge(truth, state, draws=draws, weights=weights)
+                judged = judge(truth, state, draws=draws)
                 rows.append({**common, "seconds": seconds, **judged})
                 points = state.draw(SHOWN)
         except Exception as error:  # one failure is a finding, and no end of the others

@@ -38,14 +38,13 @@ class State:
 
 
 @torch.no_grad()
-def judge(target: Target, state: State, *, draws: int, weights: int) -> dict[str, Any]:
+def judge(target: Target, state: State, *, draws: int) -> dict[str, Any]:
     """The figures of a row.
 
     Args:
         target: the truth.
         state: of the contender.
-        draws: from which masses of modes are counted.
-        weights: importance weights, from which bounds and k-hat are.
+        draws: points and importance weights, from which all is.
     """
     z = state.draw(draws)
     row: dict[str, Any] = {
@@ -55,9 +54,9 @@ def judge(target: Target, state: State, *, draws: int, weights: int) -> dict[str
     }
     if state.log_density is None:
         return row
-    z = state.draw(weights)
     log_q = state.log_density(z)
-    log_weights = target.log_density(z).nan_to_num(nan=-math.inf) - log_q
+    values = target.log_density(z)
+    log_weights = torch.where(values.isnan(), -math.inf, values) - log_q
     row["without_mass"] = int((log_weights == -math.inf).sum())
     if row["without_mass"]:
         return row  # the bound is -inf
@@ -74,13 +73,17 @@ def judge(target: Target, state: State, *, draws: int, weights: int) -> dict[str
 
 
 def modes(target: Target, z: Tensor) -> dict[str, Any]:
-    """How many modes points cover, of how many, and the distance of the masses from the truth."""
-    found = target.mode_of(z)
+    """How many modes points cover, of how many, and the distance of the masses from the truth.
+
+    The distance is that of total variation; points near to no mode are a class of their own.
+    """
+    found = target.found_in(z)
     inside = found[found >= 0]
     masses = torch.bincount(inside, minlength=len(target.mode_weights)).to(z) / len(z)
     asked = target.mode_weights >= SMALLEST
     covered = asked & (masses > SHARE * target.mode_weights)
-    distance = 0.5 * (masses - target.mode_weights).abs().sum()
+    outside = 1 - masses.sum()
+    distance = 0.5 * ((masses - target.mode_weights).abs().sum() + outside)
     return {
         "modes": int(covered.sum()),
         "of": int(asked.sum()),

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch.distributions import MultivariateNormal, StudentT, biject_to
 
 from experiments.lab.datasets import VARIABLE
-from experiments.modes.targets import TARGETS, mixtures, posteriordb, simulators, truth
+from experiments.modes.targets import TARGETS, importance, mixtures, posteriordb, simulators, truth
 from experiments.modes.targets.importance import mean_of_weights
 from experiments.modes.targets.target import simplex
 
@@ -230,6 +230,47 @@ def test_sorted_normals():
     inside = plane[plane[:, 1] > plane[:, 0]]
     total = pair.log_prob(inside).logsumexp(0) + 2 * size
     assert total.item() == pytest.approx(0.0, abs=0.02)
+
+
+@pytest.mark.parametrize("sample", [importance.by_importance, importance.by_chains])
+def test_evidence_by_importance(sample):
+    target = TARGETS["ten_normals_2_near"]()
+    torch.manual_seed(0)
+    proposal = importance.Proposal.fitted(starts(target, 500), 1, widen=1.0)
+    value, error = sample(target.log_density, proposal, 12, count=2000, final=10_000)
+    assert error < 0.05
+    assert value == pytest.approx(0.0, abs=4 * error)
+
+
+def test_evidence_of_copies():
+    """Of two label modes one is sampled; draws of the prior tell the same of few data."""
+    target = TARGETS["low_dim_gauss_mix_collapse"]()
+    torch.manual_seed(0)
+    kind = importance.Kind(copies=2, components=3)
+    value, error = importance.evidence(target, kind, starts=4, count=1000, final=4000)
+    z = starts(target, 200_000)
+    mu, log_sigma, logit = z[:, :2], z[:, 2:4], z[:, 4]
+    y = posteriordb.observations("low_dim_gauss_mix_collapse", "y")
+    likelihood = posteriordb.two_normals_likelihood(y, mu, log_sigma.exp(), logit.sigmoid())
+    expected, other = mean_of_weights(likelihood)
+    assert error + other < 0.1
+    assert value == pytest.approx(expected, abs=4 * math.hypot(error, other))
+
+
+def test_points_of_a_mode_are_above_its_floor():
+    """A point in a thousand is below, and is near to no mode."""
+    target = TARGETS["ten_normals_10"]()
+    assert target.found_in(starts(target, 1000)).max() == -1
+    count = 20_000
+    one = mixtures.normal_mixture(
+        "one",
+        torch.ones(1, dtype=torch.float64),
+        torch.zeros(1, 3, dtype=torch.float64),
+        torch.eye(3, dtype=torch.float64).unsqueeze(0),
+        spread=1.0,
+    )
+    outside = (one.found_in(torch.randn(count, 3, dtype=torch.float64)) == -1).sum().item()
+    assert abs(outside - count / 1000) < 4 * math.sqrt(count / 1000)
 
 
 def test_missing_data(monkeypatch, tmp_path):

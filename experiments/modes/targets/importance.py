@@ -25,10 +25,12 @@ class Kind:
     Args:
         copies: modes that a symmetry makes equal; one of them is sampled.
         components: of the proposal.
+        by_chains: fit the proposal to chains, which see tails that a few weighted draws miss.
     """
 
     copies: int = 1
     components: int = 8
+    by_chains: bool = False
 
 
 def mean_of_weights(log_weights: Tensor) -> tuple[float, float]:
@@ -103,12 +105,56 @@ def by_importance(
         final: draws of the last proposal, from which the result is.
     """
     for _ in range(8):
-        z = proposal.draw(count)
-        log_weights = log_density(z) - proposal.log_density(z)
-        # few points must not become components of no width
-        top = log_weights.topk(count // 100)[0][-1]
-        index = Categorical(logits=log_weights.clamp(max=top)).sample((count,))
-        proposal = Proposal.fitted(z[index], components, widen=1.1)
+        proposal = Proposal.fitted(
+            _reweighted(log_density, proposal, count), components, widen=1.1
+        )
+    return _from(log_density, proposal, count, final)
+
+
+@torch.no_grad()
+def by_chains(
+    log_density: Callable[[Tensor], Tensor],
+    proposal: Proposal,
+    components: int,
+    *,
+    count: int = 10_000,
+    final: int = 600_000,
+) -> tuple[float, float]:
+    """The same, with proposals fitted to the ends of Metropolis-Hastings chains.
+
+    One step in four is a draw of the proposal, the others are steps of the form of a component.
+    """
+    z = _reweighted(log_density, proposal, count)
+    value = log_density(z)
+    for share in (4, 2, 1.33, 1):
+        for step in range(40):
+            if step % 4:
+                index = Categorical(proposal.weights).sample((count,))
+                noise = proposal.roots[index] @ torch.randn(count, z.shape[-1], 1, **OPTIONS)
+                moved = z + (0.1, 0.2, 0.45, 0.9)[step % 4] * noise.squeeze(-1)
+                reverse = torch.zeros(count, **OPTIONS)
+            else:
+                moved = proposal.draw(count)
+                reverse = proposal.log_density(z) - proposal.log_density(moved)
+            changed = log_density(moved)
+            accepted = changed - value + reverse > torch.rand(count, **OPTIONS).log()
+            z = torch.where(accepted.unsqueeze(-1), moved, z)
+            value = torch.where(accepted, changed, value)
+        proposal = Proposal.fitted(z, round(components / share), widen=1.1)
+    return _from(log_density, proposal, count, final)
+
+
+def _reweighted(log_density: Callable[[Tensor], Tensor], proposal: Proposal, count: int) -> Tensor:
+    z = proposal.draw(count)
+    log_weights = log_density(z) - proposal.log_density(z)
+    # few points must not become components of no width
+    top = log_weights.topk(count // 100)[0][-1]
+    return z[Categorical(logits=log_weights.clamp(max=top)).sample((count,))]
+
+
+def _from(
+    log_density: Callable[[Tensor], Tensor], proposal: Proposal, count: int, final: int
+) -> tuple[float, float]:
     parts = []
     for _ in range(final // count):
         z = proposal.draw(count)
@@ -137,8 +183,15 @@ def climb(target: Target, z: Tensor) -> tuple[float, Tensor, Tensor]:
     return target.log_density(z.unsqueeze(0)).item(), z, precision
 
 
-def evidence(target: Target, kind: Kind, *, starts: int = 40) -> tuple[float, float]:
-    """Of a target whose modes are copies of one, from the highest optimum of some starts."""
+def evidence(target: Target, kind: Kind, *, starts: int = 40, **sizes: int) -> tuple[float, float]:
+    """Of a target whose modes are copies of one, from the highest optimum of some starts.
+
+    Args:
+        target: whose evidence is wanted.
+        kind: its symmetry, and how it is sampled.
+        starts: draws of the prior from which L-BFGS climbs.
+        sizes: ``count`` and ``final`` of :func:`by_importance` or :func:`by_chains`.
+    """
     found = []
     for start in target.prior_draws(starts, torch.Generator().manual_seed(1)):
         value, z, precision = climb(target, start)
@@ -149,10 +202,11 @@ def evidence(target: Target, kind: Kind, *, starts: int = 40) -> tuple[float, fl
     mode = target.mode_of(z.unsqueeze(0))
 
     def within(points: Tensor) -> Tensor:
-        value = target.log_density(points)
+        value = torch.cat([target.log_density(part) for part in points.split(1000)])
         return torch.where(target.mode_of(points) == mode, value, -math.inf)
 
     first = MultivariateNormal(z, precision_matrix=precision).sample((2000,))
     proposal = Proposal.fitted(first, 1, widen=1.5)
-    value, error = by_importance(within, proposal, kind.components)
+    sample = by_chains if kind.by_chains else by_importance
+    value, error = sample(within, proposal, kind.components, **sizes)
     return value + math.log(kind.copies), error

@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from scipy.stats import chi2, f
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -66,6 +67,7 @@ def normal_mixture(
         mode_weights=weights,
         model=factor_model(log_density, dimension, spread),
         plane=(0, 1),
+        floors=constants - 0.5 * float(chi2.ppf(0.999, dimension)),
     )
 
 
@@ -146,6 +148,7 @@ def star() -> Target:
         mode_weights=weights,
         model=factor_model(log_density, 2, 5.0),
         plane=(0, 1),
+        floors=-11.0,
     )
 
 
@@ -181,6 +184,7 @@ def student_mixture(dimension: int, modes: int, box: float) -> Target:
         mode_weights=weights,
         model=factor_model(log_density, dimension, math.sqrt(0.4) * box),
         plane=(0, 1),
+        floors=constants - power * math.log1p(dimension / 2 * float(f.ppf(0.999, dimension, 2))),
     )
 
 
@@ -227,4 +231,5 @@ def many_well() -> Target:
         mode_weights=right**rights * (1 - right) ** (16 - rights),
         model=factor_model(log_density, 32, 2.0),
         plane=(0, 1),
+        floors=119.2,
     )

@@ -68,6 +68,7 @@ def gaussian_process() -> Target:
         mode_weights=torch.tensor([0.789, 0.211], dtype=torch.float64),
         model=model,
         plane=(0, 2),
+        floors=-20.2,
     )
 
 
@@ -121,6 +122,7 @@ def radial_velocity() -> Target:
         ),
         model=model,
         plane=(0, 1),
+        floors=torch.tensor([-33.7, -31.2, -32.4, -34.5, -30.4, -33.0], dtype=torch.float64),
     )
 
 

@@ -52,6 +52,7 @@ def two_moons() -> Target:
         mode_weights=torch.tensor([0.5, 0.5], dtype=torch.float64),
         model=model,
         plane=(0, 1),
+        floors=-6.1,
     )
 
 
@@ -102,6 +103,7 @@ def slcp() -> Target:
         mode_weights=torch.full((4,), 0.25, dtype=torch.float64),
         model=model,
         plane=(2, 3),
+        floors=-33.9,
     )
 
 
@@ -112,6 +114,9 @@ FIRST_ANGLES = torch.tensor(
     [[1.1, -1.1], [-2.04, 2.04], [2.67, 0.47], [-0.47, -2.67]], dtype=torch.float64
 )
 """Of the usual winding, by goals and by arms that bend to the right or to the left."""
+ROBOT_FLOORS = torch.tensor(
+    [-10.7, -10.7, -12.5, -12.5, -13.9, -10.2, -10.2, -13.9], dtype=torch.float64
+)
 ROBOT_WEIGHTS = {
     1: torch.tensor([0.5, 0.5], dtype=torch.float64),
     4: torch.tensor(
@@ -164,4 +169,5 @@ def robot(goals: int) -> Target:
         mode_of=mode_of,
         mode_weights=ROBOT_WEIGHTS[goals],
         model=model,
+        floors=ROBOT_FLOORS[: 2 * goals],
     )

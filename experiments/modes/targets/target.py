@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ class Target:
         model: the same as a Pyro model without arguments, which an outer plate can vectorize, with
             sites in the order of the coordinates; None for plain densities.
         plane: two coordinates in which the target can be drawn.
+        floors: log densities ``(M,)`` or one for all, above which 999 of 1000 points of a mode
+            lie; a point below is near to no mode, whatever region it is in.
     """
 
     name: str
@@ -53,6 +56,13 @@ class Target:
     mode_weights: Tensor
     model: Callable[[], None] | None = None
     plane: tuple[int, int] | None = None
+    floors: Tensor | float = -math.inf
+
+    def found_in(self, z: Tensor) -> Tensor:
+        """The mode to which points belong, ``(S, D) -> (S,)``; -1 below the floors."""
+        modes = self.mode_of(z)
+        floors = torch.as_tensor(self.floors, dtype=z.dtype).expand(len(self.mode_weights))
+        return torch.where(self.log_density(z) >= floors[modes], modes, -1)
 
 
 def normal_draws(

@@ -158,6 +158,9 @@ TRUTHS: dict[str, Callable[[], tuple[float, float]]] = {
     "low_dim_gauss_mix_collapse": lambda: importance.evidence(
         TARGETS["low_dim_gauss_mix_collapse"](), Kind(copies=2, components=5)
     ),
+    "normal_5": lambda: importance.evidence(
+        TARGETS["normal_5"](), Kind(copies=120, components=60, by_chains=True)
+    ),
     "breast_cancer": lambda: importance.evidence(TARGETS["breast_cancer"](), Kind(components=2)),
 }
 """How the evidence and its standard error are had again, by names."""
