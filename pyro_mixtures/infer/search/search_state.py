@@ -1,0 +1,101 @@
+"""All that a search knows, as plain values: to be saved, and to go on from to the same numbers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pyro_mixtures.infer.search.growing import Candidates
+from pyro_mixtures.infer.search.natural_normals import FullNormals
+from pyro_mixtures.infer.search.parts import Parts
+from pyro_mixtures.infer.search.sample_store import Batch
+from pyro_mixtures.infer.search.starts import Optima
+
+if TYPE_CHECKING:
+    from pyro_mixtures.infer.search.mode_search import ModeSearch
+
+SETTINGS = ("starts", "num_components", "max_evaluations", "covariance", "seed")
+"""Of a search, which those of the state must equal."""
+
+PLAIN = ("elbos", "spreads", "counts", "log", "stopped", "settling", "converged")
+"""Attributes that are numbers, words, or lists of these."""
+
+COUNTED = ("count", "without_mass", "failed", "first_failure")
+"""Of the evaluations."""
+
+
+def state_of(search: ModeSearch) -> dict[str, Any]:
+    """Tensors, numbers and words, in lists and dicts, which ``torch.load`` reads as weights."""
+    state = {name: getattr(search, name) for name in SETTINGS}
+    state |= {name: getattr(search, name) for name in PLAIN}
+    for name in ("elbos", "spreads", "counts", "log"):
+        state[name] = list(state[name])
+    state["evaluations"] = {name: getattr(search.evaluations, name) for name in COUNTED}
+    state["generator"] = search.generator.get_state()
+    if search.parts is not None:
+        store, candidates = search.store, search.candidates
+        state["parts"] = _flat(search.parts)
+        state["optima"] = list(search.optima)
+        state["candidates"] = [candidates.first, *candidates.batches]
+        state["store"] = {
+            "size": store.size,
+            "batches": [_flat(batch) for batch in store.batches],
+            "proposals": list(store.proposals),
+        }
+    return state
+
+
+def restore(search: ModeSearch, state: dict[str, Any]) -> None:
+    """Let a search of the same settings be as the other was.
+
+    Raises:
+        ValueError: for a state of another search.
+    """
+    for name in SETTINGS:
+        own, given = getattr(search, name), state[name]
+        tensors = isinstance(own, torch.Tensor)
+        if not (torch.equal(own, given) if tensors else own == given):
+            raise ValueError(
+                f"Expected the state of a search with the same {name}, but got another"
+                + ("" if tensors else f": {given} for {own}")
+            )
+    for name in PLAIN:
+        value = state[name]
+        setattr(search, name, list(value) if isinstance(value, list) else value)
+    for name in COUNTED:
+        setattr(search.evaluations, name, state["evaluations"][name])
+    search.generator.set_state(state["generator"])
+    if "parts" in state:
+        store = state["store"]
+        search.parts = Parts(*_with_normals(Parts, state["parts"], search.kind))
+        search.optima = Optima(*state["optima"])
+        first, *batches = state["candidates"]
+        search.candidates = Candidates(*first)
+        search.candidates.batches = list(batches)
+        search.store.size = store["size"]
+        search.store.batches = [
+            Batch(*_with_normals(Batch, values, search.kind)) for values in store["batches"]
+        ]
+        search.store.proposals = list(store["proposals"])
+
+
+def _flat(value: Any) -> dict[str, Any]:
+    """Fields by name, and those of Normals as a pair."""
+    found = {field.name: getattr(value, field.name) for field in fields(value)}
+    return found | {"normals": (found["normals"].locs, found["normals"].factor)}
+
+
+def _with_normals(made: Any, values: dict[str, Any], kind: type[FullNormals]) -> list[Any]:
+    normals = kind(*values["normals"])
+    return [normals if f.name == "normals" else values[f.name] for f in fields(made)]
+
+
+def save(search: ModeSearch, path: Path) -> None:
+    """Write the state to a file, which is whole at any time."""
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save(state_of(search), partial)
+    os.replace(partial, path)

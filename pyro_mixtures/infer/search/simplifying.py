@@ -1,0 +1,86 @@
+"""Weights in closed form, and a mixture without the components that it does not need."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_mixtures.infer.search.parts import Parts
+from pyro_mixtures.infer.search.sample_store import Seen
+from pyro_mixtures.normals.bounds import bhattacharyya_distances
+
+REFITS, RATE = 60, 0.5
+"""Steps of the weights, and the power by which each step mends them."""
+
+MAX_OVERLAP = 0.97
+"""Bhattacharyya coefficient above which two components are the same."""
+
+COST, ALL_COSTS = 1e-3, 5e-3
+"""Nats that a component, and all together, may cost that are left out."""
+
+
+def refitted(parts: Parts, seen: Seen) -> Parts:
+    r"""With the best weights for the components as they are.
+
+    At the optimum all :math:`E_k[\log p - \log q]` agree; each step moves the logarithm of a
+    weight by half of that. The samples stay the same, so that it needs no evaluation.
+    """
+    log_weights = parts.log_weights
+    for _ in range(REFITS):
+        gains = seen.gains(seen.log_q(log_weights))
+        log_weights = (log_weights + RATE * (seen.weights.mT @ gains)).log_softmax(0)
+    return parts.weighted(log_weights)
+
+
+def without_dead(parts: Parts, *, min_weight: float, min_age: int) -> Parts:
+    """The mixture without components that have had time and have next to no weight."""
+    dead = (parts.log_weights.exp() < min_weight) & (parts.ages >= min_age)
+    return parts if not bool(dead.any()) or bool(dead.all()) else parts.chosen(~dead)
+
+
+def without_doubles(parts: Parts) -> Parts:
+    """The mixture without components that nearly coincide with heavier ones, which get theirs."""
+    locs, factor = parts.normals.locs, parts.normals.factor
+    double = (-bhattacharyya_distances(locs, factor, locs, factor)).exp() > MAX_OVERLAP
+    weights = parts.log_weights.exp()
+    kept = torch.ones(len(parts), dtype=torch.bool)
+    for index in weights.argsort(descending=True, stable=True).tolist():
+        if kept[index]:
+            others = double[index] & kept  # lighter ones: the heavier have had their turn
+            others[index] = False
+            weights[index] += weights[others].sum()
+            kept &= ~others
+    return parts if bool(kept.all()) else parts.weighted(weights.log()).chosen(kept)
+
+
+def without_needless(parts: Parts, seen: Seen) -> Parts:
+    """The mixture without components that cost next to nothing to leave out.
+
+    The cost is the loss of ELBO, by the samples in store. One after another goes, as long as the
+    next one is cheap and all together are.
+    """
+    weights = parts.log_weights.exp()
+    left = ALL_COSTS
+    kept = torch.ones(len(parts), dtype=torch.bool)
+    while int(kept.sum()) > 1:
+        costs = _costs(weights, seen).masked_fill(~kept, torch.inf)
+        cheapest = int(costs.argmin())
+        if not costs[cheapest] <= min(left, COST):
+            break
+        left -= max(float(costs[cheapest]), 0.0)
+        kept[cheapest], weights[cheapest] = False, 0.0
+        weights = weights / weights.sum()
+    return parts if bool(kept.all()) else parts.weighted(weights.log()).chosen(kept)
+
+
+def _costs(weights: Tensor, seen: Seen) -> Tensor:
+    """Loss of ELBO without each component, ``(K,)``."""
+    q = seen.scaled @ weights  # over the largest density at each sample, (S,)
+    parts = seen.scaled * weights
+    rest = (q.unsqueeze(-1) - parts).clamp(min=1e-300) / (1 - weights).clamp(min=1e-12)
+    every = torch.cat([q.unsqueeze(-1), rest], -1)  # (S, 1 + K)
+    log_q = seen.largest.unsqueeze(-1) + every.log()
+    gains = seen.gains(log_q)
+    drawn = every * seen.ratios.unsqueeze(-1)
+    elbos = (drawn * gains).sum(0) / drawn.sum(0)
+    return elbos[0] - elbos[1:]

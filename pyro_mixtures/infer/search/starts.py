@@ -1,0 +1,210 @@
+"""The first components: at the optima that ascents from prior draws find, and local fits."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_mixtures.infer.search.climbing import Ascents, climb
+from pyro_mixtures.infer.search.evaluations import Evaluations
+from pyro_mixtures.infer.search.natural_normals import LOG_2PI, DiagonalNormals, FullNormals
+from pyro_mixtures.infer.search.parts import Parts
+from pyro_mixtures.infer.search.sample_store import NO_MASS
+
+MAX_STEPS = 150
+"""Of an ascent."""
+
+SHARE = 0.3
+"""Of the budget, at most, for the ascents: in a funnel they run away and never end."""
+
+SAME = 1e-2
+"""Distance, in prior standard deviations, below which two ascents have found one optimum."""
+
+MAX_OPTIMA = 100
+"""Of which Hessians are taken, the highest first."""
+
+FLATTEST = 1e-4
+"""Least curvature of an optimum, in prior precisions: flatter ones have run away."""
+
+LOCAL_FITS, LOCAL_STEPS, LOCAL_TRUST = 16, 25, 1.0
+"""Of a Normal each, from prior draws and from optima without a Hessian of their own."""
+
+LEAST = 0.01
+"""Share of an equal weight that each first component has at least."""
+
+
+class Optima(NamedTuple):
+    """Distinct optima with a Laplace approximation.
+
+    Args:
+        points: ``(N, D)``.
+        values: of the log density, ``(N,)``.
+        log_masses: of the Laplace approximations, ``(N,)``.
+    """
+
+    points: Tensor
+    values: Tensor
+    log_masses: Tensor
+
+
+class Start(NamedTuple):
+    """What the starts have found.
+
+    Args:
+        parts: the first components.
+        optima: with Laplace approximations.
+        points: that were visited and are worth a look later, ``(N, D)``.
+        values: of the log density there, ``(N,)``.
+        converged: share of the ascents that have ended at an optimum.
+    """
+
+    parts: Parts
+    optima: Optima
+    points: Tensor
+    values: Tensor
+    converged: float
+
+
+def started(
+    evaluations: Evaluations,
+    draws: Tensor,
+    generator: torch.Generator,
+    *,
+    kind: type[FullNormals],
+    wanted: int,
+    max_parts: int,
+    max_count: int,
+) -> Start:
+    """Components of a first mixture.
+
+    Args:
+        evaluations: of the log density.
+        draws: from the prior, ``(B, D)``.
+        generator: of random numbers.
+        kind: of Normals.
+        wanted: samples of a Normal in a step of a local fit.
+        max_parts: the largest number of Laplace approximations.
+        max_count: of all evaluations.
+
+    Raises:
+        ValueError: where the density has no mass at any of the draws.
+    """
+    loc, scale = draws.mean(0), prior_scale(draws)
+    ascents = climb(
+        evaluations, draws, scale, max_steps=MAX_STEPS, max_count=int(SHARE * max_count)
+    )
+    if not bool(ascents.values.isfinite().any()):
+        failure = evaluations.first_failure
+        raise ValueError(
+            "Expected a log density with mass at one of the starts, but got none at"
+            f" {len(draws)} of them" + (f"; the first failure: {failure}" if failure else "")
+        )
+    found = _distinct(ascents, scale)
+    normals, optima, rest = _laplace(evaluations, found, scale, kind, max_parts)
+    order = torch.randperm(len(draws), generator=generator)
+    firsts = torch.cat([rest[:LOCAL_FITS], draws[order[:LOCAL_FITS]]])
+    local = kind.of_stddevs(firsts, (scale / 2).expand_as(firsts))
+    local, elbos, visited = _fitted(evaluations, local, wanted, generator)
+    wide = kind.of_stddevs(loc[None], scale[None])
+    every = normals.beside(local).beside(wide)
+    masses = torch.cat([optima.log_masses[: len(normals)], elbos, elbos.new_full((1,), -math.inf)])
+    log_weights = masses.log_softmax(0).clamp(min=math.log(LEAST / len(every)))
+    return Start(
+        parts=Parts.new(every, log_weights),
+        optima=optima,
+        points=torch.cat([ascents.points, visited[0]]),
+        values=torch.cat([ascents.values, visited[1]]),
+        converged=float(ascents.converged.double().mean()),
+    )
+
+
+def prior_scale(draws: Tensor) -> Tensor:
+    """Of each coordinate, robust against heavy tails, ``(D,)``."""
+    quantiles = torch.tensor([0.1587, 0.8413], dtype=draws.dtype)
+    low, high = draws.quantile(quantiles, 0)
+    return torch.where(high > low, (high - low) / 2, draws.std(0).clamp(min=1e-8))
+
+
+def _distinct(ascents: Ascents, scale: Tensor) -> Ascents:
+    """One of each optimum, the highest first."""
+    order = ascents.values.argsort(descending=True, stable=True)
+    ascents = ascents[order[ascents.values[order].isfinite()]]
+    near = torch.cdist(ascents.points / scale, ascents.points / scale) < SAME
+    taken, chosen = torch.zeros(len(near), dtype=torch.bool), []
+    for index in range(len(near)):
+        if not taken[index]:
+            chosen.append(index)
+            taken |= near[index]
+    return ascents[torch.tensor(chosen[:MAX_OPTIMA], dtype=torch.long)]
+
+
+def _laplace(
+    evaluations: Evaluations,
+    found: Ascents,
+    scale: Tensor,
+    kind: type[FullNormals],
+    max_parts: int,
+) -> tuple[FullNormals, Optima, Tensor]:
+    """Normals at optima, all optima with a mass, and points that have none."""
+    dimension = len(scale)
+    if kind is DiagonalNormals:  # Hessians are too many numbers: a local fit finds the widths
+        nothing = Optima(found.points[:0], found.values[:0], found.values[:0])
+        return kind(found.points[:0], found.points[:0]), nothing, found.points
+    precisions = -evaluations.hessians(found.points) * scale * scale.unsqueeze(-1)
+    precisions = torch.where(precisions.isfinite(), precisions, 0.0)
+    widths, basis = torch.linalg.eigh(precisions)
+    proper = (widths > FLATTEST).all(-1) & found.converged
+    volumes = scale.log().sum() - widths.clamp(min=1e-300).log().sum(-1) / 2
+    masses = (found.values + dimension / 2 * LOG_2PI + volumes).masked_fill(~proper, -math.inf)
+    order = masses.argsort(descending=True, stable=True)[: int(proper.sum())]
+    optima = Optima(found.points[order], found.values[order], masses[order])
+    apart = _apart(optima.points / scale, precisions[order], 2 + math.sqrt(dimension) / 2)
+    optima = Optima(*(each[apart] for each in optima))
+    chosen = order[apart][:max_parts]
+    covariances = (basis[chosen] / widths[chosen].unsqueeze(-2)) @ basis[chosen].mT
+    factor, failed = torch.linalg.cholesky_ex(covariances)
+    factor = torch.where((failed > 0)[:, None, None], torch.eye(dimension).to(factor), factor)
+    normals = kind(found.points[chosen], factor * scale.unsqueeze(-1))
+    return normals, optima, found.points[~proper]
+
+
+def _apart(points: Tensor, precisions: Tensor, radius: float) -> Tensor:
+    """Indices of points outside of the ellipsoids of all that were chosen before them."""
+    chosen: list[int] = []
+    for index in range(len(points)):
+        offset = points[index] - points[chosen]
+        squares = (offset.unsqueeze(-2) @ precisions[chosen] @ offset.unsqueeze(-1)).flatten()
+        if bool((squares >= radius**2).all()):
+            chosen.append(index)
+    return torch.tensor(chosen, dtype=torch.long)
+
+
+def _fitted(
+    evaluations: Evaluations, normals: FullNormals, wanted: int, generator: torch.Generator
+) -> tuple[FullNormals, Tensor, tuple[Tensor, Tensor]]:
+    """Normals that are each a fit of its own, their ELBOs, and the points seen with values."""
+    count, dimension = normals.locs.shape
+    trusts = normals.locs.new_full((count,), LOCAL_TRUST)
+    seen = []
+    for _ in range(LOCAL_STEPS):
+        half = torch.randn(
+            (wanted // 2, count, dimension), generator=generator, dtype=normals.locs.dtype
+        )
+        noise = torch.cat([half, -half])  # (S, K, D)
+        own = torch.arange(count).repeat(wanted)
+        z = normals.locs[own] + normals.spread(own, noise.flatten(0, 1))
+        values, gradients = evaluations.values_and_gradients(z)
+        seen.append((z, values))
+        with_mass = values.isfinite().view(wanted, count)
+        weights = torch.full_like(noise[..., 0], 1 / wanted)
+        residuals = gradients.view_as(noise) - normals.scores(noise, normals.inverse())
+        residuals = torch.where(with_mass.unsqueeze(-1), residuals, 0.0)
+        gains = values.view(wanted, count) - normals.log_prob(noise)
+        elbos = gains.mean(0)  # minus infinity for those that reach where no mass is
+        jumps = None if bool(with_mass.all()) else torch.where(with_mass, 0.0, -NO_MASS).to(z)
+        normals, _ = normals.moved(noise, weights, residuals, trusts, jumps)
+    points, values = (torch.cat(each) for each in zip(*seen, strict=True))
+    return normals, elbos, (points, values)

@@ -1,0 +1,216 @@
+"""The search for modes, on densities whose truth is known."""
+
+import io
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from pyro_mixtures.infer.search.mode_search import ModeSearch
+from pyro_mixtures.infer.search.search_state import save
+
+
+def five_normals(dimension, box=20.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    locs = box * (2 * torch.rand(5, dimension, generator=generator).double() - 1)
+    raw = torch.randn(5, dimension, dimension, generator=generator).double()
+    components = MultivariateNormal(locs, raw @ raw.mT + torch.eye(dimension))
+    weights = torch.arange(1.0, 6.0).double() / 15
+
+    def log_density(z):
+        return (components.log_prob(z.unsqueeze(1)) + weights.log()).logsumexp(-1)
+
+    return log_density, locs, weights
+
+
+def starts(dimension, scale=12.0, count=100, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(count, dimension, generator=generator).double()
+
+
+def measured(search, log_density, count=4000):
+    """The ELBO and its standard error."""
+    torch.manual_seed(0)
+    mixture = search.mixture
+    z = mixture.sample((count,))
+    gains = log_density(z) - mixture.log_prob(z)
+    return float(gains.mean()), float(gains.std()) / math.sqrt(count)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 8])
+def test_normals_far_apart_are_found_with_their_weights(dimension):
+    log_density, locs, weights = five_normals(dimension, box=60.0)
+    search = ModeSearch(log_density, starts(dimension, 40.0), seed=3)
+    mixture = search.run()
+    elbo, error = measured(search, log_density)
+    assert elbo > -0.005 - 4 * error
+    assert search.stopped == "flat"
+    own = torch.cdist(mixture.locs, locs).argmin(-1)
+    found = torch.zeros(5).double().index_add_(0, own, mixture.component_logits.softmax(-1))
+    torch.testing.assert_close(found, weights, atol=0.01, rtol=0)
+    assert len(mixture.locs) < 12
+
+
+def banana(z):
+    x, y = z.unbind(-1)
+    return -x.square() / 8 - (y - x.square() / 2).square() * 8 - math.log(math.pi)
+
+
+def test_a_curved_density_gets_components_until_the_gap_is_small():
+    search = ModeSearch(banana, starts(2, 3.0), seed=0, max_evaluations=40_000)
+    search.run()
+    elbo, error = measured(search, banana)
+    assert -0.05 < elbo < 4 * error  # the density is normalized
+    assert search.evaluations.count <= 40_000
+    assert len(search.parts) > 5
+
+
+def test_one_normal_stays_one():
+    search = ModeSearch(lambda z: -z.square().sum(-1) / 2, starts(6, 5.0), seed=0)
+    search.run()
+    assert len(search.parts) == 1
+    assert len(search.elbos) < 150
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_a_fixed_number_of_components_is_kept(count):
+    log_density, _, _ = five_normals(2)
+    search = ModeSearch(log_density, starts(2), num_components=count, max_evaluations=15_000)
+    search.run()
+    assert len(search.parts) == count
+    elbo, error = measured(search, log_density)
+    least = {1: math.log(4 / 15), 3: math.log(12 / 15), 9: 0.0}[count]
+    assert elbo > least - 0.03 - 4 * error
+
+
+def test_diagonal_normals_in_many_dimensions():
+    dimension = 300
+    sign = torch.ones(dimension).double()
+
+    def log_density(z):
+        near, far = ((z - 3 * sign).square().sum(-1), (z + 3 * sign).square().sum(-1))
+        both = torch.stack([-near * 2 + math.log(0.3), -far * 2 + math.log(0.7)], -1)
+        return both.logsumexp(-1) + dimension / 2 * math.log(math.pi)
+
+    search = ModeSearch(log_density, starts(dimension, 3.0), seed=0)
+    mixture = search.run()
+    elbo, _ = measured(search, log_density, 500)
+    assert elbo > -0.05
+    high = mixture.locs[:, 0] > 0
+    assert float(mixture.component_logits.softmax(-1)[high].sum()) == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_same_seed_has_the_same_result_and_other_random_numbers_stay():
+    log_density, _, _ = five_normals(2)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(5)
+        search = ModeSearch(log_density, starts(2), seed=seed, max_evaluations=8000)
+        search.run()
+        assert torch.equal(torch.rand(3), expected)
+        found.append(search.mixture)
+    assert torch.equal(found[0].locs, found[1].locs)
+    assert found[0].locs.shape != found[2].locs.shape or not torch.equal(
+        found[0].locs, found[2].locs
+    )
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 90])
+def test_a_search_goes_on_from_its_state_to_the_same_numbers(after, tmp_path):
+    settings = {"seed": 2, "max_evaluations": 8000}
+    whole = ModeSearch(banana, starts(2, 3.0), **settings)
+    first = ModeSearch(banana, starts(2, 3.0), **settings)
+    for _ in range(after):
+        first.step()
+    save(first, tmp_path / "search.pt")
+    second = ModeSearch(banana, starts(2, 3.0), **settings)
+    second.load_state_dict(torch.load(tmp_path / "search.pt", weights_only=True))
+    whole.run()
+    second.run()
+    assert torch.equal(whole.mixture.locs, second.mixture.locs)
+    assert torch.equal(whole.mixture.component_logits, second.mixture.component_logits)
+    assert whole.elbos == second.elbos
+    assert whole.log == second.log
+    assert whole.evaluations.count == second.evaluations.count
+    assert [path.name for path in tmp_path.iterdir()] == ["search.pt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("seed", {"seed": 3}),
+        ("max_evaluations", {"max_evaluations": 9000}),
+        ("num_components", {"num_components": 2}),
+        ("covariance", {"covariance": "diagonal"}),
+        ("starts", {}),
+    ],
+)
+def test_the_state_of_another_search_is_refused(name, other):
+    search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
+    file = io.BytesIO()
+    torch.save(search.state_dict(), file)
+    file.seek(0)
+    begin = starts(2, 3.0 if name != "starts" else 4.0)
+    with pytest.raises(ValueError, match=f"same {name}"):
+        ModeSearch(banana, begin, **{"max_evaluations": 8000} | other).load_state_dict(
+            torch.load(file, weights_only=True)
+        )
+
+
+def test_an_interrupted_search_has_a_mixture():
+    search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
+    search.step()
+    search.interrupt()
+    assert search.done
+    assert search.stopped == "interrupted"
+    assert bool(search.mixture.log_prob(starts(2)).isfinite().all())
+
+
+def test_points_without_mass_and_failures_harm_no_other():
+    """A half plane where the density is zero, and a strip in which it is not a number."""
+
+    def log_density(z):
+        value = -(z - 1.0).square().sum(-1) / 2
+        value = torch.where(z[:, 0] < 0, -math.inf, value)
+        return torch.where((z[:, 1] > 2.0) & (z[:, 1] < 2.1), math.nan, value)
+
+    search = ModeSearch(log_density, starts(2, 3.0), max_evaluations=10_000)
+    mixture = search.run()
+    assert search.evaluations.without_mass > 0
+    assert search.evaluations.failed > 0
+    z = mixture.sample((2000,))
+    inside = (z[:, 0] > 0).double().mean()
+    assert inside > 0.97
+    torch.testing.assert_close(mixture.mean[1], torch.ones(()).double(), atol=0.1, rtol=0)
+
+
+def test_an_improper_density_is_found_out():
+    search = ModeSearch(lambda z: -z[:, 0].square() / 2 + 0 * z[:, 1], starts(2, 1.0))
+    search.run()
+    assert search.stopped == "improper"
+    assert search.improper == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_components": 0}, "num_components"),
+        ({"max_evaluations": 10}, "max_evaluations"),
+        ({"covariance": "round"}, "covariance"),
+        ({"starts": torch.zeros(5)}, "starts"),
+        ({"starts": torch.zeros(1, 2)}, "starts"),
+        ({"starts": torch.full((3, 2), math.nan)}, "starts"),
+    ],
+)
+def test_bad_input_is_named(change, words):
+    with pytest.raises(ValueError, match=words):
+        ModeSearch(banana, **{"starts": starts(2)} | change)
+
+
+def test_starts_without_any_mass_are_named():
+    search = ModeSearch(lambda z: torch.full((len(z),), -math.inf) + 0 * z.sum(-1), starts(2))
+    with pytest.raises(ValueError, match="mass at one of the starts"):
+        search.step()
