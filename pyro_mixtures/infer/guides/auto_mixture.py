@@ -233,7 +233,11 @@ class AutoMixture(TakesMixtures):
         """The mixture over the packed unconstrained latent vector, once the guide was called."""
         self._check_called()
         options = {} if self.transport is None else {"transport": self.transport}
-        posterior = self.make_mixture(**options, weight_gradient=self.weight_gradient)
+        try:
+            posterior = self.make_mixture(**options, weight_gradient=self.weight_gradient)
+        except ValueError:
+            self._check_finite()
+            raise
         batch_shape = self.component_logits.shape[:-1]  # () but for parameters put in from outside
         is_mixture = isinstance(posterior, MixtureDistribution)
         expected = (batch_shape, (self.latent_dim,))

@@ -12,6 +12,10 @@ from torch import nn
 from torch.distributions import transform_to
 
 
+class NotCalledError(ValueError, AttributeError):
+    """A guide has no parameters before its first call, and so no attributes made of them."""
+
+
 class CheckedGuide(AutoContinuous):
     """Base of the guides, which checks the model's plates and the parameters in Pyro's store.
 
@@ -44,6 +48,19 @@ class CheckedGuide(AutoContinuous):
                         " AutoGuideList with create_plates; or do without subsamples, with one"
                         " joint distribution over the data"
                     )
+
+    def _check_finite(self) -> None:
+        """Raise an error for parameters that are not numbers any more."""
+        for name, parameter in self.named_parameters():
+            count = int(parameter.isnan().sum())
+            if count:
+                raise ValueError(
+                    f"Expected parameters that are numbers, but got NaN in {count} of"
+                    f" {parameter.numel()} elements of {name}: the step before had a loss or a"
+                    " gradient that was not finite, as a log density of -inf makes it. Start"
+                    " where the model has a density (init_loc_fn, init_scale);"
+                    " diagnostics.nonfinite_site names the site where it has none"
+                ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         shape: torch.Size | None = None
@@ -81,7 +98,7 @@ class CheckedGuide(AutoContinuous):
     def _check_called(self) -> None:
         """Raise an error for a guide that has no parameters yet."""
         if self.prototype_trace is None:
-            raise ValueError(
+            raise NotCalledError(
                 "Expected a guide that was called before, but got one that was not:"
                 f" {self._how_to_call}"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +59,33 @@ class Objective(ELBO):
         super().__init__(num_particles=num_particles, **kwargs)
         self.baseline_decay = baseline_decay
         self._averages: dict[str, Tensor] = {}
+        self._densities: list[tuple[str, Tensor]] = []
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+        self._densities = []  # of this step, for an error that names a site
+        for terms in super()._get_traces(model, guide, args, kwargs):
+            for each in terms.all:
+                side = "model" if each.sign > 0 else "guide"
+                self._densities.append((f"{each.name!r} of the {side}", each.log_prob.detach()))
+            yield terms
+
+    def _tell(self, loss: Any) -> None:
+        """Warn of a loss that is not finite, with the site that it comes from."""
+        densities, self._densities = self._densities, []
+        warn_if_nan(loss, "loss")
+        if not math.isinf(loss):
+            return
+        for site, log_prob in densities:
+            bad = log_prob[~log_prob.isfinite()]
+            if bad.numel():
+                warnings.warn(
+                    f"The loss is {loss}, for site {site} has a log density of {bad[0].item()} in"
+                    f" {bad.numel()} of {log_prob.numel()} elements. A step from here can make"
+                    " all parameters NaN: start where there is a density (init_loc_fn,"
+                    " init_scale), or make the model's finite everywhere",
+                    stacklevel=4,
+                )
+                return
 
     def _bound(self, terms: Sequence[Terms]) -> Tensor:
         """The estimate of the bound by the terms of a step."""
@@ -78,7 +107,7 @@ class Objective(ELBO):
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """An estimate of the loss, from which nothing is learned."""
         loss: Any = -torch_item(self._bound(list(self._get_traces(model, guide, args, kwargs))))
-        warn_if_nan(loss, "loss")
+        self._tell(loss)
         return loss
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -92,6 +121,7 @@ class Objective(ELBO):
         surrogate: Any = sum(each.surrogate for each in losses)
         warn_if_nan(surrogate, "loss")
         value: Any = sum(each.value.detach() for each in losses)
+        self._tell(torch_item(value))
         return value + (surrogate - surrogate.detach())
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -101,7 +131,7 @@ class Objective(ELBO):
             loss += torch_item(each.value)
             if getattr(each.surrogate, "requires_grad", False):
                 each.surrogate.backward(retain_graph=self.retain_graph)
-        warn_if_nan(loss, "loss")
+        self._tell(loss)
         return loss
 
     @property
