@@ -1,6 +1,7 @@
 """Guides and objectives for Pyro's stochastic variational inference, and densities of models."""
 
 from pyro_mixtures.infer.annealing import Annealing, annealing_weight
+from pyro_mixtures.infer.early_stopping import EarlyStopping
 from pyro_mixtures.infer.guides.auto_avf import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
@@ -41,6 +42,7 @@ __all__ = [
     "AutoSharedDiagonalNormalMixture",
     "AutoSharedMultivariateNormalMixture",
     "BaselinedTrace_ELBO",
+    "EarlyStopping",
     "GumbelSoftmaxReparam",
     "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",
