@@ -113,7 +113,7 @@ def model(data: Tensor) -> None:
 def fit(data: Tensor) -> dict[str, Tensor]:
     """Guides and objectives."""
     guide: pm.AutoMixture = pm.AutoDiagonalNormalMixture(model, 3, estimator="stratified")
-    full = pm.AutoMultivariateNormalMixture(model, num_components=3)
+    full = pm.AutoMultivariateNormalMixture(model, num_components=3, init="prior")
     kin: list[pm.AutoMixture] = [
         pm.AutoSharedDiagonalNormalMixture(model, 3),
         pm.AutoSharedMultivariateNormalMixture(model, 3),
@@ -137,6 +137,9 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     print(loss, total)
     posterior: MixtureDistribution = guide.get_posterior(data)
     guide.set_posterior(posterior)
+    guide.hold_weights(False)
+    is_done: bool = pm.EarlyStopping(window=100, patience=2)(1.0)
+    print(is_done)
     guide.refit_weights(data, num_samples=50)
     guide.prune(1e-3, max_overlap=0.97)
     same: pm.AutoDiagonalNormalMixture = pm.AutoDiagonalNormalMixture.from_mixture(

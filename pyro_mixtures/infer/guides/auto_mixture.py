@@ -18,8 +18,9 @@ from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.estimators import ESTIMATORS, stratified
 from pyro_mixtures.infer.guides.given_mixture import component_parameters
+from pyro_mixtures.infer.guides.prior_units import DRAWS, in_units, spread
 from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
-from pyro_mixtures.infer.guides.starting_points import InitLoc, StartingPoints
+from pyro_mixtures.infer.guides.starting_points import InitLoc, StartingPoints, init_to_prior
 from pyro_mixtures.infer.guides.takes_mixtures import TakesMixtures
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
 from pyro_mixtures.samples.groups import KeptGroups
@@ -70,11 +71,17 @@ class AutoMixture(TakesMixtures):
             :data:`~pyro_mixtures.estimators.ESTIMATORS`, or a function of the mixture such as
             ``functools.partial(gumbel_soft, temperature=0.1)``. (With that the samples follow a
             relaxed distribution; quantiles and ``get_posterior`` are those of the mixture.)
+        init: ``"prior"`` to measure in standard deviations of the prior, as 100 draws of it have
+            them in each unconstrained coordinate (1 where they are no positive numbers):
+            components start at draws of the prior, unless there is an ``init_loc_fn``,
+            ``init_scale`` is in these units, and so are an optimizer's steps of parameters named
+            ``locs``; of ``coord_scale`` they are of the logarithm. For posteriors whose modes are
+            far apart, or coordinates of unlike sizes. None for units of one.
 
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
-            finite, an unknown ``transport``, ``weight_gradient`` or ``estimator``, or (at the
-            first call) a discrete latent site in the model, an ``estimator`` that makes no
+            finite, an unknown ``transport``, ``weight_gradient``, ``estimator`` or ``init``, or
+            (at the first call) a discrete latent site in the model, an ``estimator`` that makes no
             distribution, parameters of other shapes that another fit left in Pyro's store, or
             what ``make_mixture`` returns if that is no mixture of vectors of the right size.
         NotImplementedError: at the first call, for a class that the ``estimator`` does not serve,
@@ -110,7 +117,7 @@ class AutoMixture(TakesMixtures):
     transport: str | None
     weight_gradient: str
     estimator: str | Callable[[Any], Any] | None
-    _starts: Any
+    init: str | None
 
     def __init__(
         self,
@@ -122,6 +129,7 @@ class AutoMixture(TakesMixtures):
         transport: str | None = None,
         weight_gradient: str = "clustered",
         estimator: str | Callable[[Any], Any] | None = None,
+        init: str | None = None,
     ) -> None:
         check_at_least(1, num_components=num_components)
         if not (isinstance(init_scale, (int, float)) and 0 < init_scale < math.inf):
@@ -131,14 +139,19 @@ class AutoMixture(TakesMixtures):
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         if not (estimator is None or callable(estimator)):
             check_choice("estimator", estimator, tuple(IN_GUIDES))
+        if init is not None:
+            check_choice("init", init, ("prior",))
+        if init is not None and init_loc_fn is None:
+            init_loc_fn = init_to_prior
         starts = StartingPoints(init_loc_fn)
         super().__init__(model, init_loc_fn=starts)
         self._starts = starts
         self.num_components = int(num_components)
         self.init_scale = float(init_scale)
         self.transport, self.weight_gradient = transport, weight_gradient
-        self.estimator = estimator
-        self._kept_groups = KeptGroups()
+        self.estimator, self.init = estimator, init
+        self.register_buffer("prior_units", None)
+        self._kept_groups, self._weights_held = KeptGroups(), False
 
     def init_components(self, locs: Tensor) -> Mapping[str, Tensor | PyroParam]:
         """First values of the components' parameters, by name; a guide of your own defines it.
@@ -205,25 +218,31 @@ class AutoMixture(TakesMixtures):
                     "Expected init_components to return names of new attributes, but got"
                     f" {name!r}, which {type(self).__name__} has"
                 )
-        return values
+        return values if self.prior_units is None else in_units(values, self.prior_units)
 
     def _set_parameters(self, logits: Tensor, values: Mapping[str, Tensor | PyroParam]) -> None:
         self.component_logits = nn.Parameter(logits)
+        self.hold_weights(self._weights_held)
         for name, value in values.items():
             setattr(self, name, value if isinstance(value, PyroParam) else nn.Parameter(value))
 
     def _setup_prototype(self, *args, **kwargs):
         super()._setup_prototype(*args, **kwargs)
-        if self._given is not None:
-            try:
-                self._take(self._given)
-            except Exception:
-                self.prototype_trace = None  # to be set up again by the next call
-                raise
-            return
         run = functools.partial(self.model, *args, **kwargs)
-        locs = self._starts.locs(run, self.prototype_trace, self.num_components, self.init_scale)
-        self._set_parameters(locs.new_zeros(self.num_components), self._first_values(locs))
+        scale: float | Tensor = self.init_scale
+        if self.init == "prior":
+            units = spread(self._starts.of_prior(run, self.prototype_trace, DRAWS))
+            self.prior_units, scale = units, scale * units
+        try:
+            if self._given is not None:
+                self._take(self._given)
+                return
+            locs = self._starts.locs(run, self.prototype_trace, self.num_components, scale)
+            self._set_parameters(locs.new_zeros(self.num_components), self._first_values(locs))
+            self._take_units()
+        except Exception:
+            self.prototype_trace = None  # to be set up again by the next call
+            raise
 
     def __getstate__(self):
         self._starts = None  # as Pyro does with the model: the function may not be pickled

@@ -23,10 +23,22 @@ from torch.distributions import biject_to
 
 InitLoc = Callable[[Any], Tensor]
 
+
+def init_to_prior(site: Any) -> Tensor:
+    """A draw of the prior, or of the box of radius 2 where that cannot be drawn from."""
+    fn = site["fn"]
+    try:
+        return init_to_sample(site)
+    except NotImplementedError:
+        transform = biject_to(fn.support)
+        return transform(4 * torch.rand(transform.inverse_shape(fn.shape())) - 2)
+
+
 ELEMENTWISE = (
     init_to_feasible,
     init_to_mean,
     init_to_median,
+    init_to_prior,
     init_to_sample,
     init_to_uniform,
 )
@@ -61,7 +73,9 @@ class StartingPoints:
             site = {**site, "fn": fn.expand(shape)}
         return self._init(site)
 
-    def locs(self, model: Callable[[], Any], prototype: Any, count: int, scale: float) -> Tensor:
+    def locs(
+        self, model: Callable[[], Any], prototype: Any, count: int, scale: float | Tensor
+    ) -> Tensor:
         """Starting points of all components, ``(K, D)``, unconstrained.
 
         All but the first come from few runs of the model with a dimension for the components to
@@ -72,7 +86,7 @@ class StartingPoints:
             model: without arguments, initialized by this object.
             prototype: its trace of latent sites, with those of the first component.
             count: K, the number of components.
-            scale: of the Normal that moves components apart.
+            scale: of the Normal that moves components apart, one or of each coordinate, ``(D,)``.
 
         Raises:
             ValueError: for a model whose sites change their shapes from run to run.
@@ -80,12 +94,22 @@ class StartingPoints:
         first = _unconstrained(prototype, prototype)  # (1, D)
         if count == 1:
             return first
-        others = self._at_once(model, prototype, count - 1)
-        if others is None:
-            others = self._one_by_one(model, prototype, count - 1)
+        others = self._drawn(model, prototype, count - 1)
         points = torch.cat([first, others])
         moved = points + scale * torch.randn_like(points)
         return torch.cat([points[:1], moved[1:]]) if self._is_default else moved
+
+    def of_prior(self, model: Callable[[], Any], prototype: Any, count: int) -> Tensor:
+        """Draws of the prior, ``(count, D)``, unconstrained."""
+        others, self._others = self._others, init_to_prior
+        try:
+            return self._drawn(model, prototype, count)
+        finally:
+            self._others = others
+
+    def _drawn(self, model: Callable[[], Any], prototype: Any, count: int) -> Tensor:
+        found = self._at_once(model, prototype, count)
+        return self._one_by_one(model, prototype, count) if found is None else found
 
     def _one_by_one(self, model: Callable[[], Any], prototype: Any, count: int) -> Tensor:
         points = []

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.estimators.strata import component_samples
-from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
 from pyro_mixtures.infer.guides.fewer_components import best_log_weights, merged, overlaps
 from pyro_mixtures.infer.guides.given_mixture import (
     GivenMixture,
@@ -23,6 +22,7 @@ from pyro_mixtures.infer.guides.given_mixture import (
     with_values,
 )
 from pyro_mixtures.infer.guides.joint_density import JointDensity
+from pyro_mixtures.infer.guides.prior_units import InPriorUnits
 from pyro_mixtures.numerics.precision import double
 from pyro_mixtures.numerics.validation import check_at_least
 from pyro_mixtures.samples.groups import KeptGroups
@@ -34,7 +34,7 @@ SAMPLES = 1000
 """Of each component, for overlaps without a closed form."""
 
 
-class TakesMixtures(CheckedGuide):
+class TakesMixtures(InPriorUnits):
     """Base of the mixture guides, which become a mixture that they are given.
 
     The parameters of any guide have names. ``init_components`` makes the first ones, with their
@@ -46,6 +46,7 @@ class TakesMixtures(CheckedGuide):
     _given: GivenMixture | None = None
     _starts: Any
     _kept_groups: KeptGroups
+    _weights_held: bool
 
     def read_components(self, mixture: MixtureDistribution) -> Mapping[str, Tensor]:
         """Values of the parameters, by name, of a given mixture."""
@@ -166,6 +167,36 @@ class TakesMixtures(CheckedGuide):
             return dict(self._first_values(self._init_loc().repeat(num_components, 1)))
         finally:
             self.num_components = before
+
+    def hold_weights(self, held: bool = True) -> None:
+        """Leave the weights as they are in the steps to come, or let them learn again.
+
+        While components are on their way those that are behind would lose their weight, and with
+        it the gradient that moves them. To hold the weights equal for the first half of the steps
+        or more keeps more modes, and no step takes longer.
+
+        Args:
+            held: whether they stay as they are, for any objective and optimizer.
+
+        Example:
+            >>> import pyro.distributions as dist, torch
+            >>> from pyro.infer import SVI, Trace_ELBO
+            >>> from pyro_mixtures import AutoDiagonalNormalMixture
+            >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+            >>> def model():
+            ...     x = pyro.sample("x", dist.Normal(0.0, 3.0))
+            ...     pyro.sample("y", dist.Normal(x.abs(), 0.5), obs=torch.tensor(3.0))
+            >>> guide = AutoDiagonalNormalMixture(model, num_components=4)
+            >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+            >>> for step in range(10):
+            ...     guide.hold_weights(step < 6)
+            ...     loss = svi.step()
+        """
+        self._weights_held = bool(held)
+        logits = self._parameters.get("component_logits")
+        if logits is not None and logits.requires_grad == held:
+            logits.grad = None  # which momentum would still follow
+            logits.requires_grad_(not held)
 
     @torch.no_grad()
     def refit_weights(self, *args: Any, num_samples: int = 100, **kwargs: Any) -> None:
