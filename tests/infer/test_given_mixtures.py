@@ -413,6 +413,22 @@ def test_what_another_guide_left_in_the_store_is_replaced(guide_class):
         assert_is(guide.get_posterior(), mixture)
 
 
+@pytest.mark.parametrize("init", [None, "prior"])
+def test_without_a_store(init):
+    mixture = given(AutoDiagonalNormalMixture)
+    with pyro.settings.context(module_local_params=True):
+        first, guide = (AutoDiagonalNormalMixture(model, 2, init=init) for _ in range(2))
+        for each in (first, guide):
+            each()
+        before = first.get_posterior().log_prob(POINTS.float())
+        guide.set_posterior(mixture)
+        guide()
+        Trace_ELBO()(model, guide)().backward()
+        assert guide.locs_unconstrained.grad is not None if init else guide.locs.grad is not None
+        assert_is(guide.get_posterior(), mixture)
+        assert torch.equal(first.get_posterior().log_prob(POINTS.float()), before)
+
+
 def test_handlers_do_not_see_the_run_of_the_model():
     with poutine.trace() as trace:
         AutoDiagonalNormalMixture.from_mixture(model, given(AutoDiagonalNormalMixture))

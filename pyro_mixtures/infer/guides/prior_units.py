@@ -82,7 +82,7 @@ class InPriorUnits(CheckedGuide):
         for name in ("locs", "coord_scale"):
             stored = known.get(self._pyro_get_fullname(name))
             own = self._pyro_params.get(name, (stored, 0))[0]
-            if type(stored) is not type(own):
+            if stored is not None and type(stored) is not type(own):
                 raise ValueError(
                     f"Expected {name!r} in Pyro's store to be of a guide with init='prior', but"
                     f" got {stored}: call pyro.clear_param_store() before a new fit"
