@@ -172,9 +172,12 @@ def test_plates_and_arguments():
     assert guide.get_posterior().log_weights[2] < -1
 
 
-def test_components_outside_of_the_support_lose_their_weight():
+@pytest.mark.parametrize("at_once", [False, True])
+def test_components_outside_of_the_support_lose_their_weight(at_once):
     def half():
         x = pyro.sample("x", dist.Normal(torch.zeros(2), 10.0).to_event(1))
+        if not at_once:
+            x = torch.stack([torch.tensor(float(each)) for each in x])  # one point alone
         pyro.factor("f", torch.where(x[..., 0] > 0, 0.0, -torch.inf))
 
     q = MixtureOfDiagNormals(CENTERS[[0, 2]], torch.ones(2, 2), torch.zeros(2))

@@ -58,23 +58,31 @@ class JointDensity:
     @torch.no_grad()
     def __call__(self, z: Tensor) -> Tensor:
         """Log densities of points, ``(N, D) -> (N,)``; NaN counts as no density."""
-        ends = z[[0, -1]]
-        alone = torch.stack([self._alone(point) for point in ends])
-        again = [self._alone(point) for point in ends for _ in range(REPETITIONS)]
+        some = z[[0, len(z) // 2, -1]]
+        alone = torch.stack([self._alone(point) for point in some])
+        again = [self._alone(point) for point in some for _ in range(REPETITIONS)]
         if not _same(alone.repeat_interleave(REPETITIONS), torch.stack(again)):
             raise ValueError(
                 "Expected a model with one density at each point, but got two at the same one: it"
                 " draws what the guide does not know, as enumerated sites that a block hides"
             )
+        if self._takes_several(some, alone):
+            found = torch.cat([self._together(rows) for rows in z.split(ROWS)])
+        else:
+            found = torch.stack([self._alone(point) for point in z])
+        return found.masked_fill(found.isnan(), -torch.inf)
+
+    def _takes_several(self, points: Tensor, alone: Tensor) -> bool:
+        """Whether points have the densities together that they have alone.
+
+        Two numbers of them, since one may be that of another dimension by chance.
+        """
         try:
-            both = self._together(ends)
-            ways = (self._together,) if _same(both, alone) else ()
-        except (ValueError, RuntimeError, IndexError):  # of a model that takes no such dimension
-            ways = ()
-        if not ways:
-            return torch.stack([self._alone(point) for point in z]).nan_to_num(nan=-torch.inf)
-        found = torch.cat([self._together(rows) for rows in z.split(ROWS)])
-        return found.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            return all(
+                _same(self._together(points[:count]), alone[:count]) for count in (2, len(points))
+            )
+        except Exception:  # whatever a model does with a dimension that it does not know
+            return False
 
     def _alone(self, point: Tensor) -> Tensor:
         return self._evaluated(point, Size()).sum()
