@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pyro
 import pytest
@@ -238,6 +239,24 @@ def test_evidence_by_importance(sample):
     torch.manual_seed(0)
     proposal = importance.Proposal.fitted(starts(target, 500), 1, widen=1.0)
     value, error = sample(target.log_density, proposal, 12, count=2000, final=10_000)
+    assert error < 0.05
+    assert value == pytest.approx(0.0, abs=4 * error)
+
+
+def test_evidence_by_annealing():
+    """Of a Normal, of which each draw tells it, and of Gumbel's density."""
+    normal = mixtures.normal_mixture(
+        "normal",
+        torch.ones(1, dtype=torch.float64),
+        torch.ones(1, 3, dtype=torch.float64),
+        2 * torch.eye(3, dtype=torch.float64).unsqueeze(0),
+        spread=1.0,
+    )
+    torch.manual_seed(0)
+    value, error = importance.by_annealing(normal, count=20, steps=5)
+    assert (value, error) == pytest.approx((0.0, 0.0), abs=1e-9)
+    gumbel = replace(normal, log_density=lambda z: -(z + (-z).exp()).sum(-1))
+    value, error = importance.by_annealing(gumbel, count=500, steps=40)
     assert error < 0.05
     assert value == pytest.approx(0.0, abs=4 * error)
 

@@ -162,6 +162,9 @@ TRUTHS: dict[str, Callable[[], tuple[float, float]]] = {
         TARGETS["normal_5"](), Kind(copies=120, components=60, by_chains=True)
     ),
     "breast_cancer": lambda: importance.evidence(TARGETS["breast_cancer"](), Kind(components=2)),
+    "logistic_regression": lambda: importance.by_annealing(
+        TARGETS["logistic_regression"](), count=1000, steps=150
+    ),
 }
 """How the evidence and its standard error are had again, by names."""
 
