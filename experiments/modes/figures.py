@@ -24,9 +24,6 @@ ARMS = 60
 """Arms that are drawn of a contender."""
 COLUMNS = 4
 
-COLORS = {name: f"C{index}" for index, name in enumerate(CONTENDERS)}
-MARKERS = dict(zip(CONTENDERS, "osD^v<>Pp*", strict=False))
-
 
 def plot_modes(
     path: Path,
@@ -147,9 +144,21 @@ def _medians(
 
 
 def _line(axes: Axes, contender: str, curve: Sequence[tuple[float, float]]) -> None:
-    x, y = zip(*curve, strict=True) if curve else ((), ())
-    style = {"color": COLORS[contender], "marker": MARKERS[contender], "markersize": 4}
-    axes.plot(x, y, label=contender, linewidth=1.2, **style)  # type: ignore[arg-type]
+    if not curve:
+        return
+    x, y = zip(*curve, strict=True)
+    place = list(CONTENDERS).index(contender)
+    axes.plot(
+        x,
+        y,
+        label=contender,
+        color=f"C{place}",
+        marker="osD^v<>Pp*"[place % 10],
+        markersize=9 - 0.6 * (place % 10),  # curves that coincide show as rings in each other
+        markerfacecolor="none",
+        linewidth=1.2,
+        linestyle="-" if place % 2 else "--",
+    )
 
 
 def _panels(targets: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
@@ -174,9 +183,13 @@ def _finish(figure: Figure, path: Path, panels: Mapping[str, Axes], x: str, y: s
         axes.xaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel(x)
     figure.supylabel(y)
-    first = next(iter(panels.values()))
-    handles, labels = first.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8))
+    shown = {
+        label: handle
+        for axes in panels.values()
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if shown:
+        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=4)
     _save(figure, path)
 
 
