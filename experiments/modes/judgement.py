@@ -47,16 +47,17 @@ def judge(target: Target, state: State, *, draws: int) -> dict[str, Any]:
         draws: points and importance weights, from which all is.
     """
     z = state.draw(draws)
+    values = torch.cat([target.log_density(part) for part in z.split(1000)])
+    values = torch.where(values.isnan(), -math.inf, values)
     row: dict[str, Any] = {
         "evaluations": state.evaluations,
         "components": state.components,
-        **modes(target, z),
+        **modes(target, target.found_in(z, values)),
     }
     if state.log_density is None:
         return row
     log_q = state.log_density(z)
-    values = target.log_density(z)
-    log_weights = torch.where(values.isnan(), -math.inf, values) - log_q
+    log_weights = values - log_q
     row["without_mass"] = int((log_weights == -math.inf).sum())
     if row["without_mass"]:
         return row  # the bound is -inf
@@ -72,14 +73,14 @@ def judge(target: Target, state: State, *, draws: int) -> dict[str, Any]:
     }
 
 
-def modes(target: Target, z: Tensor) -> dict[str, Any]:
+def modes(target: Target, found: Tensor) -> dict[str, Any]:
     """How many modes points cover, of how many, and the distance of the masses from the truth.
 
     The distance is that of total variation; points near to no mode are a class of their own.
     """
-    found = target.found_in(z)
     inside = found[found >= 0]
-    masses = torch.bincount(inside, minlength=len(target.mode_weights)).to(z) / len(z)
+    counts = torch.bincount(inside, minlength=len(target.mode_weights))
+    masses = counts.to(target.mode_weights) / len(found)
     asked = target.mode_weights >= SMALLEST
     covered = asked & (masses > SHARE * target.mode_weights)
     outside = 1 - masses.sum()

@@ -57,7 +57,7 @@ def model_log_density(target, z):
     return jacobian + sum(terms)
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"student_300"}))
+@pytest.mark.parametrize("name", list(TARGETS))
 def test_density_and_model_agree(name):
     target = TARGETS[name]()
     assert target.name == name
@@ -66,7 +66,7 @@ def test_density_and_model_agree(name):
     torch.testing.assert_close(target.log_density(z), model_log_density(target, z))
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS.keys() - {"student_300"}))
+@pytest.mark.parametrize("name", list(TARGETS))
 def test_contract(name):
     target = TARGETS[name]()
     z = starts(target, 50)
@@ -279,7 +279,8 @@ def test_evidence_of_copies():
 def test_points_of_a_mode_are_above_its_floor():
     """A point in a thousand is below, and is near to no mode."""
     target = TARGETS["ten_normals_10"]()
-    assert target.found_in(starts(target, 1000)).max() == -1
+    z = starts(target, 1000)
+    assert target.found_in(z, target.log_density(z)).max() == -1
     count = 20_000
     one = mixtures.normal_mixture(
         "one",
@@ -288,7 +289,8 @@ def test_points_of_a_mode_are_above_its_floor():
         torch.eye(3, dtype=torch.float64).unsqueeze(0),
         spread=1.0,
     )
-    outside = (one.found_in(torch.randn(count, 3, dtype=torch.float64)) == -1).sum().item()
+    z = torch.randn(count, 3, dtype=torch.float64)
+    outside = (one.found_in(z, one.log_density(z)) == -1).sum().item()
     assert abs(outside - count / 1000) < 4 * math.sqrt(count / 1000)
 
 

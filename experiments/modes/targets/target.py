@@ -58,11 +58,16 @@ class Target:
     plane: tuple[int, int] | None = None
     floors: Tensor | float = -math.inf
 
-    def found_in(self, z: Tensor) -> Tensor:
-        """The mode to which points belong, ``(S, D) -> (S,)``; -1 below the floors."""
+    def found_in(self, z: Tensor, values: Tensor) -> Tensor:
+        """The mode to which points belong, -1 below the floors.
+
+        Args:
+            z: ``(S, D)``.
+            values: their log densities, ``(S,)``.
+        """
         modes = self.mode_of(z)
         floors = torch.as_tensor(self.floors, dtype=z.dtype).expand(len(self.mode_weights))
-        return torch.where(self.log_density(z) >= floors[modes], modes, -1)
+        return torch.where(values >= floors[modes], modes, -1)
 
 
 def normal_draws(
