@@ -98,7 +98,7 @@ def slcp() -> Target:
         5,
         log_density,
         lambda count, generator: uniform_draws(count, 5, generator),
-        Evidence(-20.827, 0.001, "importance sampling"),
+        Evidence(-20.826, 0.001, "importance sampling"),
         mode_of=lambda z: 2 * (z[:, 2] > 0).long() + (z[:, 3] > 0).long(),
         mode_weights=torch.full((4,), 0.25, dtype=torch.float64),
         model=model,
