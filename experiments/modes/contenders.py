@@ -100,7 +100,10 @@ def svi(
 
 
 def chains(target: Target, seed: int, budget: int, *, count: int = 4) -> Iterator[State]:
-    """NUTS with several chains from draws of the prior, one after another."""
+    """NUTS with several chains from draws of the prior, one after another.
+
+    A chain whose warm-up takes its share of the budget gives the second half of that.
+    """
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     starts = target.prior_draws(count, torch.Generator().manual_seed(seed))
@@ -113,11 +116,12 @@ def chains(target: Target, seed: int, budget: int, *, count: int = 4) -> Iterato
 
     for chain, start in enumerate(starts):
         limit = (chain + 1) * budget // count
+        warm: list[Tensor] = []
         draws: list[Tensor] = []
 
-        def keep(kernel, parameters, stage, step, draws=draws, limit=limit):
-            if stage == "Sample":
-                draws.append(parameters["z"].detach().clone())
+        def keep(kernel, parameters, stage, step, draws=draws, warm=warm, limit=limit):
+            points = draws if stage == "Sample" else warm
+            points.append(parameters["z"].detach().clone())
             if used >= limit:
                 raise _Enough
 
@@ -135,12 +139,8 @@ def chains(target: Target, seed: int, budget: int, *, count: int = 4) -> Iterato
             sampler.run()
         except _Enough:
             pass
-        if draws:
-            kept.append(torch.stack(draws))
-        if kept:
-            yield State(used, functools.partial(_resample, torch.cat(kept)), None)
-    if not kept:
-        raise FloatingPointError(f"the warm-up of all chains took {used} evaluations")
+        kept.append(torch.stack(draws or warm[len(warm) // 2 :]))
+        yield State(used, functools.partial(_resample, torch.cat(kept)), None)
 
 
 class _Enough(Exception):

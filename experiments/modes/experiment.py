@@ -17,7 +17,7 @@ from experiments.modes import figures, fits
 from experiments.modes.contenders import CONTENDERS
 from experiments.modes.targets import TARGETS
 
-QUICK_TARGETS = ("two_moons", "star", "ten_normals_2", "robot_1")
+QUICK_TARGETS = ("two_moons", "star", "robot_1")
 QUICK_CONTENDERS = ("diagonal-mixture", "normal", "nuts")
 
 
@@ -36,7 +36,7 @@ class Modes:
     scheduler: str | None = None
     """Address of a dask scheduler; by default all cores of this machine."""
     quick: bool = False
-    """Few evaluations of four targets: seconds, no result."""
+    """Few evaluations of three targets: seconds, no result."""
     out: Path = Path("results")
     """Folder for the results."""
     resume: bool = False

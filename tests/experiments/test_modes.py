@@ -14,7 +14,7 @@ from experiments.lab.sweep import Diverged
 from experiments.modes import Modes, experiment, fits
 from experiments.modes.contenders import CONTENDERS, schedule
 from experiments.modes.judgement import State, judge
-from experiments.modes.targets import mixtures
+from experiments.modes.targets import TARGETS, mixtures
 
 FILES = {"config.json", "metrics.csv", "summary.json", "table.md", "modes.png", "gaps.png"}
 PICTURES = {f"found_{name}.png" for name in experiment.QUICK_TARGETS}
@@ -108,6 +108,13 @@ def test_contenders(name):
         # the bound is that of the density that was drawn from
         assert result["rows"][-1]["gap"] > -0.5
         assert math.isfinite(result["rows"][-1]["khat"])
+
+
+def test_a_chain_whose_warmup_takes_the_budget_gives_its_end():
+    states = list(CONTENDERS["nuts"](TARGETS["slcp"](), 0, 60))
+    assert len(states) == 4
+    assert states[-1].draw(20).shape == (20, 5)
+    assert states[-1].draw(20).isfinite().all()
 
 
 def test_contenders_are_repeatable():
