@@ -120,6 +120,7 @@ class AtPoints(Apart):
 
     Attributes:
         values: of the sites, by name.
+        supports: of the sites' distributions, by name.
         terms: of the log determinant of the Jacobian, each ``(S,)`` or ``()``.
     """
 
@@ -127,6 +128,7 @@ class AtPoints(Apart):
         super().__init__(parameters)
         self.sites, self.z = sites, z
         self.values: dict[str, Tensor] = {}
+        self.supports: dict[str, Any] = {}
         self.terms: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -158,7 +160,7 @@ class AtPoints(Apart):
             except NotImplementedError as error:
                 raise no_transform(msg) from error
             self.terms.append(self.of_points(jacobian))
-        self.values[site.name] = value
+        self.values[site.name], self.supports[site.name] = value, msg["fn"].support
         msg["value"], msg["done"] = value, True
 
     def of_points(self, terms: Tensor) -> Tensor:

@@ -254,6 +254,11 @@ class ModelLogDensity:
             each = [self._runs.values(point) for point in z]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
+    def supports(self, z: Tensor) -> dict[str, Any]:
+        """The constraints on the latent sites at one point ``(D,)``, of each site's whole value."""
+        self._check(z.unsqueeze(0))
+        return self._runs.supports(z)
+
 
 def _close(first: Tensor, second: Tensor, tolerance: float) -> bool:
     """Of one point's values, or of its gradients, relative to the largest."""

@@ -152,6 +152,11 @@ class ModelRuns:
             for name, site in self.sites.latent.items()
         }
 
+    def supports(self, z: Tensor) -> dict[str, Any]:
+        """Those of the latent sites at a point ``(D,)``."""
+        with lenient():
+            return self._at(z, AtPoints, nullcontext()).supports
+
     def mapped_values(self, z: Tensor) -> dict[str, Tensor]:
         """``values`` at points ``(S, D)`` by ``torch.func.vmap``."""
         result: dict[str, Tensor] = torch.func.vmap(self.values)(z)
