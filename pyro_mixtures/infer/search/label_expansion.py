@@ -1,0 +1,279 @@
+"""Mixtures of Normals with the copies of their modes that a symmetry of labels makes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_mixtures.distributions import MixtureOfNormals
+from pyro_mixtures.infer.search.evaluations import Evaluations
+from pyro_mixtures.infer.search.symmetries import LabelSymmetry
+from pyro_mixtures.normals.bounds import bhattacharyya_distances
+
+IMAGE_DRAWS = 256
+"""Of each Normal, whose images give the moments of its image."""
+
+SYMMETRIC = 0.1
+"""Nats between a mixture and its image below which there is nothing to add."""
+
+OVERLAP = 0.97
+"""Of a component with an image of itself, above which they are one."""
+
+WEIGHT_STEPS, RATE = 200, 0.5
+"""Of the log weights, towards those of the largest ELBO."""
+
+DRAWS = 100
+"""Evaluations for each component of the mixture."""
+
+CHECK_DRAWS = 1000
+"""Evaluations for the ELBO of the result."""
+
+LEAST = 1e-3
+"""Weight among the components of one copy, below which one is left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelExpansion:
+    """A mixture with all copies of its modes, and what was found of them.
+
+    Args:
+        mixture: with all copies.
+        symmetry: of the labels.
+        found: copies at which the mixture given has components.
+        elbo: of the mixture, from draws of its own.
+        elbo_error: its standard error.
+        evaluations: of the density that this has taken.
+    """
+
+    mixture: MixtureOfNormals
+    symmetry: LabelSymmetry
+    found: int
+    elbo: float
+    elbo_error: float
+    evaluations: int
+
+    def __str__(self) -> str:
+        size = self.mixture.locs.shape[0]
+        return (
+            f"{self.symmetry}; {self.found} of {self.symmetry.num_permutations} found, all in"
+            f" {size} components with an ELBO of {self.elbo:.2f} +- {self.elbo_error:.2f}"
+        )
+
+
+def num_found(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> int:
+    """Copies of its heaviest component near to which a mixture has others."""
+    nearest = _nearest_permutations(
+        mixture.locs, mixture.scale_tril, mixture.log_weights, symmetry
+    )
+    return len(set(nearest))
+
+
+def is_symmetric(mixture: MixtureOfNormals, symmetry: LabelSymmetry, *, seed: int = 0) -> bool:
+    r"""Whether a mixture is all but the same after its labels are exchanged.
+
+    That is so if all copies of the modes are found, and for labels that are exchangeable within
+    one mode, as those of groups without data. It takes no evaluations of the density.
+
+    Args:
+        mixture: over the unconstrained space.
+        symmetry: of labels.
+        seed: of the draws that estimate the divergences.
+
+    Returns:
+        Whether :math:`KL(q \| g_\sigma q)` is below 0.1 for an exchange and a cycle of labels.
+    """
+    z = _draws(mixture, 1000, seed)
+    log_prob = mixture.log_prob(z)
+    labels = range(symmetry.num_labels)
+    for permutation in ((1, 0, *labels[2:]), (*labels[1:], 0)):
+        image = symmetry.image(z, permutation)
+        change = symmetry.log_jacobian(z) - symmetry.log_jacobian(image)
+        divergence = log_prob - mixture.log_prob(image) - change
+        if not float(divergence.mean()) < SYMMETRIC:
+            return False
+    return True
+
+
+def expanded(
+    mixture: MixtureOfNormals,
+    symmetry: LabelSymmetry,
+    evaluations: Evaluations,
+    *,
+    max_components: int = 5000,
+    seed: int = 0,
+) -> LabelExpansion:
+    r"""A mixture with all copies of its modes, each as good as all that were found together.
+
+    .. math:: q(z) = \frac1{K!} \sum_\sigma \sum_j \pi_j\, g_\sigma N(z \mid \mu_j, \Sigma_j)
+
+    All components are moved to one copy of the modes, by the permutation that brings each next to
+    the heaviest; there they get the weights of the largest ELBO, and the light ones are left
+    out. Then all permutations map what is left. Images of Normals that are no Normals have their
+    moments.
+
+    Args:
+        mixture: over the unconstrained space, ``(D,)`` without batch.
+        symmetry: of labels.
+        evaluations: of the log density, which count 100 for each component and 1,000 more.
+        max_components: of the result; the heaviest are kept.
+        seed: of draws.
+
+    Raises:
+        ValueError: if one component has more than ``max_components`` copies.
+    """
+    copies = symmetry.num_permutations
+    if copies > max_components:
+        raise ValueError(
+            f"Expected labels with at most {max_components} permutations, the largest number of"
+            f" components, but got {copies} of {symmetry.num_labels} labels"
+        )
+    before = evaluations.count
+    locs, scale_tril, found = _folded(mixture, symmetry)
+    log_weights = _best_weights(locs, scale_tril, evaluations, seed)
+    kept = log_weights.exp() > LEAST
+    kept[log_weights.argsort(descending=True)[max_components // copies :]] = False
+    # images of the components as they were: one of each is exact
+    result = _all_copies(
+        mixture.locs[kept], mixture.scale_tril[kept], log_weights[kept].log_softmax(0), symmetry
+    )
+    z = _draws(result, CHECK_DRAWS, seed)
+    values = evaluations.values(z)
+    gains = (values - result.log_prob(z))[values.isfinite()]
+    error = float(gains.std()) / math.sqrt(len(gains))
+    used = evaluations.count - before
+    return LabelExpansion(result, symmetry, found, float(gains.mean()), error, used)
+
+
+def image_normals(
+    locs: Tensor, scale_tril: Tensor, symmetry: LabelSymmetry, permutation: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Images of Normals under a permutation of labels, as the Normals nearest to them.
+
+    Where the permutation rearranges coordinates the image is a Normal, with an exact covariance.
+    Elsewhere it has the moments of mapped draws, which are exact for what is linear.
+
+    Args:
+        locs: ``(N, D)``.
+        scale_tril: ``(N, D, D)``.
+        symmetry: of labels.
+        permutation: as :meth:`LabelSymmetry.image` takes it.
+
+    Returns:
+        ``locs`` and ``scale_tril`` of the images.
+    """
+    count, dimension = locs.shape
+    noise = standard_noise(IMAGE_DRAWS, dimension).to(locs)
+    draws = locs.unsqueeze(-2) + noise @ scale_tril.mT  # (N, M, D)
+    images = symmetry.image(draws.flatten(0, 1), permutation).reshape(draws.shape)
+    new_locs = images.mean(-2)  # (N, D)
+    around = (images - new_locs.unsqueeze(-2)) / math.sqrt(len(noise))
+    return new_locs, torch.linalg.cholesky(around.mT @ around)
+
+
+def standard_noise(count: int, dimension: int) -> Tensor:
+    """Points ``(count, D)`` or more with mean zero and the identity for a covariance, exactly."""
+    generator = torch.Generator().manual_seed(0)
+    size = max(count // 2, 2 * dimension)
+    half = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
+    orthogonal = torch.linalg.qr(half).Q * math.sqrt(size)
+    return torch.cat([orthogonal, -orthogonal])
+
+
+def _draws(mixture: MixtureOfNormals, count: int, seed: int) -> Tensor:
+    """Independent draws ``(count, D)`` that leave the global random numbers alone."""
+    generator = torch.Generator().manual_seed(seed)
+    own = mixture.log_weights.exp().multinomial(count, True, generator=generator)
+    noise = torch.randn(
+        count, mixture.locs.shape[-1], generator=generator, dtype=mixture.locs.dtype
+    )
+    return mixture.locs[own] + (mixture.scale_tril[own] @ noise.unsqueeze(-1)).squeeze(-1)
+
+
+def _nearest_permutations(
+    locs: Tensor, scale_tril: Tensor, log_weights: Tensor, symmetry: LabelSymmetry
+) -> list[tuple[int, ...]]:
+    """Under which the image of the heaviest component is nearest to each component."""
+    first = log_weights.argmax()
+    every = list(symmetry.permutations())
+    images = [
+        image_normals(locs[first, None], scale_tril[first, None], symmetry, each) for each in every
+    ]
+    image_locs, image_factors = (torch.cat(each) for each in zip(*images, strict=True))
+    nearest = []
+    for loc, factor in zip(locs.split(1), scale_tril.split(1), strict=True):
+        distances = bhattacharyya_distances(loc, factor, image_locs, image_factors)
+        nearest.append(every[int(distances.argmin())])
+    return nearest
+
+
+def _folded(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> tuple[Tensor, Tensor, int]:
+    """All components at one copy of the modes, and at how many copies they were."""
+    locs, scale_tril = mixture.locs, mixture.scale_tril
+    nearest = _nearest_permutations(locs, scale_tril, mixture.log_weights, symmetry)
+    moved = [
+        image_normals(loc, factor, symmetry, inverse(permutation))
+        for loc, factor, permutation in zip(
+            locs.split(1), scale_tril.split(1), nearest, strict=True
+        )
+    ]
+    folded_locs, folded_factors = (torch.cat(each) for each in zip(*moved, strict=True))
+    return folded_locs, folded_factors, len(set(nearest))
+
+
+def inverse(permutation: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation that takes it back."""
+    return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
+
+
+def _best_weights(locs: Tensor, scale_tril: Tensor, evaluations: Evaluations, seed: int) -> Tensor:
+    """Log weights of Normals with the largest ELBO, from draws of each, ``(N,)``."""
+    count, dimension = locs.shape
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, DRAWS, dimension, generator=generator, dtype=locs.dtype)
+    z = (locs.unsqueeze(-2) + noise @ scale_tril.mT).flatten(0, 1)  # (N M, D)
+    values = evaluations.values(z)
+    with_mass = values.isfinite().reshape(count, DRAWS)
+    equal = MixtureOfNormals(locs, scale_tril, locs.new_zeros(count), validate_args=False)
+    log_prob = equal.component_log_prob(z)  # (N M, N)
+    log_weights = locs.new_full((count,), -math.log(count))
+    for _ in range(WEIGHT_STEPS):
+        gains = (values - (log_prob + log_weights).logsumexp(-1)).reshape(count, DRAWS)
+        means = torch.where(with_mass, gains, 0.0).sum(-1) / with_mass.sum(-1)
+        means = torch.where(with_mass.any(-1), means, -math.inf)
+        log_weights = (log_weights + RATE * means).log_softmax(-1)
+    return log_weights
+
+
+def _all_copies(
+    locs: Tensor, scale_tril: Tensor, log_weights: Tensor, symmetry: LabelSymmetry
+) -> MixtureOfNormals:
+    """A mixture of all images of Normals, each once, that share the Normals' weights."""
+    images = [image_normals(locs, scale_tril, symmetry, each) for each in symmetry.permutations()]
+    image_locs, image_factors = (torch.stack(each, 1) for each in zip(*images, strict=True))
+    logits = []
+    for log_weight, each_locs, factors in zip(log_weights, image_locs, image_factors, strict=True):
+        distinct = _distinct(each_locs, factors)
+        logits.append(torch.where(distinct, log_weight - distinct.sum().log(), -math.inf))
+    flat = torch.cat(logits)
+    kept = flat > -math.inf
+    return MixtureOfNormals(
+        image_locs.flatten(0, 1)[kept], image_factors.flatten(0, 1)[kept], flat[kept]
+    )
+
+
+def _distinct(locs: Tensor, factors: Tensor) -> Tensor:
+    """Which images of one Normal do not fall on one before them, ``(K!,)``."""
+    nearest = -math.log(OVERLAP)
+    kept = torch.ones(len(locs), dtype=torch.bool)
+    to_first = bhattacharyya_distances(locs[:1], factors[:1], locs[1:], factors[1:])
+    if not bool((to_first < nearest).any()):
+        return kept
+    for index in range(len(locs)):
+        if kept[index]:
+            one, rest = slice(index, index + 1), slice(index + 1, None)
+            distances = bhattacharyya_distances(locs[one], factors[one], locs[rest], factors[rest])
+            kept[rest] &= distances[0] >= nearest
+    return kept
