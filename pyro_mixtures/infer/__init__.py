@@ -27,6 +27,7 @@ from pyro_mixtures.infer.objectives.importance_weighted_elbo import ImportanceWe
 from pyro_mixtures.infer.objectives.marginalized_mixture_elbo import MarginalizedMixture_ELBO
 from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
+from pyro_mixtures.infer.search.fit_result import FitResult
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "AutoSharedMultivariateNormalMixture",
     "BaselinedTrace_ELBO",
     "EarlyStopping",
+    "FitResult",
     "GumbelSoftmaxReparam",
     "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",

@@ -193,6 +193,23 @@ def estimates(q: pm.MixtureOfDiagNormals) -> Tensor:
     return total + z.sum() + low + high + below + above
 
 
+def looked_at(result: pm.FitResult) -> str:
+    """What a fit gives back."""
+    q: MixtureDistribution = result.posterior
+    draws: dict[str, Tensor] = result.draws(10, resample=True, seed=1)
+    medians: dict[str, Tensor] = result.guide.median()
+    summary = result.summary(num_samples=100)
+    figures: float = summary.elbo + summary.log_evidence_error + summary.khat + result.seconds
+    alarms: list[str] = summary.alarms + summary.notes + result.log
+    weights: list[float] = [mode.weight for mode in result.modes]
+    location: Tensor = result.modes[0].location["x"] + result.modes[0].spread["x"]
+    nearest = result.modes[0].nearest
+    distance: float = 0.0 if nearest is None else nearest.distance
+    passed: bool = summary.passed_checks
+    print(q, draws, medians, figures, weights, location, distance, passed, result.to_arviz())
+    return "\n".join([*alarms, str(summary)])
+
+
 def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     """Diagnostics, and the figures of them."""
     guide = pm.AutoDiagonalNormalMixture(model, 3)

@@ -1,0 +1,168 @@
+"""What a fit has to say about how far to trust it, in words: alarms and notes, the worst first."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from pyro_mixtures.distributions import MixtureDistribution
+from pyro_mixtures.numerics.pareto import largest_khat
+from pyro_mixtures.numerics.weighing import Weighing, verdict
+
+NOTABLE = 1e-3
+"""Share of the evidence that an optimum outside has at least, by its Laplace approximation."""
+
+OUTSIDE = 5.0
+"""Nats by which the posterior's log density is above the mixture's at an optimum outside.
+
+At optima of modes that are covered it was at most 1.6 above, on twenty posteriors.
+"""
+
+MISSED = 0.05
+"""Probability with which a mode of the basin that is told of is missed."""
+
+RARE = 0.01
+"""Share of draws without a density, or of starts without an end, from which on it is told."""
+
+OUT_OF_BUDGET = (
+    "stopped by the budget of evaluations before the ELBO was flat: a larger one fits better, and"
+    " may find more"
+)
+
+SHOWN = 5
+"""Names of coordinates at most."""
+
+
+def trusted(weighing: Weighing) -> bool:
+    """Whether importance weights can mend means and weights of modes."""
+    return weighing.khat <= largest_khat(len(weighing.log_weights))
+
+
+def alarms(search: Any, density: Any, weighing: Weighing, without_density: int) -> list[str]:
+    """Why the posterior is not to be trusted, in words, the worst first.
+
+    Args:
+        search: that has ended.
+        density: of the model.
+        weighing: of draws of the mixture.
+        without_density: how many of these lie where the model has none.
+    """
+    count = len(weighing.log_weights)
+    found: list[str] = []
+    improper = list(dict.fromkeys([*search.improper, *density.flat_coordinates]))
+    if improper:
+        found.append(
+            f"the posterior looks improper, without end along {_some(improper)}: give it priors"
+        )
+    if not trusted(weighing):
+        size = weighing.effective_sample_size
+        found.append(verdict(weighing.khat, size, count))
+    outside = optima_outside(search.optima, search.mixture, weighing.log_evidence)
+    if len(outside):
+        share = float(outside.logsumexp(0).sigmoid())  # of all, with what the mixture has
+        found.append(
+            f"{len(outside)} of {len(search.optima.values)} optima that the starts found lie"
+            f" outside of the mixture, with about {percent(share)} of the evidence: budget too"
+            " small"
+        )
+    if without_density > RARE * count:
+        found.append(
+            f"{without_density} of {count} draws of the mixture lie where the model has no density"
+        )
+    if search.stopped == "interrupted":
+        found.append(f"interrupted after {search.steps} steps: the ELBO was still growing")
+    if search.stopped == "budget" and not trusted(weighing):
+        found.append(OUT_OF_BUDGET)
+    return found
+
+
+def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -> list[str]:
+    """What else is to be known, in words, and at last what cannot be known.
+
+    Arguments are those of :func:`alarms`.
+    """
+    count = len(weighing.log_weights)
+    evaluations = search.evaluations
+    found: list[str] = []
+    if trusted(weighing):
+        found.append(verdict(weighing.khat, weighing.effective_sample_size, count))
+    if 0 < without_density <= RARE * count:
+        found.append(
+            f"{without_density} of {count} draws of the mixture lie where the model has no"
+            " density, which makes the ELBO -inf; importance weights leave them out"
+        )
+    if search.stopped == "budget" and trusted(weighing):
+        found.append(OUT_OF_BUDGET)
+    if search.at_cap:
+        found.append("the largest number of components is reached: more of them may fit better")
+    unended = 1 - search.starts_converged
+    if unended > RARE:
+        found.append(
+            f"{percent(unended)} of the starts found no optimum: the posterior has a funnel or"
+            " long ridges, or is improper"
+        )
+    if evaluations.failed:
+        found.append(
+            f"{evaluations.failed} of {evaluations.count} points failed and were given no mass,"
+            f" the first with {evaluations.first_failure}"
+        )
+    if density.unsampled_sites:
+        found.append(
+            f"{_some(density.unsampled_sites)} cannot be drawn from a prior: starts are within"
+            " +-2, unconstrained, and modes farther out may be missed"
+        )
+    found.append(unknowable(search.num_starts))
+    return found
+
+
+def optima_outside(optima: Any, mixture: MixtureDistribution, log_evidence: float) -> Tensor:
+    """Log masses, against the evidence, of optima where the mixture has next to no mass, ``(N,)``.
+
+    Args:
+        optima: with Laplace approximations.
+        mixture: the posterior.
+        log_evidence: of the model, or what the mixture shows of it.
+    """
+    masses: Tensor = optima.log_masses - log_evidence
+    if not len(masses):
+        return masses
+    lack = optima.values - log_evidence - mixture.log_prob(optima.points)
+    return masses[(masses > math.log(NOTABLE)) & (lack > OUTSIDE)]
+
+
+def unknowable(num_starts: int) -> str:
+    """What starts cannot show.
+
+    A mode is found if a start lies in its basin. One whose basin holds a share b of the prior is
+    missed by n starts with the probability (1 - b)^n, which is 0.05 for b = 1 - 0.05^(1 / n).
+
+    Example:
+        >>> print(unknowable(300))
+        cannot be known: whether there are modes that no start leads to; of modes whose basin
+        holds 0.99 % of the prior, 300 starts miss one in 20, and of smaller basins more
+    """
+    basin = 1 - MISSED ** (1 / num_starts)
+    return (
+        "cannot be known: whether there are modes that no start leads to; of modes whose basin"
+        f" holds {percent(basin)} of the prior, {num_starts} starts miss one in"
+        f" {round(1 / MISSED)}, and of smaller basins more"
+    )
+
+
+def percent(share: float) -> str:
+    """In two digits, from 0.01 percent on.
+
+    Example:
+        >>> percent(0.00994), percent(0.234), percent(1.0)
+        ('0.99 %', '23 %', '100 %')
+    """
+    digits = 0 if share >= 0.0995 else 1 if share >= 0.00995 else 2
+    told = f"{100 * share:.{digits}f}"
+    return f"{told.rstrip('0').rstrip('.') if digits else told} %"
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

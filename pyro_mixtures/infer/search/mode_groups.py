@@ -1,0 +1,178 @@
+"""Which components of a mixture of Normals belong to one mode of a density."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_mixtures.distributions import MixtureOfDiagNormals, MixtureOfNormals
+from pyro_mixtures.normals.bounds import bhattacharyya_distances
+
+NormalMixture = MixtureOfNormals | MixtureOfDiagNormals
+
+FALL = math.log(2)
+"""The density between two modes is at most half of that at the lower of their peaks."""
+
+POINTS = 7
+"""On the way between two means at which the density is looked at."""
+
+NEIGHBOURS = 10
+"""Of each component, to which ways are looked at in the mixture's own density."""
+
+PAIRS = 10
+"""Of components, the nearest of two groups, between which ways are looked at in the density."""
+
+FARTHEST = 20.0
+"""Bhattacharyya distance beyond which components have nothing to do with each other."""
+
+CHUNK = 500
+
+
+def mode_groups(mixture: NormalMixture, values: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    r"""Groups of components, one for each mode, the heaviest first.
+
+    Two components belong to one mode where, on a way from one mean to the other, the density is
+    above half of that at the lower end; and so do chains of components, where it is above half of
+    the lower of the peaks that the chain connects. (A component in a valley joins one of the modes
+    beside it, and does not connect them. Two equal Normals are two modes from 3.3 standard
+    deviations on.) The way is the ridgeline
+
+    .. math::
+        z(s) = [(1 - s) P_a + s P_b]^{-1} [(1 - s) P_a \mu_a + s P_b \mu_b], \qquad 0 < s < 1,
+
+    of the precisions P, on which all peaks and saddles of two Normals lie. It follows a curved
+    ridge, which the straight line leaves. The mixture's own density is looked at first, which
+    costs no evaluations, and then, between the groups that this makes, the density that it stands
+    for: a mixture has dents between its components that the density has not.
+
+    Args:
+        mixture: of Normals, without batch shape.
+        values: log densities ``(S, D) -> (S,)``, ``-inf`` where there is no mass.
+
+    Returns:
+        Indices of components, each ascending, ``(K_m,)``.
+
+    Reference:
+        Ray and Lindsay, *The topography of multivariate normal mixtures*, Annals of Statistics
+        33(5), 2005, https://arxiv.org/abs/math/0602238. Hennig, *Methods for merging Gaussian
+        mixture components*, Advances in Data Analysis and Classification 4, 2010.
+
+    Example:
+        >>> locs = torch.tensor([[0.0], [9.0], [1.0]], dtype=torch.float64)
+        >>> q = MixtureOfNormals(locs, torch.ones_like(locs)[..., None], torch.zeros(3).double())
+        >>> mode_groups(q, q.log_prob)
+        [tensor([0, 2]), tensor([1])]
+    """
+    locs, scales = mixture.locs.detach(), normal_scales(mixture)
+    distances = bhattacharyya_distances(locs, scales, locs, scales)
+    labels = _joined_by_mixture(mixture, distances)
+    labels = _joined_by_density(mixture, distances, labels, values)
+    weights = mixture.log_weights.detach().exp()
+    groups = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    return sorted(groups, key=lambda group: -float(weights[group].sum()))
+
+
+def normal_scales(mixture: NormalMixture) -> Tensor:
+    """Standard deviations ``(K, D)`` or factors ``(K, D, D)``."""
+    diagonal = isinstance(mixture, MixtureOfDiagNormals)
+    return (mixture.coord_scale if diagonal else mixture.scale_tril).detach()
+
+
+def _joined_by_mixture(mixture: NormalMixture, distances: Tensor) -> Tensor:
+    count = len(distances)
+    near = distances.argsort(-1)[:, 1 : NEIGHBOURS + 1]  # (K, N), without itself
+    pairs = torch.stack([torch.arange(count).unsqueeze(-1).expand_as(near), near]).flatten(1)
+    pairs = pairs.sort(0).values.unique(dim=1)
+    first, second = pairs[:, distances[pairs[0], pairs[1]] <= FARTHEST]
+
+    def values(z: Tensor) -> Tensor:
+        return torch.cat([mixture.log_prob(each) for each in z.split(CHUNK)])
+
+    peaks = values(mixture.locs.detach())
+    return _joined(
+        torch.arange(count), peaks, first, second, _lowest(mixture, values, first, second)
+    )
+
+
+def _joined_by_density(
+    mixture: NormalMixture,
+    distances: Tensor,
+    labels: Tensor,
+    values: Callable[[Tensor], Tensor],
+) -> Tensor:
+    known = labels.unique()
+    chosen = []
+    for place, one in enumerate(known):
+        for other in known[:place]:
+            first, second = (labels == one).nonzero()[:, 0], (labels == other).nonzero()[:, 0]
+            between = distances[first][:, second].flatten()
+            nearest = between.argsort()[:PAIRS]
+            nearest = nearest[between[nearest] <= FARTHEST]
+            chosen.append(
+                torch.stack([first[nearest // len(second)], second[nearest % len(second)]])
+            )
+    if not chosen or not torch.cat(chosen, 1).numel():
+        return labels
+    first, second = torch.cat(chosen, 1)
+    peaks = values(mixture.locs.detach())
+    return _joined(labels, peaks, first, second, _lowest(mixture, values, first, second))
+
+
+def _lowest(
+    mixture: NormalMixture, values: Callable[[Tensor], Tensor], first: Tensor, second: Tensor
+) -> Tensor:
+    """Of the log density on the ways of pairs, ``(N,)``."""
+    ways = ridgelines(mixture.locs.detach(), normal_scales(mixture), first, second)
+    return values(ways.flatten(0, 1)).view(len(first), POINTS).amin(1)
+
+
+def ridgelines(locs: Tensor, scales: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Points between the means of pairs of Normals, ``(N, POINTS, D)``.
+
+    Args:
+        locs: ``(K, D)``.
+        scales: ``(K, D)`` or ``(K, D, D)``.
+        first: indices of one of each pair, ``(N,)``.
+        second: of the other.
+    """
+    share = torch.linspace(0, 1, POINTS + 2, dtype=locs.dtype)[1:-1]  # (P,)
+    offset = (locs[second] - locs[first]).unsqueeze(-2)  # (N, 1, D)
+    if scales.dim() == locs.dim():
+        share = share.unsqueeze(-1)
+        squares = scales.square().unsqueeze(-2)
+        there = share * squares[first]  # (N, P, D), as a share of the sum
+        return locs[first].unsqueeze(-2) + offset * there / (there + (1 - share) * squares[second])
+    # in units of the first: [(1 - s) + s P]^-1 s P x, with P the precision of the second
+    factor = scales[first]
+    offset = torch.linalg.solve_triangular(factor, offset.mT, upper=False)  # (N, D, 1)
+    ratio = torch.linalg.solve_triangular(factor, scales[second], upper=False)
+    basis, widths, _ = torch.linalg.svd(ratio)  # variances of the second are squares of widths
+    share, squares = share.unsqueeze(-1), widths.square().unsqueeze(-2)  # (P, 1), (N, 1, D)
+    along = (basis.mT @ offset).mT * share / (share + (1 - share) * squares)  # (N, P, D)
+    return locs[first].unsqueeze(-2) + along @ basis.mT @ factor.mT
+
+
+def _joined(
+    labels: Tensor, peaks: Tensor, first: Tensor, second: Tensor, lowest: Tensor
+) -> Tensor:
+    """Groups after those are joined between which the log density does not fall, ``(K,)``.
+
+    Args:
+        labels: of the groups before, ``(K,)``.
+        peaks: log densities at the means, ``(K,)``.
+        first: indices of one of each pair, ``(N,)``.
+        second: of the other.
+        lowest: log densities between them, ``(N,)``.
+    """
+    labels = labels.clone()
+    saddles = torch.minimum(lowest, torch.minimum(peaks[first], peaks[second]))
+    tops = {int(label): float(peaks[labels == label].amax()) for label in labels.unique()}
+    for pair in saddles.argsort(descending=True, stable=True).tolist():
+        one, other = int(labels[first[pair]]), int(labels[second[pair]])
+        if one != other and min(tops[one], tops[other]) - float(saddles[pair]) < FALL:
+            labels[labels == other] = one
+            tops[one] = max(tops[one], tops[other])
+    return labels
