@@ -18,7 +18,7 @@ from pyro_mixtures.infer.guides.auto_diagonal_normal_mixture import AutoDiagonal
 from pyro_mixtures.infer.guides.auto_multivariate_normal_mixture import (
     AutoMultivariateNormalMixture,
 )
-from pyro_mixtures.infer.search.findings import alarms, notes, trusted
+from pyro_mixtures.infer.search.findings import alarms, notes, trusted, weightless
 from pyro_mixtures.infer.search.fit_summary import FitSummary
 from pyro_mixtures.infer.search.mixture_draws import mixture_draws
 from pyro_mixtures.infer.search.mode_groups import NormalMixture, mode_groups
@@ -147,7 +147,7 @@ class FitResult:
             num_samples: draws of the mixture, at least 25.
 
         Raises:
-            ValueError: for ``num_samples < 25``, or draws none of which has a density.
+            ValueError: for ``num_samples < 25``.
         """
         if num_samples not in self._summaries:
             self._summaries[num_samples] = self._summarized(num_samples)
@@ -242,5 +242,7 @@ class FitResult:
                 log_q = torch.cat([self.posterior.log_prob(each) for each in draws.split(CHUNK)])
             log_p = self.search.evaluations.values(draws)
             without_density = int((log_p == -math.inf).sum())
-            self._weighed[num_samples] = _Weighed(draws, weigh(log_p - log_q), without_density)
+            useless = without_density == num_samples
+            weighing = weightless(num_samples) if useless else weigh(log_p - log_q)
+            self._weighed[num_samples] = _Weighed(draws, weighing, without_density)
         return self._weighed[num_samples]

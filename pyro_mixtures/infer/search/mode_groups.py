@@ -25,10 +25,18 @@ NEIGHBOURS = 10
 PAIRS = 10
 """Of components, the nearest of two groups, between which ways are looked at in the density."""
 
-FARTHEST = 20.0
-"""Bhattacharyya distance beyond which components have nothing to do with each other."""
+FARTHEST = 10.0
+"""Bhattacharyya distance beyond which no ways are looked at in the density: two equal Normals are
+9 standard deviations apart."""
+
+MOST_PAIRS = 300
+"""Between which ways are looked at in the density, the nearest ones: it may be dear."""
 
 CHUNK = 500
+"""Points at which the mixture is evaluated, or pairs of which ways are made, at once."""
+
+ROWS = 10
+"""Components whose distances from all others are computed at once."""
 
 
 def mode_groups(mixture: NormalMixture, values: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -66,8 +74,7 @@ def mode_groups(mixture: NormalMixture, values: Callable[[Tensor], Tensor]) -> l
         >>> mode_groups(q, q.log_prob)
         [tensor([0, 2]), tensor([1])]
     """
-    locs, scales = mixture.locs.detach(), normal_scales(mixture)
-    distances = bhattacharyya_distances(locs, scales, locs, scales)
+    distances = component_distances(mixture)
     labels = _joined_by_mixture(mixture, distances)
     labels = _joined_by_density(mixture, distances, labels, values)
     weights = mixture.log_weights.detach().exp()
@@ -81,12 +88,18 @@ def normal_scales(mixture: NormalMixture) -> Tensor:
     return (mixture.coord_scale if diagonal else mixture.scale_tril).detach()
 
 
+def component_distances(mixture: NormalMixture) -> Tensor:
+    """Bhattacharyya distances of all pairs of components, ``(K, K)``."""
+    locs, scales = mixture.locs.detach(), normal_scales(mixture)
+    rows = zip(locs.split(ROWS), scales.split(ROWS), strict=True)
+    return torch.cat([bhattacharyya_distances(*each, locs, scales) for each in rows])
+
+
 def _joined_by_mixture(mixture: NormalMixture, distances: Tensor) -> Tensor:
     count = len(distances)
     near = distances.argsort(-1)[:, 1 : NEIGHBOURS + 1]  # (K, N), without itself
     pairs = torch.stack([torch.arange(count).unsqueeze(-1).expand_as(near), near]).flatten(1)
-    pairs = pairs.sort(0).values.unique(dim=1)
-    first, second = pairs[:, distances[pairs[0], pairs[1]] <= FARTHEST]
+    first, second = pairs.sort(0).values.unique(dim=1)
 
     def values(z: Tensor) -> Tensor:
         return torch.cat([mixture.log_prob(each) for each in z.split(CHUNK)])
@@ -114,9 +127,11 @@ def _joined_by_density(
             chosen.append(
                 torch.stack([first[nearest // len(second)], second[nearest % len(second)]])
             )
-    if not chosen or not torch.cat(chosen, 1).numel():
+    pairs = torch.cat(chosen, 1) if chosen else labels.new_empty(2, 0)
+    if not pairs.numel():
         return labels
-    first, second = torch.cat(chosen, 1)
+    order = distances[pairs[0], pairs[1]].argsort(stable=True)[:MOST_PAIRS]
+    first, second = pairs[:, order]
     peaks = values(mixture.locs.detach())
     return _joined(labels, peaks, first, second, _lowest(mixture, values, first, second))
 
@@ -125,7 +140,9 @@ def _lowest(
     mixture: NormalMixture, values: Callable[[Tensor], Tensor], first: Tensor, second: Tensor
 ) -> Tensor:
     """Of the log density on the ways of pairs, ``(N,)``."""
-    ways = ridgelines(mixture.locs.detach(), normal_scales(mixture), first, second)
+    locs, scales = mixture.locs.detach(), normal_scales(mixture)
+    pairs = zip(first.split(CHUNK), second.split(CHUNK), strict=True)
+    ways = torch.cat([ridgelines(locs, scales, *each) for each in pairs])
     return values(ways.flatten(0, 1)).view(len(first), POINTS).amin(1)
 
 
@@ -145,14 +162,17 @@ def ridgelines(locs: Tensor, scales: Tensor, first: Tensor, second: Tensor) -> T
         squares = scales.square().unsqueeze(-2)
         there = share * squares[first]  # (N, P, D), as a share of the sum
         return locs[first].unsqueeze(-2) + offset * there / (there + (1 - share) * squares[second])
-    # in units of the first: [(1 - s) + s P]^-1 s P x, with P the precision of the second
+    # in units of the first, with C the covariance of the second: s [(1 - s) C + s]^-1 x
     factor = scales[first]
     offset = torch.linalg.solve_triangular(factor, offset.mT, upper=False)  # (N, D, 1)
     ratio = torch.linalg.solve_triangular(factor, scales[second], upper=False)
-    basis, widths, _ = torch.linalg.svd(ratio)  # variances of the second are squares of widths
-    share, squares = share.unsqueeze(-1), widths.square().unsqueeze(-2)  # (P, 1), (N, 1, D)
-    along = (basis.mT @ offset).mT * share / (share + (1 - share) * squares)  # (N, P, D)
-    return locs[first].unsqueeze(-2) + along @ basis.mT @ factor.mT
+    identity = torch.eye(ratio.shape[-1]).to(ratio)
+    covariance = ratio @ ratio.mT
+    points = []
+    for each in share.tolist():  # all at once would be much memory
+        mixed = (1 - each) * covariance + each * identity
+        points.append(factor @ torch.linalg.solve(mixed, each * offset))
+    return locs[first].unsqueeze(-2) + torch.cat(points, -1).mT
 
 
 def _joined(

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.infer.search.mixture_draws import mixture_draws
-from pyro_mixtures.infer.search.mode_groups import NormalMixture, normal_scales
-from pyro_mixtures.normals.bounds import bhattacharyya_distances
+from pyro_mixtures.infer.search.mode_groups import (
+    NormalMixture,
+    component_distances,
+    normal_scales,
+)
 
 DRAWS = 1000
 """Of each mode, for its location."""
@@ -156,7 +159,7 @@ def _nearest(mixture: NormalMixture, groups: list[Tensor]) -> list[Nearest | Non
     if len(groups) == 1:
         return [None]
     locs, scales = mixture.locs.detach(), normal_scales(mixture)
-    distances = bhattacharyya_distances(locs, scales, locs, scales)
+    distances = component_distances(mixture)
     weights = mixture.log_weights.detach().exp()
     between = distances.new_full((len(groups), len(groups)), math.inf)
     for one, first in enumerate(groups):

@@ -1,5 +1,6 @@
 """What a result needs of a search that has ended, without the search."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -23,13 +24,15 @@ class EndedSearch:
     mixture: MixtureOfNormals | MixtureOfDiagNormals
     evaluations: Evaluations
     optima: FoundOptima
-    starts_converged: float = 1.0
-    num_starts: int = 300
+    converged: float = 1.0
+    starts: Tensor = field(default_factory=lambda: torch.zeros(300, 1))
+    num_components: int | None = None
+    max_evaluations: int = 100_000
     log: list[str] = field(default_factory=list)
+    elbos: list[float] = field(default_factory=lambda: [0.0] * 100)
     stopped: str = "flat"
     at_cap: bool = False
-    steps: int = 100
-    improper: list[str] = field(default_factory=list)
+    improper: list[int] = field(default_factory=list)
 
 
 def normals(locs, stddevs, weights):
@@ -49,8 +52,8 @@ def optima_at(points, log_density, log_masses):
 def result_of(model, mixture, *args, optima=None, seconds=1.5, **options):
     """A result, as a fit that ended at a mixture would give it."""
     density = ModelLogDensity(model, args)
-    nothing = torch.empty(0, dtype=torch.float64)
-    none = FoundOptima(nothing.view(0, density.dimension), nothing, nothing)
-    found = none if optima is None else optima_at(optima[0], density, optima[1])
+    if optima is None:  # one that is covered
+        optima = mixture.locs[:1], [-math.inf]
+    found = optima_at(optima[0], density, optima[1])
     search = EndedSearch(mixture, Evaluations(density), found, **options)
     return FitResult(search, density, model, args, {}, seconds)

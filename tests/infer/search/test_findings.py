@@ -36,7 +36,11 @@ def told(*, good=True, without_density=0, flat=(), unsampled=(), failures=(0, No
     """Alarms and notes of a search and a density that have ended as given."""
     search = exact(**options).search
     search.evaluations.failed, search.evaluations.first_failure = failures
-    density = SimpleNamespace(flat_coordinates=list(flat), unsampled_sites=list(unsampled))
+    density = SimpleNamespace(
+        coordinate_names=["tau", "mu"],
+        flat_coordinates=list(flat),
+        unsampled_sites=list(unsampled),
+    )
     found = weighing(0.01 if good else 5.0)
     given = search, density, found, without_density
     return alarms(*given), notes(*given)
@@ -54,7 +58,7 @@ def test_where_nothing_is_wrong_there_is_no_alarm_and_what_cannot_be_known():
     [
         ({"good": False}, "neither the draws nor their weights are to be trusted"),
         ({"flat": ["b[0]", "b[1]"]}, "improper, without end along b[0], b[1]"),
-        ({"improper": ["tau"]}, "improper, without end along tau"),
+        ({"improper": [0]}, "improper, without end along tau"),
         ({"without_density": 400}, "400 of 4000 draws of the mixture lie where"),
         ({"stopped": "interrupted"}, "interrupted after 100 steps"),
     ],
@@ -70,9 +74,10 @@ def test_each_alarm_stands_where_it_applies(options, words):
     ("options", "words"),
     [
         ({"without_density": 3}, "3 of 4000 draws of the mixture lie where"),
-        ({"stopped": "budget"}, "stopped by the budget"),
+        ({"stopped": "budget"}, "stopped by the budget of 100000 evaluations"),
         ({"at_cap": True}, "the largest number of components"),
-        ({"starts_converged": 0.38}, "62 % of the starts found no optimum"),
+        ({"optima": (torch.empty(0, 1), [])}, "no start has led to an optimum"),
+        ({"converged": 0.38}, "62 % of the starts found no optimum"),
         ({"failures": (7, "ValueError: no")}, "the first with ValueError: no"),
         ({"unsampled": ["beta"]}, "beta cannot be drawn from a prior"),
     ],
@@ -85,9 +90,13 @@ def test_each_note_stands_where_it_applies_and_is_no_alarm(options, words):
 
 
 def test_weights_come_before_the_budget():
-    found, other = told(good=False, stopped="budget", improper=["tau"])
+    found, other = told(good=False, stopped="budget", improper=[0])
     assert ["improper" in found[0], "k-hat" in found[1], "budget" in found[2]] == [True] * 3
     assert other == [unknowable(300)]
+
+
+def test_a_number_of_components_that_was_asked_for_is_no_cap():
+    assert told(at_cap=True, num_components=2) == told()
 
 
 def test_many_names_are_cut_short():

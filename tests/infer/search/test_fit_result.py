@@ -13,11 +13,17 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 
 from experiments.modes.targets import TARGETS
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.infer import AutoDiagonalNormalMixture, AutoMultivariateNormalMixture
+from pyro_mixtures.infer import (
+    AutoDiagonalNormalMixture,
+    AutoMultivariateNormalMixture,
+    FitResult,
+    ModelLogDensity,
+)
+from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.mixture_draws import mixture_draws
 from pyro_mixtures.infer.search.modes import mode_weights
 from pyro_mixtures.numerics.weighing import weigh
-from tests.infer.search.stand_in import normals, result_of
+from tests.infer.search.stand_in import EndedSearch, normals, optima_at, result_of
 
 
 def two_modes():
@@ -42,6 +48,11 @@ def scaled(dtype=torch.float32):
     pyro.sample("scale", dist.LogNormal(torch.zeros((), dtype=dtype), 1.0))
     with pyro.plate("two", 2):
         pyro.sample("x", dist.Normal(torch.zeros(2, dtype=dtype), 3.0))
+
+
+def bounded():
+    x = pyro.sample("x", dist.Normal(0.0, 5.0))
+    pyro.factor("y", torch.where(x < 1, 0.0, -math.inf))
 
 
 def mixed():
@@ -100,6 +111,29 @@ def test_weights_that_are_not_to_be_trusted_leave_modes_those_of_their_component
     assert "neither the draws nor their weights" in summary.alarms[0]
     with pytest.warns(UserWarning, match="do not mend draws"):
         narrow.draws(10, resample=True)
+
+
+def test_draws_without_density_are_told():
+    some = result_of(bounded, normals([[0.0]], [1.0], [1.0])).summary()
+    assert some.elbo == -math.inf
+    assert math.isfinite(some.log_evidence)
+    assert any("draws of the mixture lie where" in alarm for alarm in some.alarms)
+    assert some.without_mass > 400
+    none = result_of(bounded, normals([[40.0]], [1.0], [1.0])).summary()
+    assert none.elbo == none.log_evidence == -math.inf
+    assert "4000 of 4000 draws of the mixture lie where" in str(none)
+
+
+@pytest.mark.parametrize("way", ["vmap", "loop"])
+def test_random_numbers_stay_however_batches_are_evaluated(way):
+    q = normals([[0.0, -4.0, 0.0], [1.0, 4.0, 2.0]], [0.5, 0.5], [0.25, 0.75])
+    density = ModelLogDensity(scaled, way=way)
+    search = EndedSearch(q, Evaluations(density), optima_at(q.locs, density, [-math.inf] * 2))
+    result = FitResult(search, density, scaled, (), {}, 1.0)
+    state = torch.get_rng_state()
+    assert result.draws(5)["x"].shape == (5, 2)
+    assert len(result.summary(25).modes) == 2
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_modes_have_locations_in_terms_of_the_model_and_distances():

@@ -66,6 +66,15 @@ def test_what_is_joined_already_or_far_off_costs_no_evaluations():
     assert lists(mode_groups(far, none)) == [[0], [1]]
 
 
+def test_the_neck_of_a_funnel_is_no_mode_of_its_own():
+    locs = torch.zeros(3, 10, dtype=torch.float64)
+    locs[:, 0] = torch.tensor([-4.0, 0.0, 4.0])
+    scales = torch.tensor([0.05, 1.0, 20.0], dtype=torch.float64).unsqueeze(-1).repeat(1, 10)
+    scales[:, 0] = 2.0
+    q = MixtureOfNormals(locs, scales.diag_embed(), torch.zeros(3).double())
+    assert lists(mode_groups(q, q.log_prob)) == [[0, 1, 2]]
+
+
 def test_ways_without_mass_join_nothing():
     q = normals([[-1.9], [1.9]], [1.0, 1.0], [0.5, 0.5])
 
