@@ -112,8 +112,8 @@ def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -
     unended = 1 - search.converged
     if unended > RARE:
         found.append(
-            f"{percent(unended)} of the starts found no optimum: the posterior has a funnel or"
-            " long ridges, or is improper"
+            f"{percent(unended)} of the starts found no optimum, as in a funnel, on long ridges or"
+            " kinks, or where a posterior is improper"
         )
     if evaluations.failed:
         found.append(

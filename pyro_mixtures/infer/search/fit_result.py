@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import init_to_value
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -91,10 +92,17 @@ class FitResult:
         model, args, kwargs = self._call
         is_diagonal = isinstance(self.posterior, MixtureOfDiagNormals)
         kind = AutoDiagonalNormalMixture if is_diagonal else AutoMultivariateNormalMixture
-        with random_numbers_kept():
-            return kind.from_mixture(
-                poutine.block(model, hide_fn=self._is_summed_out), self.posterior, *args, **kwargs
-            )
+        somewhere = self._constrain(self.posterior.locs.detach()[:1])
+        guide = kind(
+            poutine.block(model, hide_fn=self._is_summed_out),
+            self.posterior.num_components,
+            # for a run of the model on sites that cannot be drawn, as ImproperUniform
+            init_to_value(values={name: value[0] for name, value in somewhere.items()}),
+        )
+        guide.set_posterior(self.posterior)
+        with random_numbers_kept(), poutine.block():
+            guide(*args, **kwargs)
+        return guide
 
     def _is_summed_out(self, message: Any) -> bool:
         """Whether a site is latent, and not among those of the posterior."""

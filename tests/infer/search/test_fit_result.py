@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions import constraints
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
 from experiments.modes.targets import TARGETS
@@ -53,6 +54,11 @@ def scaled(dtype=torch.float32):
 def bounded():
     x = pyro.sample("x", dist.Normal(0.0, 5.0))
     pyro.factor("y", torch.where(x < 1, 0.0, -math.inf))
+
+
+def without_prior():
+    x = pyro.sample("x", dist.ImproperUniform(constraints.positive, (), ()))
+    pyro.sample("y", dist.Normal(x.log(), 1.0), obs=torch.tensor(0.5))
 
 
 def mixed():
@@ -242,6 +248,11 @@ def test_sites_that_are_summed_out_are_none_of_the_guide():
     assert set(result.draws(3)) == {"x"}
     assert set(result.guide.median()) == {"x"}
     assert result.summary().passed_checks
+
+
+def test_sites_that_cannot_be_drawn_have_a_guide():
+    guide = result_of(without_prior, normals([[0.5]], [1.0], [1.0])).guide
+    assert guide.median()["x"] == pytest.approx(math.exp(0.5))
 
 
 def test_the_report_shows_figures_modes_and_words():
