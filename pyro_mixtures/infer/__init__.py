@@ -1,4 +1,4 @@
-"""Guides and objectives for Pyro's stochastic variational inference, and densities of models."""
+"""From a model to its posterior: `fit`, or guides and objectives for Pyro's SVI."""
 
 from pyro_mixtures.infer.annealing import Annealing, annealing_weight
 from pyro_mixtures.infer.early_stopping import EarlyStopping
@@ -27,7 +27,9 @@ from pyro_mixtures.infer.objectives.importance_weighted_elbo import ImportanceWe
 from pyro_mixtures.infer.objectives.marginalized_mixture_elbo import MarginalizedMixture_ELBO
 from pyro_mixtures.infer.objectives.siwae_elbo import SIWAE_ELBO
 from pyro_mixtures.infer.objectives.sticking_the_landing import detached
+from pyro_mixtures.infer.search.fit import fit
 from pyro_mixtures.infer.search.fit_result import FitResult
+from pyro_mixtures.infer.search.mode_search import ModeSearch
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 
 __all__ = [
@@ -48,9 +50,11 @@ __all__ = [
     "GumbelSoftmaxReparam",
     "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",
+    "ModeSearch",
     "ModelLogDensity",
     "SIWAE_ELBO",
     "annealing_weight",
     "avf_optim_args",
     "detached",
+    "fit",
 ]

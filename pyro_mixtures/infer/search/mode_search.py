@@ -329,7 +329,8 @@ class ModeSearch:
             self._grow()
         if self.stopped is not None and self.num_components is None:
             before = len(self.parts)
-            self.parts = without_needless(self.parts, self.store.seen(self.parts))
+            seen = self.store.seen(self.parts)
+            self.parts = without_needless(refitted(self.parts, seen), seen)
             self._note(f"{before - len(self.parts)} needless left out")
 
     def _is_flat(self) -> bool:

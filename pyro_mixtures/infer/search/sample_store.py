@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from pyro_mixtures.infer.search.parts import Parts
 
 NO_MASS = 10.0
 """Nats by which a sample without mass is worse than others."""
+
+LOWEST = 1000.0
+"""Nats by which a sample counts as worse than others at most."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,13 @@ class Seen:
 
     def log_q(self, log_weights: Tensor) -> Tensor:
         """Of the mixture with these weights, ``(S,)``."""
-        return self.largest + (self.scaled @ log_weights.exp()).log().clamp(min=-1e300)
+        return self.largest + (self.scaled @ log_weights.exp()).clamp(min=1e-300).log()
+
+    @functools.cached_property
+    def middle(self) -> Tensor:
+        """The median of log p - log q at samples with mass, for equal weights."""
+        gains = self.values - self.largest - self.scaled.mean(-1).log()
+        return gains[self.with_mass].median()
 
     @property
     def jumps(self) -> Tensor | None:
@@ -80,15 +90,17 @@ class Seen:
         return torch.where(self.with_mass, 0.0, -NO_MASS).to(self.values)
 
     def gains(self, log_q: Tensor) -> Tensor:
-        """log p - log q of some densities at all samples, ``(S, ...)``.
+        """Log p - log q of some densities at all samples, ``(S, ...)``.
 
-        Samples without mass have a low value instead of an infinite one.
+        Samples without mass have a low value instead of an infinite one, and others no value so
+        low that it alone would make up the mean.
         """
         shape = (-1,) + (1,) * (log_q.dim() - 1)
-        gains, with_mass = self.values.view(shape) - log_q, self.with_mass.view(shape)
-        if bool(self.with_mass.all()):
-            return gains
-        return torch.where(with_mass, gains, gains[self.with_mass].median() - NO_MASS)
+        gains = self.values.view(shape) - log_q
+        if not bool(self.with_mass.any()):
+            return torch.full_like(gains, -LOWEST)
+        with_mass, middle = self.with_mass.view(shape), self.middle
+        return torch.where(with_mass, gains.clamp(min=middle - LOWEST), middle - NO_MASS)
 
 
 class SampleStore:
