@@ -75,7 +75,7 @@ def test_samples_without_mass_are_low_and_all_that_is_seen_is_finite():
     gains = seen.gains(seen.log_q(given.log_weights))
     outside = seen.z[:, 0] <= 0
     assert torch.equal(seen.with_mass, ~outside)
-    assert bool((gains[outside] <= gains[~outside].median() - NO_MASS).all())
+    assert bool((gains[outside] < gains[~outside].amin() - 1).all())
     assert bool((seen.jumps[outside] == -NO_MASS).all())
     assert bool((seen.jumps[~outside] == 0).all())
     assert bool(torch.cat([gains, seen.weights.flatten(), seen.values]).isfinite().all())
