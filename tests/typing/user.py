@@ -161,7 +161,9 @@ def density(data: Tensor) -> dict[str, Tensor]:
     precision: torch.dtype = log_density.dtype
     way: str = log_density.way
     reasons: dict[str, str] = log_density.refused
-    print(value, places, names, size, precision, way, reasons, log_density.unsampled_sites)
+    constraint: Any = log_density.supports(z[0])["z"]
+    print(value, places, names, size, precision, way, reasons, constraint)
+    print(log_density.unsampled_sites)
     return log_density.constrain(z)
 
 

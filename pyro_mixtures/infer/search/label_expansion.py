@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from pyro_mixtures.normals.bounds import bhattacharyya_distances
 IMAGE_DRAWS = 256
 """Of each Normal, whose images give the moments of its image."""
 
-SYMMETRIC = 0.1
+SYMMETRIC = 0.5
 """Nats between a mixture and its image below which there is nothing to add."""
 
 OVERLAP = 0.97
@@ -30,6 +31,9 @@ DRAWS = 100
 
 CHECK_DRAWS = 1000
 """Evaluations for the ELBO of the result."""
+
+FEW_DRAWS = 5
+"""Of those, which tell what permutations bring a component near to another one."""
 
 LEAST = 1e-3
 """Weight among the components of one copy, below which one is left out."""
@@ -58,13 +62,32 @@ class LabelExpansion:
     def __str__(self) -> str:
         size = self.mixture.locs.shape[0]
         return (
-            f"{self.symmetry}; {self.found} of {self.symmetry.num_permutations} found, all in"
-            f" {size} components with an ELBO of {self.elbo:.2f} +- {self.elbo_error:.2f}"
+            f"{self.symmetry}; {self.found} of {self.symmetry.num_permutations} were found, all"
+            f" are in {size} components with an ELBO of {self.elbo:.2f} +- {self.elbo_error:.2f}"
         )
 
 
+def label_report(
+    mixture: MixtureOfNormals, symmetry: LabelSymmetry, *, max_components: int = 5000
+) -> str:
+    """A line about the copies of modes that a mixture has, and about those that could be added.
+
+    Args:
+        mixture: over the unconstrained space.
+        symmetry: of labels.
+        max_components: that :func:`expanded` may give.
+    """
+    copies = symmetry.num_permutations
+    if is_symmetric(mixture, symmetry):
+        return f"{symmetry}; the mixture has them all, nothing is to add"
+    if copies > max_components:
+        return f"{symmetry}; too many to add the missing ones"
+    return f"{symmetry}; {num_found(mixture, symmetry)} found; expand_labels() adds the rest"
+
+
 def num_found(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> int:
-    """Copies of its heaviest component near to which a mixture has others."""
+    """Copies of its heaviest component near to which a mixture has others; looks at all K!."""
+    _check(mixture)
     nearest = _nearest_permutations(
         mixture.locs, mixture.scale_tril, mixture.log_weights, symmetry
     )
@@ -83,8 +106,9 @@ def is_symmetric(mixture: MixtureOfNormals, symmetry: LabelSymmetry, *, seed: in
         seed: of the draws that estimate the divergences.
 
     Returns:
-        Whether :math:`KL(q \| g_\sigma q)` is below 0.1 for an exchange and a cycle of labels.
+        Whether :math:`KL(q \| g_\sigma q)` is below 0.5 for an exchange and a cycle of labels.
     """
+    _check(mixture)
     z = _draws(mixture, 1000, seed)
     log_prob = mixture.log_prob(z)
     labels = range(symmetry.num_labels)
@@ -122,8 +146,30 @@ def expanded(
         seed: of draws.
 
     Raises:
-        ValueError: if one component has more than ``max_components`` copies.
+        ValueError: if one component has more than ``max_components`` copies, and for a mixture
+            that is no ``MixtureOfNormals`` or has a batch shape.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist, pyro_mixtures as pm
+        >>> from pyro_mixtures.infer.search.evaluations import Evaluations
+        >>> from pyro_mixtures.infer.search.symmetries import label_symmetries
+        >>> def model():
+        ...     locs = pyro.sample("locs", dist.Normal(torch.zeros(2), 5.0).to_event(1))
+        ...     for k, y in enumerate((-3.0, 3.0)):
+        ...         own = dist.Categorical(torch.ones_like(locs))
+        ...         either = dist.MixtureSameFamily(own, dist.Normal(locs, 1.0))
+        ...         pyro.sample(f"y{k}", either, obs=torch.tensor(y))
+        >>> density = pm.ModelLogDensity(model)
+        >>> (symmetry,) = label_symmetries(density)
+        >>> found = pm.MixtureOfNormals(
+        ...     torch.tensor([[-3.0, 3.0]]).double(), torch.eye(2)[None].double(), torch.zeros(1)
+        ... )
+        >>> expansion = expanded(found, symmetry, Evaluations(density))
+        >>> expansion.mixture.locs.round()
+        tensor([[-3.,  3.],
+                [ 3., -3.]], dtype=torch.float64)
     """
+    _check(mixture)
     copies = symmetry.num_permutations
     if copies > max_components:
         raise ValueError(
@@ -132,19 +178,41 @@ def expanded(
         )
     before = evaluations.count
     locs, scale_tril, found = _folded(mixture, symmetry)
-    log_weights = _best_weights(locs, scale_tril, evaluations, seed)
-    kept = log_weights.exp() > LEAST
-    kept[log_weights.argsort(descending=True)[max_components // copies :]] = False
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(locs), DRAWS, locs.shape[-1], generator=generator, dtype=locs.dtype)
+    z = locs.unsqueeze(-2) + noise @ scale_tril.mT  # (N, M, D)
+    values = evaluations.values(z.flatten(0, 1)).reshape(len(locs), DRAWS)
+    log_weights = _best_weights(locs, scale_tril, z, values, symmetry)
+    kept = log_weights.argsort(descending=True, stable=True)[: max_components // copies]
+    kept = kept[log_weights[kept].exp() > LEAST]
+    log_weights = _best_weights(locs[kept], scale_tril[kept], z[kept], values[kept], symmetry)
     # images of the components as they were: one of each is exact
-    result = _all_copies(
-        mixture.locs[kept], mixture.scale_tril[kept], log_weights[kept].log_softmax(0), symmetry
-    )
+    result = _all_copies(mixture.locs[kept], mixture.scale_tril[kept], log_weights, symmetry)
     z = _draws(result, CHECK_DRAWS, seed)
     values = evaluations.values(z)
     gains = (values - result.log_prob(z))[values.isfinite()]
     error = float(gains.std()) / math.sqrt(len(gains))
     used = evaluations.count - before
     return LabelExpansion(result, symmetry, found, float(gains.mean()), error, used)
+
+
+def symmetrized_log_prob(mixture: MixtureOfNormals, symmetry: LabelSymmetry, z: Tensor) -> Tensor:
+    r"""The log density of a mixture's draws after a random permutation of the labels.
+
+    .. math:: \log \frac1{K!} \sum_\sigma q(g_\sigma(z))\, |\det \partial g_\sigma / \partial z|
+
+    That is exact, where :func:`expanded` takes the nearest Normals, at K! densities a point.
+
+    Args:
+        mixture: over the unconstrained space.
+        symmetry: of labels.
+        z: points ``(S, D)``.
+
+    Returns:
+        ``(S,)``.
+    """
+    components = _copies_log_prob(mixture, symmetry, z, symmetry.permutations())
+    return (components + mixture.log_weights).logsumexp(-1)
 
 
 def image_normals(
@@ -180,6 +248,14 @@ def standard_noise(count: int, dimension: int) -> Tensor:
     half = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
     orthogonal = torch.linalg.qr(half).Q * math.sqrt(size)
     return torch.cat([orthogonal, -orthogonal])
+
+
+def _check(mixture: MixtureOfNormals) -> None:
+    if not isinstance(mixture, MixtureOfNormals) or mixture.batch_shape:
+        raise ValueError(
+            "Expected a MixtureOfNormals without a batch shape, but got a"
+            f" {type(mixture).__name__} with the batch shape {tuple(mixture.batch_shape)}"
+        )
 
 
 def _draws(mixture: MixtureOfNormals, count: int, seed: int) -> Tensor:
@@ -228,23 +304,57 @@ def inverse(permutation: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
 
 
-def _best_weights(locs: Tensor, scale_tril: Tensor, evaluations: Evaluations, seed: int) -> Tensor:
-    """Log weights of Normals with the largest ELBO, from draws of each, ``(N,)``."""
-    count, dimension = locs.shape
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, DRAWS, dimension, generator=generator, dtype=locs.dtype)
-    z = (locs.unsqueeze(-2) + noise @ scale_tril.mT).flatten(0, 1)  # (N M, D)
-    values = evaluations.values(z)
-    with_mass = values.isfinite().reshape(count, DRAWS)
-    equal = MixtureOfNormals(locs, scale_tril, locs.new_zeros(count), validate_args=False)
-    log_prob = equal.component_log_prob(z)  # (N M, N)
-    log_weights = locs.new_full((count,), -math.log(count))
+def _best_weights(
+    locs: Tensor, scale_tril: Tensor, z: Tensor, values: Tensor, symmetry: LabelSymmetry
+) -> Tensor:
+    """Log weights of Normals with all their copies, with the largest ELBO, ``(N,)``.
+
+    Args:
+        locs: ``(N, D)``.
+        scale_tril: ``(N, D, D)``.
+        z: draws of each Normal, ``(N, M, D)``.
+        values: of the log density there, ``(N, M)``.
+        symmetry: of labels.
+    """
+    with_mass = values.isfinite()
+    equal = MixtureOfNormals(locs, scale_tril, locs.new_zeros(len(locs)), validate_args=False)
+    few = z[:, :FEW_DRAWS].flatten(0, 1)
+    near = _near_permutations(equal, symmetry, few)
+    log_prob = _copies_log_prob(equal, symmetry, z.flatten(0, 1), near)  # (N M, N)
+    log_weights = equal.log_weights
     for _ in range(WEIGHT_STEPS):
-        gains = (values - (log_prob + log_weights).logsumexp(-1)).reshape(count, DRAWS)
+        gains = values - (log_prob + log_weights).logsumexp(-1).reshape(values.shape)
         means = torch.where(with_mass, gains, 0.0).sum(-1) / with_mass.sum(-1)
         means = torch.where(with_mass.any(-1), means, -math.inf)
         log_weights = (log_weights + RATE * means).log_softmax(-1)
     return log_weights
+
+
+def _copies_log_prob(
+    mixture: MixtureOfNormals,
+    symmetry: LabelSymmetry,
+    z: Tensor,
+    permutations: Iterable[tuple[int, ...]],
+) -> Tensor:
+    """Of each component, averaged over its copies, at points ``(S, D)``, ``(S, N)``."""
+    total = z.new_full((len(z), len(mixture.locs)), -math.inf)
+    jacobian = symmetry.log_jacobian(z)
+    for permutation in permutations:
+        image = symmetry.image(z, permutation)
+        change = jacobian - symmetry.log_jacobian(image)
+        here = mixture.component_log_prob(image) + change.unsqueeze(-1)
+        total = torch.logaddexp(total, here.nan_to_num(-math.inf, neginf=-math.inf))
+    return total - math.log(symmetry.num_permutations)
+
+
+def _near_permutations(
+    mixture: MixtureOfNormals, symmetry: LabelSymmetry, z: Tensor
+) -> list[tuple[int, ...]]:
+    """Those that bring draws of a mixture to where it has mass, the others add next to none."""
+    every = list(symmetry.permutations())
+    terms = [_copies_log_prob(mixture, symmetry, z, [each]).logsumexp(-1) for each in every]
+    shares = torch.stack(terms).softmax(0).mean(-1)  # (K!,)
+    return [each for each, share in zip(every, shares, strict=True) if share > LEAST]
 
 
 def _all_copies(

@@ -5,14 +5,16 @@ import math
 import pytest
 import torch
 
-from pyro_mixtures.distributions import MixtureOfNormals
+from pyro_mixtures.distributions import MixtureOfDiagNormals, MixtureOfNormals
 from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.label_expansion import (
     expanded,
     image_normals,
     inverse,
     is_symmetric,
+    label_report,
     num_found,
+    symmetrized_log_prob,
 )
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 from pyro_mixtures.infer.search.symmetries import label_symmetries
@@ -95,7 +97,7 @@ def test_components_at_several_copies_serve_all():
     assert elbo(density, result.mixture) > elbo(density, alone.mixture)
     assert str(result).startswith(
         "the labels of weights, locs, scales (3) are exchangeable: up to 6 copies of each mode;"
-        " 2 of 6 found, all in 12 components with an ELBO of"
+        " 2 of 6 were found, all are in 12 components with an ELBO of"
     )
 
 
@@ -157,3 +159,63 @@ def test_inverse_permutations():
     _, symmetry, normal = one_mode(mixture)
     there = symmetry.image(normal.locs, permutation)
     torch.testing.assert_close(symmetry.image(there, inverse(permutation)), normal.locs)
+
+
+@pytest.mark.parametrize("model", [mixture, numbered_sites])
+def test_the_symmetrized_density_is_that_of_permuted_draws(model):
+    density, symmetry, normal = one_mode(model)
+    z = normal.sample((20,))
+    value = symmetrized_log_prob(normal, symmetry, z)
+    last = list(symmetry.permutations())[-1]
+    image = symmetry.image(z, last)
+    change = symmetry.log_jacobian(z) - symmetry.log_jacobian(image)
+    torch.testing.assert_close(symmetrized_log_prob(normal, symmetry, image) + change, value)
+    if symmetry.rearranges:
+        copies = expanded(normal, symmetry, Evaluations(density)).mixture
+        torch.testing.assert_close(copies.log_prob(z), value)
+
+
+def test_the_report_tells_what_is_missing():
+    density, symmetry, normal = one_mode(mixture)
+    assert label_report(normal, symmetry) == f"{symmetry}; 1 found; expand_labels() adds the rest"
+    assert label_report(normal, symmetry, max_components=5).endswith(
+        "; too many to add the missing ones"
+    )
+    every = expanded(normal, symmetry, Evaluations(density)).mixture
+    assert label_report(every, symmetry).endswith("; the mixture has them all, nothing is to add")
+
+
+def test_other_mixtures_are_refused():
+    density, symmetry, normal = one_mode(numbered_sites)
+    diagonal = MixtureOfDiagNormals(normal.locs, normal.stddev.unsqueeze(0), normal.log_weights)
+    with pytest.raises(ValueError, match="a MixtureOfNormals .* got a MixtureOfDiagNormals"):
+        expanded(diagonal, symmetry, Evaluations(density))
+    with pytest.raises(ValueError, match=r"batch shape \(2,\)"):
+        num_found(normal.expand((2,)), symmetry)
+
+
+def test_copies_that_overlap_share_the_mass():
+    """Labels that data hardly tell apart: a copy has mass in the others' place."""
+    torch.manual_seed(0)
+    density = ModelLogDensity(groups)
+    (symmetry,) = label_symmetries(density)
+    locs = torch.zeros(2, 6).double()
+    locs[0, 1], locs[1, 2] = 0.6, 0.6
+    scale_tril = torch.diag(torch.tensor([0.5, 0.6, 0.6, 0.6, 0.6, 0.6]).double()).expand(2, 6, 6)
+    both = MixtureOfNormals(locs, scale_tril, torch.zeros(2).double())
+    result = expanded(both, symmetry, Evaluations(density))
+    assert is_symmetric(result.mixture, symmetry)
+    assert elbo(density, result.mixture) > elbo(density, both)
+
+
+def test_points_without_mass_count_for_nothing():
+    density, symmetry, normal = one_mode(numbered_sites)
+    locs = torch.cat([normal.locs, normal.locs + 20])
+    both = MixtureOfNormals(locs, normal.scale_tril.expand(2, 3, 3), torch.zeros(2).double())
+
+    def cut(z):
+        return torch.where((z < 15).all(-1), density(z), -math.inf)
+
+    result = expanded(both, symmetry, Evaluations(cut))
+    assert len(result.mixture.locs) == 2
+    assert math.isfinite(result.elbo)

@@ -209,3 +209,13 @@ def test_the_report():
     assert str(symmetry) == (
         "the labels of weights, locs, scales (3) are exchangeable: up to 6 copies of each mode"
     )
+
+
+def test_the_supports_of_sites():
+    density, _, _ = symmetries(mixture)
+    supports = density.supports(density.prior_draws(1)[0])
+    assert list(supports) == ["weights", "locs", "scales"]
+    assert supports["weights"] is dist.constraints.simplex
+    assert supports["scales"].event_dim == 1
+    with pytest.raises(ValueError, match=r"shape \(S, 8\), but got \(1, 7\)"):
+        density.supports(torch.zeros(7))
