@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,9 @@ from torch import Tensor
 
 from pyro_mixtures.distributions import MixtureOfNormals
 from pyro_mixtures.infer.search.evaluations import Evaluations
+from pyro_mixtures.infer.search.label_images import copies_log_prob, image_normals, inverse
 from pyro_mixtures.infer.search.symmetries import LabelSymmetry
-from pyro_mixtures.normals.bounds import bhattacharyya_distances
-
-IMAGE_DRAWS = 256
-"""Of each Normal, whose images give the moments of its image."""
+from pyro_mixtures.normals.bounds import are_degenerate, bhattacharyya_distances
 
 SYMMETRIC = 0.5
 """Nats between a mixture and its image below which there is nothing to add."""
@@ -178,6 +175,8 @@ def expanded(
         )
     before = evaluations.count
     locs, scale_tril, found = _folded(mixture, symmetry)
+    proper = ~are_degenerate(locs, scale_tril)
+    locs, scale_tril = locs[proper], scale_tril[proper]
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(locs), DRAWS, locs.shape[-1], generator=generator, dtype=locs.dtype)
     z = locs.unsqueeze(-2) + noise @ scale_tril.mT  # (N, M, D)
@@ -187,67 +186,14 @@ def expanded(
     kept = kept[log_weights[kept].exp() > LEAST]
     log_weights = _best_weights(locs[kept], scale_tril[kept], z[kept], values[kept], symmetry)
     # images of the components as they were: one of each is exact
-    result = _all_copies(mixture.locs[kept], mixture.scale_tril[kept], log_weights, symmetry)
+    originals = mixture.locs[proper][kept], mixture.scale_tril[proper][kept]
+    result = _all_copies(*originals, log_weights, symmetry)
     z = _draws(result, CHECK_DRAWS, seed)
     values = evaluations.values(z)
     gains = (values - result.log_prob(z))[values.isfinite()]
     error = float(gains.std()) / math.sqrt(len(gains))
     used = evaluations.count - before
     return LabelExpansion(result, symmetry, found, float(gains.mean()), error, used)
-
-
-def symmetrized_log_prob(mixture: MixtureOfNormals, symmetry: LabelSymmetry, z: Tensor) -> Tensor:
-    r"""The log density of a mixture's draws after a random permutation of the labels.
-
-    .. math:: \log \frac1{K!} \sum_\sigma q(g_\sigma(z))\, |\det \partial g_\sigma / \partial z|
-
-    That is exact, where :func:`expanded` takes the nearest Normals, at K! densities a point.
-
-    Args:
-        mixture: over the unconstrained space.
-        symmetry: of labels.
-        z: points ``(S, D)``.
-
-    Returns:
-        ``(S,)``.
-    """
-    components = _copies_log_prob(mixture, symmetry, z, symmetry.permutations())
-    return (components + mixture.log_weights).logsumexp(-1)
-
-
-def image_normals(
-    locs: Tensor, scale_tril: Tensor, symmetry: LabelSymmetry, permutation: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Images of Normals under a permutation of labels, as the Normals nearest to them.
-
-    Where the permutation rearranges coordinates the image is a Normal, with an exact covariance.
-    Elsewhere it has the moments of mapped draws, which are exact for what is linear.
-
-    Args:
-        locs: ``(N, D)``.
-        scale_tril: ``(N, D, D)``.
-        symmetry: of labels.
-        permutation: as :meth:`LabelSymmetry.image` takes it.
-
-    Returns:
-        ``locs`` and ``scale_tril`` of the images.
-    """
-    count, dimension = locs.shape
-    noise = standard_noise(IMAGE_DRAWS, dimension).to(locs)
-    draws = locs.unsqueeze(-2) + noise @ scale_tril.mT  # (N, M, D)
-    images = symmetry.image(draws.flatten(0, 1), permutation).reshape(draws.shape)
-    new_locs = images.mean(-2)  # (N, D)
-    around = (images - new_locs.unsqueeze(-2)) / math.sqrt(len(noise))
-    return new_locs, torch.linalg.cholesky(around.mT @ around)
-
-
-def standard_noise(count: int, dimension: int) -> Tensor:
-    """Points ``(count, D)`` or more with mean zero and the identity for a covariance, exactly."""
-    generator = torch.Generator().manual_seed(0)
-    size = max(count // 2, 2 * dimension)
-    half = torch.randn(size, dimension, generator=generator, dtype=torch.float64)
-    orthogonal = torch.linalg.qr(half).Q * math.sqrt(size)
-    return torch.cat([orthogonal, -orthogonal])
 
 
 def _check(mixture: MixtureOfNormals) -> None:
@@ -299,11 +245,6 @@ def _folded(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> tuple[Tensor,
     return folded_locs, folded_factors, len(set(nearest))
 
 
-def inverse(permutation: tuple[int, ...]) -> tuple[int, ...]:
-    """The permutation that takes it back."""
-    return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
-
-
 def _best_weights(
     locs: Tensor, scale_tril: Tensor, z: Tensor, values: Tensor, symmetry: LabelSymmetry
 ) -> Tensor:
@@ -320,7 +261,7 @@ def _best_weights(
     equal = MixtureOfNormals(locs, scale_tril, locs.new_zeros(len(locs)), validate_args=False)
     few = z[:, :FEW_DRAWS].flatten(0, 1)
     near = _near_permutations(equal, symmetry, few)
-    log_prob = _copies_log_prob(equal, symmetry, z.flatten(0, 1), near)  # (N M, N)
+    log_prob = copies_log_prob(equal, symmetry, z.flatten(0, 1), near)  # (N M, N)
     log_weights = equal.log_weights
     for _ in range(WEIGHT_STEPS):
         gains = values - (log_prob + log_weights).logsumexp(-1).reshape(values.shape)
@@ -330,29 +271,12 @@ def _best_weights(
     return log_weights
 
 
-def _copies_log_prob(
-    mixture: MixtureOfNormals,
-    symmetry: LabelSymmetry,
-    z: Tensor,
-    permutations: Iterable[tuple[int, ...]],
-) -> Tensor:
-    """Of each component, averaged over its copies, at points ``(S, D)``, ``(S, N)``."""
-    total = z.new_full((len(z), len(mixture.locs)), -math.inf)
-    jacobian = symmetry.log_jacobian(z)
-    for permutation in permutations:
-        image = symmetry.image(z, permutation)
-        change = jacobian - symmetry.log_jacobian(image)
-        here = mixture.component_log_prob(image) + change.unsqueeze(-1)
-        total = torch.logaddexp(total, here.nan_to_num(-math.inf, neginf=-math.inf))
-    return total - math.log(symmetry.num_permutations)
-
-
 def _near_permutations(
     mixture: MixtureOfNormals, symmetry: LabelSymmetry, z: Tensor
 ) -> list[tuple[int, ...]]:
     """Those that bring draws of a mixture to where it has mass, the others add next to none."""
     every = list(symmetry.permutations())
-    terms = [_copies_log_prob(mixture, symmetry, z, [each]).logsumexp(-1) for each in every]
+    terms = [copies_log_prob(mixture, symmetry, z, [each]).logsumexp(-1) for each in every]
     shares = torch.stack(terms).softmax(0).mean(-1)  # (K!,)
     return [each for each, share in zip(every, shares, strict=True) if share > LEAST]
 
@@ -375,9 +299,9 @@ def _all_copies(
 
 
 def _distinct(locs: Tensor, factors: Tensor) -> Tensor:
-    """Which images of one Normal do not fall on one before them, ``(K!,)``."""
+    """Which images of one Normal are proper and fall on none before them, ``(K!,)``."""
     nearest = -math.log(OVERLAP)
-    kept = torch.ones(len(locs), dtype=torch.bool)
+    kept = ~are_degenerate(locs, factors)
     to_first = bhattacharyya_distances(locs[:1], factors[:1], locs[1:], factors[1:])
     if not bool((to_first < nearest).any()):
         return kept

@@ -9,11 +9,13 @@ from pyro_mixtures.distributions import MixtureOfDiagNormals, MixtureOfNormals
 from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.label_expansion import (
     expanded,
-    image_normals,
-    inverse,
     is_symmetric,
     label_report,
     num_found,
+)
+from pyro_mixtures.infer.search.label_images import (
+    image_normals,
+    inverse,
     symmetrized_log_prob,
 )
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
@@ -219,3 +221,13 @@ def test_points_without_mass_count_for_nothing():
     result = expanded(both, symmetry, Evaluations(cut))
     assert len(result.mixture.locs) == 2
     assert math.isfinite(result.elbo)
+
+
+def test_components_without_an_image_are_left_out():
+    """Far wider than the simplex, of which draws have weights that underflow."""
+    density, symmetry, normal = one_mode(lambda: mixture(4))
+    wide = MixtureOfNormals(normal.locs, 1e4 * normal.scale_tril, torch.zeros(1).double())
+    _, scale_tril = image_normals(wide.locs, wide.scale_tril, symmetry, (3, 2, 1, 0))
+    assert scale_tril.isnan().all()
+    result = expanded(joined(normal, wide), symmetry, Evaluations(density))
+    assert len(result.mixture.locs) == 24
