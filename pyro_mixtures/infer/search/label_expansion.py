@@ -118,6 +118,22 @@ def is_symmetric(mixture: MixtureOfNormals, symmetry: LabelSymmetry, *, seed: in
     return True
 
 
+def folded(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> MixtureOfNormals:
+    """All components of a mixture at one copy of the modes, with the weights that they had.
+
+    From there a search may go on, of which all copies profit: for a posterior of symmetric
+    labels the mixture with random labels is as good as the one given or better.
+
+    Args:
+        mixture: over the unconstrained space, without a batch shape.
+        symmetry: of labels.
+    """
+    _check(mixture)
+    locs, scale_tril, _ = _folded(mixture, symmetry)
+    proper = ~are_degenerate(locs, scale_tril)
+    return MixtureOfNormals(locs[proper], scale_tril[proper], mixture.log_weights[proper])
+
+
 def expanded(
     mixture: MixtureOfNormals,
     symmetry: LabelSymmetry,
@@ -171,7 +187,8 @@ def expanded(
     if copies > max_components:
         raise ValueError(
             f"Expected labels with at most {max_components} permutations, the largest number of"
-            f" components, but got {copies} of {symmetry.num_labels} labels"
+            f" components, but got {copies} of {symmetry.num_labels} labels: draw from the mixture"
+            " as it is, and permute the labels of each draw at random"
         )
     before = evaluations.count
     locs, scale_tril, found = _folded(mixture, symmetry)

@@ -9,6 +9,7 @@ from pyro_mixtures.distributions import MixtureOfDiagNormals, MixtureOfNormals
 from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.label_expansion import (
     expanded,
+    folded,
     is_symmetric,
     label_report,
     num_found,
@@ -231,3 +232,13 @@ def test_components_without_an_image_are_left_out():
     assert scale_tril.isnan().all()
     result = expanded(joined(normal, wide), symmetry, Evaluations(density))
     assert len(result.mixture.locs) == 24
+
+
+def test_folded_components_are_at_one_copy():
+    density, symmetry, normal = one_mode(mixture)
+    every = expanded(normal, symmetry, Evaluations(density)).mixture
+    one = folded(every, symmetry)
+    assert num_found(one, symmetry) == 1
+    torch.testing.assert_close(one.log_weights, every.log_weights)
+    # images of images are not exact, but near: the copies are tens of nats apart
+    torch.testing.assert_close(one.locs, one.locs[:1].expand(6, 8), atol=0.1, rtol=0.0)
