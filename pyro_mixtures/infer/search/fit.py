@@ -26,7 +26,7 @@ def fit(
     *args: Any,
     num_components: int | None = None,
     covariance: str | None = None,
-    max_evaluations: int = 100_000,
+    max_evaluations: int | None = None,
     num_starts: int = 300,
     seed: int = 0,
     executor: Executor | None = None,
@@ -49,7 +49,8 @@ def fit(
         num_components: K, if it shall be fixed; by default as many as are of use, up to 200.
         covariance: of the components, ``"full"`` or ``"diagonal"``; by default full up to 100
             dimensions.
-        max_evaluations: of the model's log density with its gradient.
+        max_evaluations: of the model's log density with its gradient, at least 10 for each start;
+            by default 100,000, and 5,000 for each dimension from 20 to 100.
         num_starts: draws of the prior from which to ascend. A mode whose basin holds a share b of
             the prior is missed with a probability of ``(1 - b) ** num_starts``.
         seed: of the random numbers; the same seed gives the same result.

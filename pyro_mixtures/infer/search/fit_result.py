@@ -21,11 +21,18 @@ from pyro_mixtures.infer.guides.auto_multivariate_normal_mixture import (
 )
 from pyro_mixtures.infer.search.findings import alarms, notes, trusted, weightless
 from pyro_mixtures.infer.search.fit_summary import FitSummary
+from pyro_mixtures.infer.search.label_expansion import (
+    copy_groups,
+    expanded,
+    is_symmetric,
+    label_report,
+)
 from pyro_mixtures.infer.search.mixture_draws import mixture_draws
 from pyro_mixtures.infer.search.mode_groups import NormalMixture, mode_groups
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 from pyro_mixtures.infer.search.model_runs import random_numbers_kept
 from pyro_mixtures.infer.search.modes import Mode, modes_of
+from pyro_mixtures.infer.search.symmetries import LabelSymmetry, label_symmetries
 from pyro_mixtures.numerics.pareto import FEWEST_SAMPLES
 from pyro_mixtures.numerics.validation import check_at_least
 from pyro_mixtures.numerics.weighing import Weighing, weigh
@@ -55,6 +62,7 @@ class FitResult:
         args: its arguments.
         kwargs: its keyword arguments.
         seconds: that the search took.
+        posterior: a mixture in place of that of the search.
 
     Attributes:
         posterior: the mixture of Normals over the unconstrained vector, packed as Pyro's
@@ -91,9 +99,11 @@ class FitResult:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         seconds: float,
+        *,
+        posterior: NormalMixture | None = None,
     ) -> None:
         self.search, self.density, self.seconds = search, density, seconds
-        self.posterior = search.mixture
+        self.posterior = search.mixture if posterior is None else posterior
         self._call = model, args, kwargs
         self._weighed: dict[int, _Weighed] = {}
         self._summaries: dict[int, FitSummary] = {}
@@ -186,6 +196,40 @@ class FitResult:
         """
         return self.summary().modes
 
+    def expand_labels(self) -> FitResult:
+        """The same with all copies of the modes that an exchange of labels makes.
+
+        A mixture model whose K clusters have the same prior has K! copies of each mode, of which a
+        search finds some. ``summary()`` tells of labels that can be exchanged. All components are
+        moved to one copy, where together they fit it better than each alone, and from there to
+        every other one.
+
+        The modes of the result are the copies.
+
+        Returns:
+            Another result; this one, if no labels can be exchanged or none of their copies is
+            missing.
+
+        Raises:
+            ValueError: for labels with more permutations than a mixture can have components.
+        """
+        mixture, groups = self.posterior, None
+        for symmetry in self._symmetries:
+            if not is_symmetric(mixture, symmetry):
+                mixture = expanded(mixture, symmetry, self.search.evaluations).mixture
+                groups = copy_groups(mixture, symmetry)
+        if groups is None:
+            return self
+        result = FitResult(self.search, self.density, *self._call, self.seconds, posterior=mixture)
+        result._symmetries, result._groups = self._symmetries, groups
+        return result
+
+    @functools.cached_property
+    def _symmetries(self) -> tuple[LabelSymmetry, ...]:
+        if isinstance(self.posterior, MixtureOfDiagNormals):
+            return ()
+        return label_symmetries(self.density, self.search.evaluations)
+
     @property
     def log(self) -> list[str]:
         """What the search has added and left out, and when."""
@@ -246,6 +290,7 @@ class FitResult:
             failed=evaluations.failed,
             seconds=self.seconds,
             alarms=alarms(*told),
+            symmetries=[label_report(self.posterior, each) for each in self._symmetries],
             notes=notes(*told),
         )
 

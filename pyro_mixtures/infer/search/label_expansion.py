@@ -91,6 +91,19 @@ def num_found(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> int:
     return len(set(nearest))
 
 
+def copy_groups(mixture: MixtureOfNormals, symmetry: LabelSymmetry) -> list[Tensor]:
+    """Indices of the components at each copy of the heaviest one, the heaviest copy first."""
+    nearest = _nearest_permutations(
+        mixture.locs, mixture.scale_tril, mixture.log_weights, symmetry
+    )
+    places: dict[tuple[int, ...], list[int]] = {}
+    for index, permutation in enumerate(nearest):
+        places.setdefault(permutation, []).append(index)
+    groups = [torch.tensor(indices) for indices in places.values()]
+    weights = mixture.log_weights.exp()
+    return sorted(groups, key=lambda group: -float(weights[group].sum()))
+
+
 def is_symmetric(mixture: MixtureOfNormals, symmetry: LabelSymmetry, *, seed: int = 0) -> bool:
     r"""Whether a mixture is all but the same after its labels are exchanged.
 

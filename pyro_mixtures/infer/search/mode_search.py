@@ -36,6 +36,12 @@ KINDS = {"full": FullNormals, "diagonal": DiagonalNormals}
 LARGEST_FULL = 100
 """Dimensions of Normals that have full covariances by default."""
 
+EVALUATIONS, PLAIN_DIMENSION = 100_000, 20
+"""The default budget, which grows with the dimension from there."""
+
+LEAST_ASCENT = 10
+"""Evaluations for each start at least."""
+
 MAX_COMPONENTS = 200
 
 FIRST_COMPONENTS = 60
@@ -93,7 +99,9 @@ class ModeSearch:
         num_components: K, if it shall be fixed; else found, up to 200.
         covariance: of the components, ``"full"`` or ``"diagonal"``; by default full up to 100
             dimensions.
-        max_evaluations: of the log density with its gradient.
+        max_evaluations: of the log density with its gradient, at least 10 for each start; by
+            default 100,000, and 5,000 for each dimension from 20 to 100. The last steps of a
+            large mixture may take some more.
         seed: of the random numbers. The same seed gives the same result.
         executor: of ``concurrent.futures``, to spread the evaluations over machines.
 
@@ -133,17 +141,20 @@ class ModeSearch:
         *,
         num_components: int | None = None,
         covariance: str | None = None,
-        max_evaluations: int = 100_000,
+        max_evaluations: int | None = None,
         seed: int = 0,
         executor: Executor | None = None,
     ) -> None:
         _check_starts(starts)
+        if max_evaluations is None:
+            dimension = min(starts.shape[-1], LARGEST_FULL)
+            max_evaluations = int(EVALUATIONS * max(1.0, dimension / PLAIN_DIMENSION))
         if covariance is None:
             covariance = "full" if starts.shape[-1] <= LARGEST_FULL else "diagonal"
         check_choice("covariance", covariance, tuple(KINDS))
         if num_components is not None:
             check_at_least(1, num_components=num_components)
-        check_at_least(2 * len(starts), max_evaluations=max_evaluations)
+        check_at_least(LEAST_ASCENT * len(starts), max_evaluations=max_evaluations)
         self.evaluations = Evaluations(log_density, executor=executor)
         self.starts = starts.detach().to(torch.float64)
         self.scale = prior_scale(self.starts)

@@ -255,7 +255,7 @@ class ModelLogDensity:
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
     def supports(self, z: Tensor) -> dict[str, Any]:
-        """The constraints on the latent sites at one point ``(D,)``, of each site's whole value."""
+        """The constraints on the whole values of the latent sites, at one point ``(D,)``."""
         self._check(z.unsqueeze(0))
         return self._runs.supports(z)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pyro_mixtures.distributions import MixtureOfNormals
 from pyro_mixtures.infer.search.mixture_draws import mixture_draws
 from pyro_mixtures.infer.search.mode_groups import (
     NormalMixture,
@@ -18,6 +19,9 @@ from pyro_mixtures.infer.search.mode_groups import (
 
 DRAWS = 1000
 """Of each mode, for its location."""
+
+MANY = 500
+"""Components beyond which distances are of modes, not of their components."""
 
 QUANTILES = 0.1587, 0.5, 0.8413
 
@@ -159,14 +163,23 @@ def _nearest(mixture: NormalMixture, groups: list[Tensor]) -> list[Nearest | Non
     if len(groups) == 1:
         return [None]
     locs, scales = mixture.locs.detach(), normal_scales(mixture)
-    distances = component_distances(mixture)
     weights = mixture.log_weights.detach().exp()
-    between = distances.new_full((len(groups), len(groups)), math.inf)
-    for one, first in enumerate(groups):
-        for other, second in enumerate(groups[:one]):
-            least = distances[first][:, second].amin()
-            between[one, other] = between[other, one] = least
     moments = [_moments(locs, scales, weights, group) for group in groups]
+    if len(locs) > MANY:  # each mode as one Normal
+        means = torch.stack([mean for mean, _ in moments])
+        factors = torch.stack([torch.linalg.qr(root.mT).R.mT for _, root in moments])
+        signs = factors.diagonal(dim1=-2, dim2=-1).sign()
+        between = component_distances(
+            MixtureOfNormals(means, factors * signs.unsqueeze(-2), means[:, 0])
+        )
+        between.fill_diagonal_(math.inf)
+    else:
+        distances = component_distances(mixture)
+        between = distances.new_full((len(groups), len(groups)), math.inf)
+        for one, first in enumerate(groups):
+            for other, second in enumerate(groups[:one]):
+                least = distances[first][:, second].amin()
+                between[one, other] = between[other, one] = least
     found: list[Nearest | None] = []
     for one, row in enumerate(between):
         index = int(row.argmin())

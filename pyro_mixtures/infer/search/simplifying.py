@@ -12,8 +12,12 @@ from pyro_mixtures.normals.bounds import bhattacharyya_distances
 REFITS, RATE = 60, 0.5
 """Steps of the weights, and the power by which each step mends them."""
 
-MAX_OVERLAP = 0.97
-"""Bhattacharyya coefficient above which two components are the same."""
+SAME = 0.03
+"""Bhattacharyya distance below which two components are the same, for each ten dimensions: their
+means and covariances are noisy in each of them."""
+
+HALF = 0.5
+"""Weight of a component that is never needless: the samples of others say nothing of it."""
 
 COST, ALL_COSTS = 1e-3, 5e-3
 """Nats that a component, and all together, may cost that are left out."""
@@ -41,7 +45,8 @@ def without_dead(parts: Parts, *, min_weight: float, min_age: int) -> Parts:
 def without_doubles(parts: Parts) -> Parts:
     """The mixture without components that nearly coincide with heavier ones, which get theirs."""
     locs, factor = parts.normals.locs, parts.normals.factor
-    double = (-bhattacharyya_distances(locs, factor, locs, factor)).exp() > MAX_OVERLAP
+    distances = bhattacharyya_distances(locs, factor, locs, factor)
+    double = distances < SAME * max(1.0, locs.shape[-1] / 10)
     weights = parts.log_weights.exp()
     kept = torch.ones(len(parts), dtype=torch.bool)
     for index in weights.argsort(descending=True, stable=True).tolist():
@@ -63,7 +68,7 @@ def without_needless(parts: Parts, seen: Seen) -> Parts:
     left = ALL_COSTS
     kept = torch.ones(len(parts), dtype=torch.bool)
     while int(kept.sum()) > 1:
-        costs = _costs(weights, seen).masked_fill(~kept, torch.inf)
+        costs = _costs(weights, seen).masked_fill(~kept | (weights > HALF), torch.inf)
         cheapest = int(costs.argmin())
         if not costs[cheapest] <= min(left, COST):
             break

@@ -29,8 +29,11 @@ MAX_OPTIMA = 100
 FLATTEST = 1e-4
 """Least curvature of an optimum, in prior precisions: flatter ones have run away."""
 
-LOCAL_FITS, LOCAL_STEPS, LOCAL_TRUST = 16, 25, 1.0
-"""Of a Normal each, from prior draws and from optima without a Hessian of their own."""
+LOCAL_FITS, LOCAL_STEPS, LOCAL_TRUST = 32, 25, 1.0
+"""Of a Normal each: half from prior draws, and half from optima without a Hessian of their own."""
+
+LOCAL_SHARE = 0.15
+"""Of the budget, at most, for the local fits."""
 
 LEAST = 0.01
 """Share of an equal weight that each first component has at least."""
@@ -105,7 +108,8 @@ def started(
     found = _distinct(ascents, scale)
     normals, optima, rest = _laplace(evaluations, found, scale, kind, max_parts)
     order = torch.randperm(len(draws), generator=generator)
-    firsts = torch.cat([rest[:LOCAL_FITS], draws[order[:LOCAL_FITS]]])
+    fits = min(LOCAL_FITS, 2 + int(LOCAL_SHARE * max_count / (LOCAL_STEPS * wanted)))
+    firsts = torch.cat([rest[: fits // 2], draws[order[: fits - fits // 2]]])
     local = kind.of_stddevs(firsts, (scale / 2).expand_as(firsts))
     local, elbos, visited = _fitted(evaluations, local, wanted, generator)
     wide = kind.of_stddevs(loc[None], scale[None])
