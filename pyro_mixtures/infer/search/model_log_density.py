@@ -172,7 +172,8 @@ class ModelLogDensity:
             self._runs.strict_log_density(point)
         except ValueError as error:
             return f"{type(error).__name__}: {error}", error
-        return f"the value {value.item()}", None
+        told = f"the value {value.item()}"
+        return (f"{told} with a gradient that is not" if value.isfinite() else told), None
 
     def _difference(
         self, way: str, points: Tensor, alone: list[tuple[Tensor, Tensor]]

@@ -28,7 +28,9 @@ def valid_values(fn: Any, value: Tensor) -> Iterator[Tensor]:
         support = fn.support
     except NotImplementedError:
         return
-    yield support.check(torch.as_tensor(value))
+    valid = support.check(torch.as_tensor(value))
+    within = len(fn.event_shape) - support.event_dim  # of Unit one, of no elements
+    yield valid.flatten(-within).all(-1) if within > 0 else valid
 
 
 def _follows(own: Any, name: str, constraint: Any) -> bool:

@@ -207,6 +207,19 @@ def test_outside_of_a_support_there_is_no_density(way):
         assert log_density(z)[1] > -math.inf  # as the user wants it
 
 
+def undefined_in_a_strip():
+    x = torch.as_tensor(pyro.sample("x", dist.Normal(0.0, 1.0)))
+    pyro.factor("strip", torch.where((x > 0.5) & (x < 0.6), torch.nan, 0.0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_factor_that_is_not_a_number_harms_no_other_point(way):
+    values = ModelLogDensity(undefined_in_a_strip, way=way)(torch.tensor([[0.0], [0.55], [1.0]]))
+    normal = dist.Normal(0.0, 1.0).log_prob(torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(values[[0, 2]], normal)
+    assert bool(values[1].isnan())
+
+
 @pytest.mark.parametrize("name", ["parameter", "module", "eight schools"])
 def test_parameters_and_random_numbers_stay(name):
     pyro.clear_param_store()
@@ -406,6 +419,11 @@ def off_the_plates():
     pyro.sample("k", dist.Bernoulli(torch.tensor([0.3, 0.4])))
 
 
+def without_gradient():
+    x = torch.as_tensor(pyro.sample("x", dist.Normal(0.0, 1.0)))
+    pyro.factor("root", torch.where(x > 9.0, (x - x).sqrt(), 0.0))
+
+
 def sometimes_more():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     if x > 0:
@@ -437,6 +455,7 @@ def on_the_edge():
         (random_density, ValueError, "the same in each run"),
         (dropout, ValueError, "the same in each run"),
         (nowhere_finite, ValueError, "finite at some draws of the prior, but got the value -inf"),
+        (without_gradient, ValueError, r"the value -\d\S+ with a gradient that is not"),
         (never_factorized, torch.linalg.LinAlgError, "positive-definite"),
         (discrete_support, ValueError, "'x' to depend on no discrete site"),
         (off_the_plates, ValueError, "discrete sites k are enumerated"),
