@@ -39,7 +39,10 @@ def seed() -> None:
 def validation() -> Iterator[None]:
     """On again after each test: ``torch.compile`` turns it off for the whole process."""
     classes = (Distribution, TorchDistribution)
-    before = [cls._validate_args for cls in classes]
+    before = [vars(cls).get("_validate_args") for cls in classes]
     yield
     for cls, value in zip(classes, before, strict=True):
-        cls._validate_args = value
+        if value is not None:
+            cls._validate_args = value
+        elif "_validate_args" in vars(cls):  # which would hide that of the class above
+            del cls._validate_args
