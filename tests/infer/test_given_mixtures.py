@@ -413,6 +413,46 @@ def test_what_another_guide_left_in_the_store_is_replaced(guide_class):
         assert_is(guide.get_posterior(), mixture)
 
 
+def test_guides_that_are_kept_apart_share_no_parameters():
+    mixtures = [given(AutoDiagonalNormalMixture, count=2) for _ in range(2)]
+    mixtures[1] = mixtures[1].affine(torch.ones(D))
+    guides = [AutoDiagonalNormalMixture(model, 2) for _ in mixtures]
+    for guide, mixture in zip(guides, mixtures, strict=True):
+        guide.keep_apart()
+        guide.set_posterior(mixture)
+        guide()
+    svi = SVI(model, guides[1], pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    svi.step()
+    guides[0]()
+    assert_is(guides[0].get_posterior(), mixtures[0])
+    own = [{id(value) for value in guide.parameters()} for guide in guides]
+    stored = {id(value) for _, value in pyro.get_param_store().named_parameters()}
+    assert own[0] | own[1] == stored
+    assert not own[0] & own[1]
+
+
+def test_names_of_guides_that_were_loaded_are_left_to_them():
+    first = AutoDiagonalNormalMixture(model, 2)
+    first.keep_apart()
+    first()
+    name = next(iter(pyro.get_param_store())).split(".")[0]
+    number = int(name.rsplit("_", 1)[1]) + 1
+    value = torch.zeros(3)
+    pyro.param(f"{type(first).__name__}_{number}.locs", value)  # as another process left it
+    second = AutoDiagonalNormalMixture(model, 2)
+    second.keep_apart()
+    second()
+    assert second.locs.shape == (2, D)
+    assert any(f"_{number + 1}.locs" in each for each in pyro.get_param_store())
+
+
+def test_a_guide_that_was_called_cannot_be_kept_apart():
+    guide = AutoDiagonalNormalMixture(model, 2)
+    guide()
+    with pytest.raises(ValueError, match="not called yet"):
+        guide.keep_apart()
+
+
 @pytest.mark.parametrize("init", [None, "prior"])
 def test_without_a_store(init):
     mixture = given(AutoDiagonalNormalMixture)

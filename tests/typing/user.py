@@ -113,6 +113,7 @@ def model(data: Tensor) -> None:
 def fit(data: Tensor) -> dict[str, Tensor]:
     """Guides and objectives."""
     guide: pm.AutoMixture = pm.AutoDiagonalNormalMixture(model, 3, estimator="stratified")
+    guide.keep_apart()
     full = pm.AutoMultivariateNormalMixture(model, num_components=3, init="prior")
     kin: list[pm.AutoMixture] = [
         pm.AutoSharedDiagonalNormalMixture(model, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 SAMPLES = 1000
 """Of each component, for overlaps without a closed form."""
+
+NUMBERS = itertools.count(1)
+"""Of the guides with names of their own."""
 
 
 class TakesMixtures(InPriorUnits):
@@ -138,6 +142,40 @@ class TakesMixtures(InPriorUnits):
             self._given, self.num_components = given, mixture.num_components
         else:
             self._take(given)
+
+    def keep_apart(self) -> None:
+        """Give the parameters names of their own in Pyro's store, before the first call.
+
+        Pyro names them by the guide's class, so that a second guide of the class goes on with the
+        parameters of the first. A guide that is kept apart has a number in its name, one that no
+        other guide of this process has, and keeps its parameters whatever others do. The names
+        are not the same in another process unless it makes such guides in the same order:
+        ``guide.state_dict()`` is the way to save them.
+
+        Raises:
+            ValueError: after the first call.
+
+        Example:
+            >>> import pyro.distributions as dist
+            >>> from pyro_mixtures import AutoDiagonalNormalMixture
+            >>> pyro.clear_param_store(); pyro.set_rng_seed(0)
+            >>> def model():
+            ...     pyro.sample("x", dist.Normal(0.0, 3.0))
+            >>> first, second = (AutoDiagonalNormalMixture(model, 2) for _ in range(2))
+            >>> first.keep_apart(); second.keep_apart()
+            >>> _ = first(), second()
+            >>> torch.equal(first.locs, second.locs)
+            False
+        """
+        if self.prototype_trace is not None:
+            raise ValueError(
+                "Expected a guide that was not called yet, but got one whose parameters have their"
+                " names already: call keep_apart() first"
+            )
+        stored = {name.split(".")[0] for name in pyro.get_param_store()}  # loaded ones, too
+        names = (f"{type(self).__name__}_{number}" for number in NUMBERS)
+        name = next(each for each in names if each not in stored)
+        self._pyro_set_supermodule(name, self._pyro_context)
 
     def _take(self, given: GivenMixture) -> None:
         """Make the parameters those of a given mixture."""

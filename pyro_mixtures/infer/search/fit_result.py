@@ -112,7 +112,8 @@ class FitResult:
     def guide(self) -> AutoMultivariateNormalMixture | AutoDiagonalNormalMixture:
         """A guide of the model whose posterior is this mixture, in the dtype of the model.
 
-        ``Predictive``, ``quantiles`` and further steps of ``SVI`` go on from it. It is made once.
+        ``Predictive``, ``quantiles`` and further steps of ``SVI`` go on from it. It is made once,
+        with names of its own in Pyro's store: guides of other results share no parameters with it.
         Of a model with discrete sites, which are summed out here, it is a guide of the others.
         """
         model, args, kwargs = self._call
@@ -125,6 +126,7 @@ class FitResult:
             # for a run of the model on sites that cannot be drawn, as ImproperUniform
             init_to_value(values={name: value[0] for name, value in somewhere.items()}),
         )
+        guide.keep_apart()
         guide.set_posterior(self.posterior)
         with random_numbers_kept(), poutine.block():
             guide(*args, **kwargs)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro.distributions import constraints
 from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.infer.autoguide import init_to_value
 
 from experiments.modes.targets import TARGETS
 from pyro_mixtures.distributions import MixtureOfDiagNormals
@@ -240,6 +241,25 @@ def test_the_guide_can_be_pickled():
     buffer.seek(0)
     again = pickle.load(buffer)
     torch.testing.assert_close(again.get_posterior().locs, guide.get_posterior().locs)
+
+
+def test_guides_of_two_results_share_no_parameters():
+    """Nor does one of the user's own of their class, whatever is called or trained."""
+    near, far = normals([[0.5]], [1.0], [1.0]), normals([[0.5]], [3.0], [1.0])
+    results = [result_of(without_prior, each) for each in (near, far)]
+    guides = [result.guide for result in results]
+    other = AutoMultivariateNormalMixture(
+        without_prior, 1, init_to_value(values={"x": torch.ones(())})
+    )
+    other()
+    svi = SVI(without_prior, guides[1], pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    svi.step()
+    guides[0]()
+    assert guides[0].get_posterior().scale_tril.item() == pytest.approx(1.0)
+    pyro.clear_param_store()
+    guides[0]()
+    assert guides[0].get_posterior().scale_tril.item() == pytest.approx(1.0)
+    assert guides[1].get_posterior().scale_tril.item() != pytest.approx(3.0)
 
 
 def test_sites_that_are_summed_out_are_none_of_the_guide():
