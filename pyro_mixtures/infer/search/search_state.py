@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.growing import Candidates
 from pyro_mixtures.infer.search.natural_normals import FullNormals
 from pyro_mixtures.infer.search.parts import Parts
@@ -23,6 +25,9 @@ SETTINGS = ("starts", "num_components", "max_evaluations", "covariance", "seed")
 
 PLAIN = ("elbos", "spreads", "counts", "log", "stopped", "settling", "converged")
 """Attributes that are numbers, words, or lists of these."""
+
+PROBES = 8
+"""Points at which a density is compared with that of the state."""
 
 COUNTED = ("count", "without_mass", "failed", "first_failure")
 """Of the evaluations."""
@@ -53,7 +58,8 @@ def restore(search: ModeSearch, state: dict[str, Any]) -> None:
     """Let a search of the same settings be as the other was.
 
     Raises:
-        ValueError: for a state of another search.
+        ValueError: for a state of another search: with other settings, or of another density,
+            as of a model with other data.
     """
     for name in SETTINGS:
         own, given = getattr(search, name), state[name]
@@ -63,6 +69,8 @@ def restore(search: ModeSearch, state: dict[str, Any]) -> None:
                 f"Expected the state of a search with the same {name}, but got another"
                 + ("" if tensors else f": {given} for {own}")
             )
+    if "parts" in state:
+        _check_density(search, *state["candidates"][0])
     for name in PLAIN:
         value = state[name]
         setattr(search, name, list(value) if isinstance(value, list) else value)
@@ -81,6 +89,23 @@ def restore(search: ModeSearch, state: dict[str, Any]) -> None:
             Batch(*_with_normals(Batch, values, search.kind)) for values in store["batches"]
         ]
         search.store.proposals = list(store["proposals"])
+
+
+def _check_density(search: ModeSearch, points: Tensor, values: Tensor) -> None:
+    """That it has the values of the state at some of its points ``(N, D)``, which do not count."""
+    some = torch.linspace(0, len(points) - 1, PROBES).long()
+    points, expected = points[some], values[some]
+    known = search.evaluations
+    found = Evaluations(known.log_density, executor=known.executor).values(points)
+    dtype = getattr(known.log_density, "dtype", torch.float64)
+    allowed = torch.finfo(dtype).eps ** 0.5  # of what other batches and machines round differently
+    if not torch.allclose(found, expected, rtol=allowed, atol=allowed):
+        row = int((found - expected).abs().nan_to_num(torch.inf).argmax())
+        raise ValueError(
+            "Expected the state of a search of the same log density, but got another, as of a"
+            f" model with other data: {expected[row].item():.6g} for {found[row].item():.6g} at"
+            f" {points[row].tolist()[:8]}"
+        )
 
 
 def _flat(value: Any) -> dict[str, Any]:

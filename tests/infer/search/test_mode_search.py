@@ -160,6 +160,18 @@ def test_the_state_of_another_search_is_refused(name, other):
         )
 
 
+@pytest.mark.parametrize("after", [1, 9])
+def test_the_state_of_a_search_of_another_density_is_refused(after):
+    search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
+    for _ in range(after):
+        search.step()
+    other = ModeSearch(lambda z: banana(z) + 1e-4, starts(2, 3.0), max_evaluations=8000)
+    with pytest.raises(ValueError, match="same log density, but got another"):
+        other.load_state_dict(search.state_dict())
+    assert other.parts is None
+    assert other.evaluations.count == 0
+
+
 def test_an_interrupted_search_has_a_mixture():
     search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
     search.step()
