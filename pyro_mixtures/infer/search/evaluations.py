@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import pickle
+import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ class Evaluations:
             row on its own, such as a ``ModelLogDensity``.
         executor: of ``concurrent.futures``, which evaluates the chunks of a batch; by default
             they are evaluated here. One of processes pickles the log density once, as it
-            is then. The numbers do not depend on how many workers there are.
+            is then. The numbers do not depend on how many workers there are. After its shutdown
+            points are evaluated here, which is told.
         chunk_size: points evaluated at once; by default 1024, or 16 with an executor, and no more
             than the ``batch_size`` of a ``ModelLogDensity``.
 
@@ -108,10 +110,21 @@ class Evaluations:
         self, executor: Executor, function: Function, chunks: tuple[Tensor, ...]
     ) -> list[Outcome]:
         """Outcomes of chunks, in their order."""
-        futures = [
-            executor.submit(_task, function, self._shipped, chunk.cpu().numpy())
-            for chunk in chunks
-        ]
+        try:
+            futures = [
+                executor.submit(_task, function, self._shipped, chunk.cpu().numpy())
+                for chunk in chunks
+            ]
+        except BrokenExecutor:
+            raise
+        except RuntimeError as error:  # as after the end of a with block
+            warnings.warn(
+                f"The executor takes no more tasks ({error}): log densities are evaluated in this"
+                " process from now on. Ask for what needs them while the executor is open",
+                stacklevel=5,
+            )
+            self.executor = None
+            return [function(self.log_density, chunk) for chunk in chunks]
         outcomes = []
         try:
             for future in futures:
