@@ -41,7 +41,8 @@ def fit(
     not need (:class:`~pyro_mixtures.infer.ModeSearch`). The result says how far to trust it.
 
     For a model of local variables, or data in subsamples, take a guide and SVI. Ctrl-C ends the
-    search with the best mixture so far.
+    search with the best mixture so far, once the starts have found the first one. Random numbers
+    of torch and Pyro, and Pyro's store of parameters, are left as they are.
 
     Args:
         model: a Pyro model with continuous latent sites; discrete ones are summed out.
@@ -55,11 +56,13 @@ def fit(
             the prior is missed with a probability of ``(1 - b) ** num_starts``.
         seed: of the random numbers; the same seed gives the same result.
         executor: of ``concurrent.futures``, for models that take long: evaluations are spread
-            over its workers, and the numbers do not depend on how many there are.
+            over its workers, and the numbers do not depend on how many there are. Also ask for
+            the ``summary`` while it is open.
         checkpoint: a file in which the search is kept now and then; a call with the same
-            arguments goes on from it.
+            arguments goes on from it to the same numbers.
         progress: show a bar with the evaluations, the number of components and the ELBO.
-        kwargs: keyword arguments of the model.
+        kwargs: keyword arguments of the model; for those with one of the names above hand over
+            ``functools.partial(model, seed=...)``.
 
     Returns:
         :class:`~pyro_mixtures.infer.FitResult`: guide, posterior, draws, modes and summary.
@@ -67,7 +70,8 @@ def fit(
     Raises:
         ValueError: for a model without continuous latent sites or with discrete ones that cannot
             be summed out, a log density that is random or nowhere finite, numbers that are too
-            small, or a checkpoint of a search with other settings.
+            small, or a checkpoint of a search with other settings or of another model or data, or
+            in a folder that does not exist.
         NotImplementedError: for a plate that subsamples.
 
     Example:
@@ -81,6 +85,9 @@ def fit(
     """
     began = time.perf_counter()
     check_at_least(2, num_starts=num_starts)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"Expected checkpoint in a folder that exists, but got {checkpoint}")
     density = ModelLogDensity(model, args, kwargs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,7 +101,6 @@ def fit(
         seed=seed,
         executor=executor,
     )
-    path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         search.load_state_dict(torch.load(path, weights_only=True))
     _run(search, path, progress)
