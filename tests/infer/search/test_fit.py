@@ -175,6 +175,21 @@ def test_the_family_can_be_chosen(count, covariance):
     assert summary.elbo == pytest.approx(float(evidence) - lost, abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["eight schools", "nested plates", "switch", "mixture of two"])
+def test_a_budget_is_kept(name):
+    model, args, kwargs, _ = MODELS[name]
+    result = quick(model, *args, max_evaluations=2000, num_starts=20, **kwargs)
+    assert result.search.evaluations.count <= 2000
+    assert result.search.stopped == "budget"
+    assert result.search.max_evaluations == 2000
+
+
+def test_a_budget_too_small_for_one_step_is_named():
+    """Starts and the last steps need more."""
+    with pytest.raises(ValueError, match="max_evaluations"):
+        quick(regression, torch.zeros(1, 2), torch.zeros(1), noise=1.0, max_evaluations=100)
+
+
 def test_noisy_densities_of_many_data_in_single_precision():
     """Rounding of a thousand terms is larger than the gains of the last steps."""
     y = 2.0 + torch.randn(1000, generator=torch.Generator().manual_seed(0))
@@ -247,6 +262,18 @@ def test_improper_posteriors_are_told(model):
     summary = quick(model).summary()
     assert not summary.passed_checks
     assert "improper, without end along z" in summary.alarms[0]
+
+
+def grows():
+    z = pyro.sample("z", dist.ImproperUniform(constraints.real, (), ()))
+    pyro.factor("improper", 0.1 * z)
+
+
+def test_a_density_that_grows_without_end_is_no_success():
+    result = quick(grows)
+    summary = result.summary()
+    assert not summary.passed_checks
+    assert result.posterior.component_logits.isfinite().all()
 
 
 def test_a_needle_is_no_success():
