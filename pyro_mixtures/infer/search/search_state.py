@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from pyro_mixtures.infer.search.parts import Parts
 from pyro_mixtures.infer.search.sample_store import Batch
 from pyro_mixtures.infer.search.starts import Optima
 
-if TYPE_CHECKING:
-    from pyro_mixtures.infer.search.mode_search import ModeSearch
+Search = Any
+"""A ``ModeSearch``, whose file imports this one."""
 
 SETTINGS = ("starts", "num_components", "max_evaluations", "covariance", "seed")
 """Of a search, which those of the state must equal."""
@@ -33,7 +33,7 @@ COUNTED = ("count", "without_mass", "failed", "first_failure")
 """Of the evaluations."""
 
 
-def state_of(search: ModeSearch) -> dict[str, Any]:
+def state_of(search: Search) -> dict[str, Any]:
     """Tensors, numbers and words, in lists and dicts, which ``torch.load`` reads as weights."""
     state = {name: getattr(search, name) for name in SETTINGS}
     state |= {name: getattr(search, name) for name in PLAIN}
@@ -54,7 +54,7 @@ def state_of(search: ModeSearch) -> dict[str, Any]:
     return state
 
 
-def restore(search: ModeSearch, state: dict[str, Any]) -> None:
+def restore(search: Search, state: dict[str, Any]) -> None:
     """Let a search of the same settings be as the other was.
 
     Raises:
@@ -91,7 +91,7 @@ def restore(search: ModeSearch, state: dict[str, Any]) -> None:
         search.store.proposals = list(store["proposals"])
 
 
-def _check_density(search: ModeSearch, points: Tensor, values: Tensor) -> None:
+def _check_density(search: Search, points: Tensor, values: Tensor) -> None:
     """That it has the values of the state at some of its points ``(N, D)``, which do not count."""
     some = torch.linspace(0, len(points) - 1, PROBES).long()
     points, expected = points[some], values[some]
@@ -119,7 +119,7 @@ def _with_normals(made: Any, values: dict[str, Any], kind: type[FullNormals]) ->
     return [normals if f.name == "normals" else values[f.name] for f in fields(made)]
 
 
-def save(search: ModeSearch, path: Path) -> None:
+def save(search: Search, path: Path) -> None:
     """Write the state to a file, which is whole at any time."""
     partial = path.with_name(f"{path.name}.partial")
     torch.save(state_of(search), partial)
