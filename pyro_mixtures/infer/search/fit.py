@@ -91,7 +91,7 @@ def fit(
     density = ModelLogDensity(model, args, kwargs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        starts = density.prior_draws(num_starts)
+        starts = density.prior_draws(num_starts).cpu()  # where the search is
     search = ModeSearch(
         density,
         starts,
