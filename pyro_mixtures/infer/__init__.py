@@ -31,6 +31,7 @@ from pyro_mixtures.infer.search.fit import fit
 from pyro_mixtures.infer.search.fit_result import FitResult
 from pyro_mixtures.infer.search.mode_search import ModeSearch
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
+from pyro_mixtures.infer.search.starting_mixture import starting_mixture
 
 __all__ = [
     "Annealing",
@@ -57,4 +58,5 @@ __all__ = [
     "avf_optim_args",
     "detached",
     "fit",
+    "starting_mixture",
 ]

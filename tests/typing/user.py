@@ -153,6 +153,8 @@ def fit(data: Tensor) -> dict[str, Tensor]:
 
 def density(data: Tensor) -> dict[str, Tensor]:
     """The log density of a model."""
+    start = pm.starting_mixture(model, (data,), num_components=3, seed=1)
+    print(start.log_prob(start.sample()), pm.AutoMixture(model, 3, init="modes").init)
     log_density = pm.ModelLogDensity(model, (data,), way="plate")
     z: Tensor = log_density.prior_draws(5)
     value: Tensor = log_density(z)

@@ -17,11 +17,17 @@ from torch import Tensor, nn
 from pyro_mixtures.distributions import MixtureDistribution
 from pyro_mixtures.distributions.mixture_distribution import WEIGHT_GRADIENTS
 from pyro_mixtures.estimators import ESTIMATORS, stratified
-from pyro_mixtures.infer.guides.given_mixture import component_parameters
+from pyro_mixtures.infer.guides.given_mixture import (
+    component_parameters,
+    mean_stddev,
+    suited,
+    with_values,
+)
 from pyro_mixtures.infer.guides.prior_units import DRAWS, in_units, spread
 from pyro_mixtures.infer.guides.site_quantiles import site_quantiles
 from pyro_mixtures.infer.guides.starting_points import InitLoc, StartingPoints, init_to_prior
 from pyro_mixtures.infer.guides.takes_mixtures import TakesMixtures
+from pyro_mixtures.infer.search.starting_mixture import starting_mixture
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
 from pyro_mixtures.samples.groups import KeptGroups
 
@@ -76,7 +82,11 @@ class AutoMixture(TakesMixtures):
             components start at draws of the prior, unless there is an ``init_loc_fn``,
             ``init_scale`` is in these units, and so are an optimizer's steps of parameters named
             ``locs``; of ``coord_scale`` they are of the logarithm. For posteriors whose modes are
-            far apart, or coordinates of unlike sizes. None for units of one.
+            far apart, or coordinates of unlike sizes. ``"modes"`` to start at the modes that
+            ascents from draws of the prior find, with their weights and widths
+            (:func:`~pyro_mixtures.infer.starting_mixture`, with the arguments of the first call),
+            and to measure in standard deviations of these components; a guide whose components
+            are no Normals only takes their places. None for units of one.
 
     Raises:
         ValueError: for ``num_components`` below 1, an ``init_scale`` that is not positive and
@@ -140,7 +150,7 @@ class AutoMixture(TakesMixtures):
         if not (estimator is None or callable(estimator)):
             check_choice("estimator", estimator, tuple(IN_GUIDES))
         if init is not None:
-            check_choice("init", init, ("prior",))
+            check_choice("init", init, ("prior", "modes"))
         if init is not None and init_loc_fn is None:
             init_loc_fn = init_to_prior
         starts = StartingPoints(init_loc_fn)
@@ -237,12 +247,37 @@ class AutoMixture(TakesMixtures):
             if self._given is not None:
                 self._take(self._given)
                 return
+            if self.init == "modes":
+                self._start_at_modes(*args, **kwargs)
+                return
             locs = self._starts.locs(run, self.prototype_trace, self.num_components, scale)
             self._set_parameters(locs.new_zeros(self.num_components), self._first_values(locs))
             self._take_units()
         except Exception:
             self.prototype_trace = None  # to be set up again by the next call
             raise
+
+    def _start_at_modes(self, *args: Any, **kwargs: Any) -> None:
+        seed = int(torch.randint(2**31, ()))
+        try:
+            start = starting_mixture(
+                self.model, args, kwargs, num_components=self.num_components, seed=seed
+            )
+        except NotImplementedError as error:  # a plate that subsamples
+            raise NotImplementedError(
+                "Expected a model whose density is the same in each run for init='modes', but"
+                f" got: {error}. Find the modes with one that runs on all data, or on a part that"
+                " stays, and hand them over: guide.set_posterior(starting_mixture(...))"
+            ) from error
+        normals = suited(start, self.distribution)
+        like = self._init_loc()
+        self.prior_units = mean_stddev(start if normals is None else normals).to(like)
+        values = dict(self._first_values(start.locs.to(like)))
+        if normals is not None:
+            for name, value in self.read_components(normals).items():
+                values[name] = with_values(values[name], name, value)
+        self._set_parameters(start.log_weights.to(like), values)
+        self._take_units()
 
     def __getstate__(self):
         self._starts = None  # as Pyro does with the model: the function may not be pickled

@@ -8,7 +8,11 @@ import torch
 from pyro.nn import PyroParam
 from torch import Tensor
 
-from pyro_mixtures.distributions import MixtureDistribution
+from pyro_mixtures.distributions import (
+    MixtureDistribution,
+    MixtureOfDiagNormals,
+    MixtureOfNormals,
+)
 
 
 class GivenMixture(NamedTuple):
@@ -83,6 +87,45 @@ def _of_normals(mixture: MixtureDistribution) -> dict[str, Tensor]:
     if torch.equal(factor.tril(), diagonal.diag_embed()):
         found["coord_scale"] = diagonal
     return found
+
+
+def suited(mixture: MixtureDistribution, distribution: Any) -> MixtureDistribution | None:
+    """The Normals of a class with named tensors that are nearest to those of a mixture.
+
+    Without correlations each coordinate has its variance given all others, which has the least
+    divergence from the mixture's; a covariance that components share is of their mean precision.
+
+    Args:
+        mixture: of Normals.
+        distribution: as for :func:`component_parameters`, or None.
+
+    Returns:
+        What the class can hold, or None for a class with other parameters.
+    """
+    letters = {} if distribution is None else dict(distribution.component_parameters)
+    letters.pop("control_var", None)
+    if letters.keys() not in ({"locs", "coord_scale"}, {"locs", "scale_tril"}):
+        return None
+    locs, factor = mixture.components.normals("a guide")
+    logits = mixture.log_weights
+    if factor.dim() == 2 and letters.get("coord_scale") == "KD":
+        return MixtureOfDiagNormals(locs, factor, logits)
+    tril = factor.diag_embed() if factor.dim() == 2 else factor
+    precisions = torch.cholesky_inverse(tril)  # (K, D, D)
+    if "K" not in letters.get("coord_scale", letters.get("scale_tril", "")):
+        mean = (logits.exp()[:, None, None] * precisions).sum(0)
+        precisions = mean.expand_as(precisions)
+    if "coord_scale" in letters:
+        return MixtureOfDiagNormals(locs, precisions.diagonal(dim1=-2, dim2=-1).rsqrt(), logits)
+    tril = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precisions)))
+    return MixtureOfNormals(locs, tril, logits)
+
+
+def mean_stddev(mixture: MixtureDistribution) -> Tensor:
+    """Of the Normals of a mixture, the geometric mean by weight, ``(D,)``."""
+    _, factor = mixture.components.normals("a guide")
+    stddevs = factor if factor.dim() == 2 else factor.norm(dim=-1)  # (K, D)
+    return (mixture.log_weights.exp() @ stddevs.log()).exp()
 
 
 def shape_of(first: Any) -> torch.Size:
