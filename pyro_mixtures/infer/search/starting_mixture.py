@@ -48,7 +48,7 @@ def starting_mixture(
         model: a Pyro model with continuous latent sites; discrete ones are summed out.
         args: arguments of the model.
         kwargs: its keyword arguments.
-        num_components: K.
+        num_components: K, at least 1.
         num_starts: draws of the prior from which to ascend.
         max_evaluations: of the model's log density with its gradient, about.
         seed: of the random numbers; those of torch are left as they are.
