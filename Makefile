@@ -19,8 +19,9 @@ help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
 	@echo 'Another Python (3.10 or later): make test PYTHON=python3.12'
 
-demo: $(VENV)/.installed-demo ## Fit the baseball posterior with a mixture guide: a table and figures
+demo: $(VENV)/.installed-demo ## Fit two posteriors, baseball by a guide and a planet by fit: tables and figures
 	$(BIN)/python -m experiments baseball --demo --resume
+	$(BIN)/python -m experiments exoplanet
 
 test: lint ## Run the linters and the tests
 	$(PYTEST)

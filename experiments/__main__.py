@@ -14,12 +14,14 @@ from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.gradient_variance_mixture import GradientVarianceMixture
 from experiments.modes import Modes
+from experiments.modes.exoplanet import Exoplanet
 from experiments.state_space import StateSpace
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
     "estimator-map": EstimatorMap,
+    "exoplanet": Exoplanet,
     "gaussian-process": GaussianProcess,
     "gradient-variance-avf": GradientVarianceAVF,
     "gradient-variance-mixture": GradientVarianceMixture,

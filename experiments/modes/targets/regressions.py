@@ -83,9 +83,11 @@ RV_VALUES = torch.tensor(
 RV_BOUNDS = torch.tensor([0.153, 0.274, 0.327, 0.659, 0.780], dtype=torch.float64)
 
 
-def velocities(frequency: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Radial velocities at the times of the observations, ``(*S, N)``."""
-    angles = 2 * math.pi * frequency.unsqueeze(-1) * RV_TIMES
+def velocities(
+    frequency: Tensor, a: Tensor, b: Tensor, c: Tensor, *, times: Tensor = RV_TIMES
+) -> Tensor:
+    """Radial velocities at these times, ``(*S, N)``, by default those of the observations."""
+    angles = 2 * math.pi * frequency.unsqueeze(-1) * times
     return a.unsqueeze(-1) * angles.cos() + b.unsqueeze(-1) * angles.sin() + c.unsqueeze(-1)
 
 

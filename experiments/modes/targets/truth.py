@@ -44,16 +44,21 @@ def on_grid(
 def radial_velocity(points: int) -> tuple[float, Tensor]:
     """A grid over the frequency; amplitudes and the offset in closed form."""
     frequencies, size = axis(0.02, 0.98, points)
+    values = radial_velocity_log_density(frequencies) + size - math.log(0.98 - 0.02)
+    modes = torch.bucketize(frequencies, regressions.RV_BOUNDS)
+    parts = torch.stack([values[modes == mode].logsumexp(0) for mode in range(6)])
+    evidence = parts.logsumexp(0)
+    return evidence.item(), (parts - evidence).exp()
+
+
+def radial_velocity_log_density(frequencies: Tensor) -> Tensor:
+    """Of the velocities given the frequency, ``(N,)``."""
     angles = 2 * math.pi * frequencies.unsqueeze(-1) * regressions.RV_TIMES
     columns = torch.stack([angles.cos(), angles.sin(), torch.ones_like(angles)], -1)
     noise = 1.2**2 * torch.eye(len(regressions.RV_TIMES), **OPTIONS)
     covariance = 4.0**2 * columns @ columns.mT + noise
     observed = MultivariateNormal(torch.zeros_like(regressions.RV_TIMES), covariance)
-    values = observed.log_prob(regressions.RV_VALUES) + size - math.log(0.98 - 0.02)
-    modes = torch.bucketize(frequencies, regressions.RV_BOUNDS)
-    parts = torch.stack([values[modes == mode].logsumexp(0) for mode in range(6)])
-    evidence = parts.logsumexp(0)
-    return evidence.item(), (parts - evidence).exp()
+    return observed.log_prob(regressions.RV_VALUES)
 
 
 def eight_schools(points: int) -> float:
