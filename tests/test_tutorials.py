@@ -1,5 +1,6 @@
 """Each tutorial runs without a warning, and what its text says holds for its numbers."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -99,6 +100,29 @@ def mixture_density_network(names):
     assert names["gaps"]["K = 5"] < 0.06 < 0.1 < names["gaps"]["K = 1"]
 
 
+def from_model_to_report(names):
+    summary, exact = names["summary"], names["log_evidence"]
+    assert summary.passed_checks
+    assert summary.elbo > exact - 0.1
+    assert summary.log_evidence == pytest.approx(exact, abs=0.02)
+    for mode in summary.modes[:6]:
+        near = (names["frequencies"] - mode.location["frequency"]).abs() < 0.02
+        assert mode.weight == pytest.approx(names["exact"][near].sum().item(), abs=0.02)
+    assert any("lie outside of the mixture" in alarm for alarm in names["few"].summary().alarms)
+    funnel, mended = names["funnel"], names["mended"]
+    assert any("found no optimum" in note for note in funnel.notes)
+    assert any("stopped by the budget" in note for note in funnel.notes)
+    assert len(mended.notes) == 2
+    assert mended.log_evidence - mended.elbo < 0.02 < funnel.log_evidence - funnel.elbo
+    for (width, num_starts), told in names["found"].items():
+        missed = width == 0.001 or (width, num_starts) == (0.02, 300)
+        assert told.log_evidence == pytest.approx(-math.log(2) if missed else 0.0, abs=0.02)
+        assert told.passed_checks
+    (free, _), (few, few_error) = names["gains"].values()
+    assert abs(free) < 0.01
+    assert few > max(0.01, 2 * few_error)
+
+
 CLAIMS = {
     "plot_1_first_mixture_guide": first_mixture_guide,
     "plot_2_baseball": baseball,
@@ -108,6 +132,7 @@ CLAIMS = {
     "plot_6_any_family": any_family,
     "plot_7_diagnosing_a_fit": diagnosing_a_fit,
     "plot_8_mixture_density_network": mixture_density_network,
+    "plot_9_from_model_to_report": from_model_to_report,
 }
 
 
@@ -147,9 +172,19 @@ SHORTER = {
         "steps=1000": "steps=50",
         "x, y, steps=300)": "x, y, steps=30)",
     },
+    "plot_9_from_model_to_report": {
+        "VELOCITIES, progress": "VELOCITIES, max_evaluations=30_000, progress",
+        "max_evaluations=20_000": "max_evaluations=12_000",
+        "(schools, EFFECTS, max_evaluations=30_": "(schools, EFFECTS, max_evaluations=9_",
+        "(open_funnel, EFFECTS, max_evaluations=30_": "(open_funnel, EFFECTS, max_evaluations=9_",
+        "(0.1, 0.02, 0.001)": "(0.001,)",
+        "steps=300": "steps=10",
+        "num_samples=20_000": "num_samples=1_000",
+    },
 }
 LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
 LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
+LONG += ("plot_9_from_model_to_report",)
 """Those whose claims take long to hold."""
 
 
