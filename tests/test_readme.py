@@ -34,21 +34,42 @@ def run(example, page=README):
     return vars(module)
 
 
-def test_the_guide_finds_both_modes():
-    low, high = run(EXAMPLES[0])["guide"].quantiles([0.25, 0.75])["x"]
-    assert low.item() == pytest.approx(-3, abs=0.3)
-    assert high.item() == pytest.approx(3, abs=0.3)
+@pytest.fixture(scope="module")
+def names():
+    """After all examples of the README, from top to bottom."""
+    pyro.set_rng_seed(0)
+    return run("\n".join(EXAMPLES))
 
 
-def test_any_family_has_gradients():
-    names = run(EXAMPLES[1])
+def test_fit_finds_what_the_readme_shows(names):
+    summary = names["result"].summary()
+    assert summary.passed_checks
+    (shown,) = re.findall(r"```text\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    figures = re.findall(r"^(ELBO|log evidence) +(\S+)", shown, re.MULTILINE)
+    assert [name for name, _ in figures] == ["ELBO", "log evidence"]
+    actual = [summary.elbo, summary.log_evidence]
+    assert [float(value) for _, value in figures] == pytest.approx(actual, abs=0.02)
+    told = re.findall(r"^  \d  (\S+) .* ship \[(\S+) .*, (\S+) ±", shown, re.MULTILINE)
+    for mode, (weight, *place) in zip(summary.modes, told, strict=True):
+        assert mode.weight == pytest.approx(float(weight), abs=0.02)
+        expected = [float(number) for number in place]
+        assert mode.location["ship"].tolist() == pytest.approx(expected, abs=0.1)
+
+
+def test_the_guide_finds_both_modes(names):
+    low, high = names["svi_guide"].quantiles([0.1, 0.9])["ship"][:, 1]
+    assert low.item() == pytest.approx(-1.9, abs=0.3)
+    assert high.item() == pytest.approx(1.9, abs=0.3)
+
+
+def test_any_family_has_gradients(names):
     assert names["weights"].grad.abs().min() > 0
     assert names["shapes"].grad.abs().min() > 0
 
 
 def test_the_readme_is_short_and_its_examples_are_those_above():
     assert len(README.read_text("utf-8").splitlines()) <= 120
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
 
 
 def test_the_bias_of_pyros_mixture_is_the_one_that_the_readme_shows(capsys):
