@@ -198,6 +198,25 @@ def estimates(q: pm.MixtureOfDiagNormals) -> Tensor:
     return total + z.sum() + low + high + below + above
 
 
+def searched(data: Tensor) -> str:
+    """From a model to its posterior, and from a density to a mixture."""
+    result: pm.FitResult = pm.fit(
+        model, data, num_starts=50, max_evaluations=20_000, seed=1, progress=False
+    )
+    search = pm.ModeSearch(lambda z: -cost(z), torch.randn(50, 2), num_components=2)
+    search.step()
+    state: dict[str, Any] = search.state_dict()
+    search.load_state_dict(state)
+    mixture: MixtureDistribution = search.mixture if search.done else search.run()
+    told: list[str] = search.log
+    elbos: list[float] = search.elbos
+    why: str | None = search.stopped
+    count: int = search.evaluations.count
+    optima: Tensor = search.optima.points
+    print(mixture, told, elbos, why, count, optima)
+    return looked_at(result)
+
+
 def looked_at(result: pm.FitResult) -> str:
     """What a fit gives back."""
     q: MixtureDistribution = result.posterior
