@@ -81,7 +81,7 @@ class LabelSymmetry:
     = p(z \mid y)`. Each mode has up to K! copies. Found by :func:`label_symmetries`.
 
     Args:
-        num_labels: K.
+        num_labels: their number K.
         sites: those that change with the labels, and how.
 
     Example:
