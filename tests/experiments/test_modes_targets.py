@@ -116,6 +116,18 @@ def test_radial_velocity_and_eight_schools_in_closed_form():
         assert truth.eight_schools(300) == pytest.approx(TARGETS[name]().evidence.value, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["ten_normals_2", "ten_normals_2_near", "forty_normals"])
+def test_masses_of_regions_in_the_plane(name):
+    target = TARGETS[name]()
+    edge = 2.0 * starts(target, 1000).std().item()
+    line = torch.linspace(-edge, edge, 500, dtype=torch.float64)
+    z = torch.cartesian_prod(line, line)
+    values = torch.cat([target.log_density(part) for part in z.split(20_000)])
+    modes = torch.cat([target.mode_of(part) for part in z.split(20_000)])
+    masses = torch.zeros_like(target.mode_weights).index_add(0, modes, values.softmax(0))
+    torch.testing.assert_close(masses, target.mode_weights, rtol=0, atol=2e-3)
+
+
 def test_normals_against_torch():
     target = mixtures.normal_mixture(
         "two",

@@ -23,6 +23,9 @@ from experiments.modes.targets.target import (
 
 EXACT = Evidence(0.0, 0.0, "by construction")
 
+DRAWS = 10_000
+"""Of each Normal in the plane, by which the masses of regions are had."""
+
 
 def factor_model(
     log_density: Callable[[Tensor], Tensor], dimension: int, scale: float
@@ -57,6 +60,14 @@ def normal_mixture(
     def log_density(z: Tensor) -> Tensor:
         return parts(z).logsumexp(-1)
 
+    masses = weights
+    if dimension == 2:  # in the plane they overlap, and a region's mass is not its Normal's weight
+        noise = torch.randn(
+            modes, DRAWS, 2, generator=torch.Generator().manual_seed(0), dtype=weights.dtype
+        )
+        regions = parts((locs.unsqueeze(1) + noise @ roots.mT).flatten(0, 1)).argmax(-1)
+        shares = (weights / DRAWS).repeat_interleave(DRAWS)
+        masses = torch.zeros_like(weights).index_add(0, regions, shares)
     return Target(
         name,
         dimension,
@@ -64,7 +75,7 @@ def normal_mixture(
         normal_draws(0.0, spread, dimension),
         EXACT,
         mode_of=lambda z: parts(z).argmax(-1),
-        mode_weights=weights,
+        mode_weights=masses,
         model=factor_model(log_density, dimension, spread),
         plane=(0, 1),
         floors=constants - 0.5 * float(chi2.ppf(0.999, dimension)),
