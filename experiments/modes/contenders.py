@@ -32,7 +32,9 @@ from pyro_mixtures.infer import (
     AutoMultivariateNormalMixture,
     BaselinedTrace_ELBO,
     MarginalizedMixture_ELBO,
+    ModeSearch,
 )
+from pyro_mixtures.infer.search.mode_groups import NormalMixture, normal_scales
 
 Contender = Callable[[Target, int, int], Iterator[State]]
 
@@ -40,6 +42,12 @@ COMPONENTS = 20
 PARTICLES = 20
 LOOKS = 8
 """Times at which a contender is judged."""
+STARTS = 300
+"""Draws of the prior from which ``fit`` ascends, unless the budget is for fewer."""
+GROWTH = 1.4
+"""Of the evaluations of ``fit`` between two times at which it is judged."""
+CHUNK = 500
+"""Draws of which the log density of a large mixture is taken at once."""
 
 
 def schedule(steps: int) -> list[int]:
@@ -50,6 +58,51 @@ def schedule(steps: int) -> list[int]:
 def _number_alive(guide: AutoContinuous) -> int | None:
     logits = getattr(guide, "component_logits", None)
     return None if logits is None else int((logits.softmax(-1) > 1e-3).sum())
+
+
+def fit(target: Target, seed: int, budget: int) -> Iterator[State]:
+    """The search behind ``pyro_mixtures.fit``, which mostly ends before the budget.
+
+    It is judged after its starts, now and then while it grows, before its last steps, and at its
+    end.
+    """
+    pyro.set_rng_seed(seed)  # of the draws by which it is judged
+    starts = target.prior_draws(
+        max(2, min(STARTS, budget // 8)), torch.Generator().manual_seed(seed)
+    )
+    search = ModeSearch(target.log_density, starts, max_evaluations=budget, seed=seed)
+    look = 0.0
+    while not search.done:
+        growing = search.stopped is None
+        search.step()
+        settles = growing and search.stopped is not None
+        if search.done or settles or (growing and search.evaluations.count >= look):
+            look = GROWTH * search.evaluations.count
+            yield _as_found(search.evaluations.count, search.mixture)
+
+
+def _as_found(evaluations: int, mixture: NormalMixture) -> State:
+    def log_density(z: Tensor) -> Tensor:
+        return torch.cat([mixture.log_prob(part) for part in z.split(CHUNK)])
+
+    return State(
+        evaluations, functools.partial(_even_draws, mixture), log_density, mixture.num_components
+    )
+
+
+def _even_draws(mixture: NormalMixture, count: int) -> Tensor:
+    """Draws of which each component has its share, up to one: masses of modes without noise."""
+    locs, scales = mixture.locs, normal_scales(mixture)
+    places = (torch.arange(count) + torch.rand(1)) / count
+    edges = mixture.log_weights.exp().cumsum(-1)
+    own = torch.searchsorted(edges, places).clamp(max=len(edges) - 1)[torch.randperm(count)]
+    noise = torch.randn(count, locs.shape[-1], dtype=locs.dtype)
+    if scales.dim() == locs.dim():
+        return locs[own] + scales[own] * noise
+    z = torch.empty_like(noise)
+    for each in own.unique():  # a factor for each draw would be much memory
+        z[own == each] = locs[each] + noise[own == each] @ scales[each].mT
+    return z
 
 
 def svi(
@@ -202,6 +255,7 @@ def _baselined(*, sticking_the_landing: bool) -> BaselinedTrace_ELBO:
 
 
 CONTENDERS: dict[str, Contender] = {
+    "fit": fit,
     "diagonal-mixture": functools.partial(
         svi,
         make=functools.partial(AutoDiagonalNormalMixture, num_components=COMPONENTS),

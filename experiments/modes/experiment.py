@@ -18,7 +18,7 @@ from experiments.modes.contenders import CONTENDERS
 from experiments.modes.targets import TARGETS
 
 QUICK_TARGETS = ("two_moons", "star", "robot_1")
-QUICK_CONTENDERS = ("diagonal-mixture", "normal", "nuts")
+QUICK_CONTENDERS = ("fit", "diagonal-mixture", "normal", "nuts")
 
 
 @dataclass
@@ -26,9 +26,13 @@ class Modes:
     """Modes found, ELBO and cost of ways of inference on posteriors with several modes."""
 
     seeds: int = 5
-    """Runs of each contender on each target."""
+    """Runs of ``fit`` on each target."""
     budget: int = 100_000
-    """Evaluations of the density of each run."""
+    """Evaluations of the density of each of them, at most."""
+    peer_seeds: int = 1
+    """Runs of each other contender on each target."""
+    peer_budget: int = 20_000
+    """Evaluations of each of them."""
     targets: tuple[str, ...] = ()
     """Names of targets; by default all."""
     contenders: tuple[str, ...] = ()
@@ -43,7 +47,7 @@ class Modes:
     """Go on with an unfinished run of the same settings."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "budget"):
+        for name in ("seeds", "budget", "peer_seeds", "peer_budget"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected {name} >= 1, but got {getattr(self, name)}")
             if self.quick and getattr(self, name) != getattr(Modes, name):
@@ -54,7 +58,9 @@ class Modes:
                 raise ValueError(f"Expected {name} among {known}, but got {unknown}")
         self.draws = 5_000
         if self.quick:
-            self.seeds, self.budget, self.draws = 1, 400, 500
+            self.seeds = self.peer_seeds = 1
+            self.budget = self.peer_budget = 400
+            self.draws = 500
         self.targets = self.targets or (QUICK_TARGETS if self.quick else tuple(TARGETS))
         self.contenders = self.contenders or (
             QUICK_CONTENDERS if self.quick else tuple(CONTENDERS)
@@ -64,6 +70,7 @@ class Modes:
         """Run all jobs, or those that an unfinished run has left."""
         torch.set_num_threads(1)
         told: dict[str, Any] = {"seeds": self.seeds, "budget": self.budget}
+        told |= {"peer_seeds": self.peer_seeds, "peer_budget": self.peer_budget}
         told |= {"targets": self.targets, "contenders": self.contenders}
         told["draws"] = self.draws
         run = Run(self.out, "modes" + "-quick" * self.quick, told, resume=self.resume)
@@ -79,17 +86,17 @@ class Modes:
         print(f"Table, figures (PNG), metrics and settings: {run.folder}")
 
     def _sweep(self, run: Run) -> dict[str, dict[str, Any]]:
-        common = {"budget": self.budget, "draws": self.draws}
         jobs = {
             job_name(target, contender, seed): {
                 "target": target,
                 "contender": contender,
                 "seed": seed,
-                **common,
+                "budget": self.budget if contender == "fit" else self.peer_budget,
+                "draws": self.draws,
             }
             for target in self.targets
             for contender in self.contenders
-            for seed in range(self.seeds)
+            for seed in range(self.seeds if contender == "fit" else self.peer_seeds)
         }
         results = sweep(run, fits.fit, jobs, scheduler=self.scheduler)
         return {
@@ -148,9 +155,10 @@ def truths(names: Sequence[str]) -> list[dict[str, Any]]:
 def summarize(
     rows: Sequence[Mapping[str, Any]], targets: Sequence[str], contenders: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Medians over the seeds of the last row of each run; failures are counted."""
+    """Medians over the seeds of the last row of each run, the range of the gap, and failures."""
     last = {(row["target"], row["contender"], row["seed"]): row for row in rows}
-    keys = ("modes", "of", "weight_distance", "gap", "khat", "evaluations", "seconds")
+    keys = ["modes", "of", "gap", "khat", "weight_distance", "mended_distance"]
+    keys += ["components", "evaluations", "seconds"]
     summary = []
     for target in targets:
         for contender in contenders:
@@ -160,6 +168,8 @@ def summarize(
             for key in keys:
                 values = [end[key] for end in good if end.get(key) is not None]
                 row[key] = statistics.median(values) if values else None
+            gaps = [end["gap"] for end in good if end.get("gap") is not None]
+            row["least_gap"], row["largest_gap"] = (min(gaps), max(gaps)) if gaps else (None, None)
             row["errors"] = sorted({end["error"] for end in ends if "error" in end})
             summary.append(row)
     return summary
@@ -168,19 +178,28 @@ def summarize(
 def table(summary: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| target | contender | modes | gap | error of weights | k-hat | evaluations | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| target | contender | modes | gap | from .. to | k-hat | error of weights | mended"
+        " | components | evaluations | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in summary:
         name = f"| {row['target']} | {row['contender']} |"
         if not row["runs"]:
-            lines.append(f"{name} failed: {row['errors'][0].splitlines()[0]} | | | | | |")
+            told = row["errors"][0].splitlines()[0] if row["errors"] else "not run"
+            lines.append(f"{name} failed: {told} | | | | | | | | |")
             continue
-        figures_ = [number(row[key], 2) for key in ("gap", "weight_distance", "khat")]
-        cost = [number(row["evaluations"], 0), number(row["seconds"], 1)]
-        lines.append(
-            f"{name} {row['modes']:g} of {row['of']:g} | {' | '.join([*figures_, *cost])} |"
-        )
+        cells = [
+            f"{row['modes']:g} of {row['of']:g}",
+            number(row["gap"], 3),
+            f"{number(row['least_gap'], 3)} .. {number(row['largest_gap'], 3)}",
+            number(row["khat"], 2),
+            number(row["weight_distance"], 3),
+            number(row["mended_distance"], 3),
+            number(row["components"], 0),
+            number(row["evaluations"], 0),
+            number(row["seconds"], 1),
+        ]
+        lines.append(f"{name} {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -134,13 +134,14 @@ def _arms(axes: Axes, target: Target, z: Tensor | None) -> None:
 def _medians(
     rows: Sequence[Mapping[str, Any]], target: str, contender: str, x: str, y: str
 ) -> list[tuple[float, float]]:
-    """Of the looks that all runs have in common, which are in the same order."""
+    """Of the runs at their first look, at their second, and so on; a run that has ended stays."""
     runs: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         if (row["target"], row["contender"]) == (target, contender) and row.get(y) is not None:
             runs.setdefault(row["seed"], []).append((row[x], row[y]))
-    looks = list(zip(*runs.values(), strict=False))
-    return [tuple(numpy.median(look, 0).tolist()) for look in looks]
+    most = max(map(len, runs.values()), default=0)
+    stayed = [run + run[-1:] * (most - len(run)) for run in runs.values()]
+    return [tuple(numpy.median(look, 0).tolist()) for look in zip(*stayed, strict=True)]
 
 
 def _line(axes: Axes, contender: str, curve: Sequence[tuple[float, float]]) -> None:

@@ -52,18 +52,18 @@ def fit(target: str, contender: str, seed: int, budget: int, *, draws: int) -> d
 @functools.cache
 def _warm_up() -> None:
     """The first step in a process loads libraries, which is no contender's time."""
-    for contender in ("diagonal-mixture", "normal", "nuts"):
+    for contender in ("fit", "diagonal-mixture", "normal", "nuts"):
         for _ in CONTENDERS[contender](TARGETS["star"](), 0, 40):
             pass
 
 
 def _timed(states: Iterator[State]) -> Iterator[tuple[State, float]]:
-    """States with the seconds that were spent on them, without those of their judgement."""
+    """States with the CPU seconds that were spent on them, without those of their judgement."""
     seconds = 0.0
     while True:
-        began = time.perf_counter()
+        began = time.process_time()
         state = next(states, None)
-        seconds += time.perf_counter() - began
+        seconds += time.process_time() - began
         if state is None:
             return
         yield state, seconds

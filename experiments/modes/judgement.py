@@ -49,10 +49,11 @@ def judge(target: Target, state: State, *, draws: int) -> dict[str, Any]:
     z = state.draw(draws)
     values = torch.cat([target.log_density(part) for part in z.split(1000)])
     values = torch.where(values.isnan(), -math.inf, values)
+    found_in = target.found_in(z, values)
     row: dict[str, Any] = {
         "evaluations": state.evaluations,
         "components": state.components,
-        **modes(target, target.found_in(z, values)),
+        **modes(target, found_in),
     }
     if state.log_density is None:
         return row
@@ -70,17 +71,24 @@ def judge(target: Target, state: State, *, draws: int) -> dict[str, Any]:
         "evidence_error": found.iw_bound_error.item(),
         "khat": found.khat.item(),
         "gap": target.evidence.value - found.elbo.item(),
+        "mended_distance": modes(target, found_in, log_weights.softmax(0))["weight_distance"],
     }
 
 
-def modes(target: Target, found: Tensor) -> dict[str, Any]:
+def modes(target: Target, found: Tensor, weights: Tensor | None = None) -> dict[str, Any]:
     """How many modes points cover, of how many, and the distance of the masses from the truth.
 
     The distance is that of total variation; points near to no mode are a class of their own.
+
+    Args:
+        target: the truth.
+        found: the modes of points, ``(S,)``, -1 for none.
+        weights: of the points, by default equal ones.
     """
-    inside = found[found >= 0]
-    counts = torch.bincount(inside, minlength=len(target.mode_weights))
-    masses = counts.to(target.mode_weights) / len(found)
+    if weights is None:
+        weights = torch.full(found.shape, 1 / len(found), dtype=target.mode_weights.dtype)
+    inside = found >= 0
+    masses = torch.zeros_like(target.mode_weights).index_add(0, found[inside], weights[inside])
     asked = target.mode_weights >= SMALLEST
     covered = asked & (masses > SHARE * target.mode_weights)
     outside = 1 - masses.sum()
