@@ -21,6 +21,7 @@ SAVE_EVERY = 20
 """Steps between two checkpoints."""
 
 
+@torch.inference_mode(False)  # in which there would be no gradients
 def fit(
     model: Callable[..., Any],
     *args: Any,

@@ -118,6 +118,13 @@ def test_an_interrupt_before_there_is_a_mixture_stays_one():
         quick(Interrupting(two_modes, KeyboardInterrupt(), after), DATA)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_there_where_they_are_switched_off(mode):
+    expected = numbers(quick(two_modes, DATA))
+    with mode():
+        assert numbers(quick(two_modes, DATA)) == expected
+
+
 # ------------------------------------------------------------------------------------ checkpoints
 
 
