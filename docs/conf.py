@@ -54,7 +54,7 @@ intersphinx_mapping = {
 # Every reference has to resolve, but to other libraries only if their inventory is there.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|pyro|numpy|matplotlib|collections)\..*"),
+    ("py:.*", r"(torch|pyro|numpy|matplotlib|collections|concurrent|pathlib)\..*"),
     ("py:class", r"Tensor|Distribution|Categorical"),  # as some annotations have them
     ("py:class", r"pyro_mixtures\..*\.\w+T"),  # type variables
     ("py:class", r"pyro_mixtures\.estimators\.\w+\.\w+Mixture"),  # known as EstimatedMixture

@@ -57,7 +57,7 @@ def test_fit_finds_what_the_readme_shows(names):
 
 
 def test_the_guide_finds_both_modes(names):
-    low, high = names["svi_guide"].quantiles([0.1, 0.9])["ship"][:, 1]
+    low, high = names["guide"].quantiles([0.1, 0.9])["ship"][:, 1]
     assert low.item() == pytest.approx(-1.9, abs=0.3)
     assert high.item() == pytest.approx(1.9, abs=0.3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -38,7 +39,8 @@ class Exoplanet:
         torch.set_num_threads(1)
         target = TARGETS["radial_velocity"]()
         print("Nine velocities of a star: how often does its planet go round? pm.fit(model) says")
-        result = fit(target.model, seed=self.seed, progress=False)
+        model: Any = target.model
+        result = fit(model, seed=self.seed, progress=False)
         report = str(result.summary())
         print(report)
         folder = self.out / "exoplanet"
@@ -61,7 +63,8 @@ def conclusion(folder: Path, result: FitResult, exact: float) -> str:
 def plot(path: Path, result: FitResult) -> None:
     """The data with curves of the heaviest modes, and the frequency's density beside the exact."""
     figure = plt.figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    sides: Any = figure.subfigures(1, 2)
+    left, right = sides
     panels = left.subplots(DRAWN, 1, sharex=True, sharey=True)
     for index, ax in enumerate(panels):
         _plot_curves(ax, result, index)
