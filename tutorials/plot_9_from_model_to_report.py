@@ -171,8 +171,7 @@ print(*few.summary().alarms, sep="\n")
 # %%
 # Draws of the four components alone cannot show a mode that none of them has reached. ``fit``
 # remembers the optima to which its starts have led, and looks whether the mixture covers them.
-# What it proposes, a larger budget, is no help here: more components are, that is, not to fix
-# their number.
+# No budget helps here, but more components do: so do not fix their number without need.
 
 # %%
 # A funnel
