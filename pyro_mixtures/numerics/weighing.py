@@ -103,8 +103,9 @@ def verdict(khat: float, effective_sample_size: float, num_samples: int) -> str:
     if khat == math.inf:
         return f"k-hat inf: all but a few of {num_samples} draws have no weight, they say nothing"
     if not khat <= threshold:
+        shown = math.ceil(khat * 100) / 100 if math.isfinite(khat) else khat
         return (
-            f"k-hat {khat:.2f} is above {threshold:.2f}: neither the draws nor their weights are"
+            f"k-hat {shown:.2f} is above {threshold:.2f}: neither the draws nor their weights are"
             " to be trusted"
         )
     if khat == -math.inf and effective_sample_size > CONSTANT * num_samples:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.distributions import MixtureDistribution
+from pyro_mixtures.infer.search.starts import SHARE
 from pyro_mixtures.numerics.pareto import largest_khat
 from pyro_mixtures.numerics.weighing import Weighing, verdict
 
@@ -30,6 +31,10 @@ RARE = 0.01
 
 SHOWN = 5
 """Names of coordinates at most."""
+
+
+ASCENT = 50
+"""Evaluations that an ascent needs to find an optimum, in most densities."""
 
 
 def trusted(weighing: Weighing) -> bool:
@@ -78,6 +83,12 @@ def alarms(search: Any, density: Any, weighing: Weighing, without_density: int) 
             f" outside of the mixture, with about {percent(share)} of the evidence: budget too"
             " small"
         )
+    unended = 1 - search.converged
+    if unended > RARE and SHARE * search.max_evaluations < ASCENT * len(search.starts):
+        found.append(
+            f"{percent(unended)} of the starts were cut off by the budget before they found an"
+            " optimum, and modes may be missed: take a larger budget, or fewer starts"
+        )
     if without_density > RARE * count:
         found.append(
             f"{without_density} of {count} draws of the mixture lie where the model has no density"
@@ -110,7 +121,7 @@ def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -
     if search.at_cap and search.num_components is None:
         found.append("the largest number of components is reached: more of them may fit better")
     unended = 1 - search.converged
-    if unended > RARE:
+    if unended > RARE and SHARE * search.max_evaluations >= ASCENT * len(search.starts):
         found.append(
             f"{percent(unended)} of the starts found no optimum, as in a funnel, on long ridges or"
             " kinks, or where a posterior is improper"

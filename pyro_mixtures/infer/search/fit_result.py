@@ -276,6 +276,7 @@ class FitResult:
             weighing.log_weights if trusted(weighing) else None,
         )
         told = self.search, self.density, weighing, without_density
+        symmetries = [label_report(self.posterior, each) for each in self._symmetries]
         evaluations = self.search.evaluations
         return FitSummary(
             elbo=weighing.elbo,
@@ -292,7 +293,7 @@ class FitResult:
             failed=evaluations.failed,
             seconds=self.seconds,
             alarms=alarms(*told),
-            symmetries=[label_report(self.posterior, each) for each in self._symmetries],
+            symmetries=symmetries,
             notes=notes(*told),
         )
 

