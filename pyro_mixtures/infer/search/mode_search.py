@@ -70,9 +70,10 @@ UP, DOWN, LEAST_TRUST = 1.1, 0.8, 0.02
 RATE, LARGEST = 0.5, 2.0
 """Of a step of the logarithms of the weights, and its length at most."""
 
-GAIN, SPREAD, EXACT = 0.01, 0.05, 0.01
-"""Nats: the ELBO is flat if it gains less and the variance of log p - log q is below the second,
-or if that is below the last."""
+GAIN, SPREAD, EXACT, SLOW = 0.01, 0.05, 0.01, 0.01
+"""The ELBO is flat if in a cycle it gains less nats than the first, and the variance of log p -
+log q is below the second; or if that is below the third; or, in many dimensions, if the gain is
+below the fourth times the variance, so that to close the gap would take very long."""
 
 TOO_WIDE = 1e4
 """Standard deviations of the prior: a component as wide as that has no end."""
@@ -356,6 +357,8 @@ class ModeSearch:
         recent, before = self.elbos[-CYCLE:], self.elbos[-2 * CYCLE : -CYCLE]
         spread = sum(self.spreads[-CYCLE:]) / CYCLE
         gain = (sum(recent) - sum(before)) / CYCLE
+        if self.starts.shape[-1] > PLAIN_DIMENSION and gain < SLOW * spread:
+            return True
         return spread < EXACT or (gain < GAIN and spread < SPREAD)
 
     def _grow(self) -> None:

@@ -29,11 +29,15 @@ MAX_OPTIMA = 100
 FLATTEST = 1e-4
 """Least curvature of an optimum, in prior precisions: flatter ones have run away."""
 
-LOCAL_FITS, LOCAL_STEPS, LOCAL_TRUST = 32, 25, 1.0
+LOCAL_FITS, LOCAL_STEPS, LOCAL_TRUST = 60, 25, 1.0
 """Of a Normal each: half from prior draws, and half from optima without a Hessian of their own."""
 
 LOCAL_SHARE = 0.15
 """Of the budget, at most, for the local fits."""
+
+FEW_DIMENSIONS, APART = 20, 20.0
+"""In more dimensions than the first, means of local fits of one place differ by a squared standard
+deviation for each further 20. In few, all local fits are kept: a curved place needs them."""
 
 LEAST = 0.01
 """Share of an equal weight that each first component has at least."""
@@ -112,6 +116,8 @@ def started(
     firsts = torch.cat([rest[: fits // 2], draws[order[: fits - fits // 2]]])
     local = kind.of_stddevs(firsts, (scale / 2).expand_as(firsts))
     local, elbos, visited = _fitted(evaluations, local, wanted, generator)
+    best = _best_of_each(local, elbos)
+    local, elbos = local[best], elbos[best]
     wide = kind.of_stddevs(loc[None], scale[None])
     every = normals.beside(local).beside(wide)
     masses = torch.cat([optima.log_masses[: len(normals)], elbos, elbos.new_full((1,), -math.inf)])
@@ -182,6 +188,18 @@ def _apart(points: Tensor, precisions: Tensor, radius: float) -> Tensor:
         offset = points[index] - points[chosen]
         squares = (offset.unsqueeze(-2) @ precisions[chosen] @ offset.unsqueeze(-1)).flatten()
         if bool((squares >= radius**2).all()):
+            chosen.append(index)
+    return torch.tensor(chosen, dtype=torch.long)
+
+
+def _best_of_each(normals: FullNormals, elbos: Tensor) -> Tensor:
+    """Indices of the Normals that are not at the place of a better one, ``(N,)``."""
+    whitened = normals.whiten(normals.locs, normals.inverse())
+    noise = max(0, whitened.shape[-1] - FEW_DIMENSIONS) / APART
+    near = whitened.square().sum(-1) < noise  # (point, Normal)
+    chosen: list[int] = []
+    for index in elbos.argsort(descending=True, stable=True).tolist():
+        if not bool(near[index, chosen].any()):
             chosen.append(index)
     return torch.tensor(chosen, dtype=torch.long)
 
