@@ -23,6 +23,8 @@ PICTURES = ("two_moons", "star", "ten_normals_2", "forty_normals", "robot_1", "r
 ARMS = 60
 """Arms that are drawn of a contender."""
 COLUMNS = 4
+LARGEST_GAP = 1e6
+"""Nats, at which figures end: rare draws where the density is next to nothing make larger ones."""
 
 
 def plot_modes(
@@ -62,6 +64,7 @@ def plot_gaps(
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.axhline(0.1, color="0.6", linestyle=":", zorder=0)
+        axes.set_ylim(top=min(axes.get_ylim()[1], LARGEST_GAP))
     _finish(figure, path, panels, "seconds", "evidence minus ELBO (nats)")
 
 
