@@ -65,12 +65,18 @@ def fit(target: Target, seed: int, budget: int) -> Iterator[State]:
 
     It is judged after its starts, now and then while it grows, before its last steps, and at its
     end.
+
+    Args:
+        target: the density.
+        seed: of the starts, the search, and the draws by which it is judged.
+        budget: evaluations up to 20 dimensions, from which on it grows as the default does.
     """
-    pyro.set_rng_seed(seed)  # of the draws by which it is judged
+    pyro.set_rng_seed(seed)
     starts = target.prior_draws(
-        max(2, min(STARTS, budget // 8)), torch.Generator().manual_seed(seed)
+        max(2, min(STARTS, budget // 10)), torch.Generator().manual_seed(seed)
     )
-    search = ModeSearch(target.log_density, starts, max_evaluations=budget, seed=seed)
+    most = int(budget * max(1.0, min(target.dimension, 100) / 20))
+    search = ModeSearch(target.log_density, starts, max_evaluations=most, seed=seed)
     look = 0.0
     while not search.done:
         growing = search.stopped is None

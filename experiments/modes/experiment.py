@@ -28,7 +28,8 @@ class Modes:
     seeds: int = 5
     """Runs of ``fit`` on each target."""
     budget: int = 100_000
-    """Evaluations of the density of each of them, at most."""
+    """Evaluations of the density of each of them, about; in more than 20 dimensions in proportion,
+    up to 100."""
     peer_seeds: int = 1
     """Runs of each other contender on each target."""
     peer_budget: int = 20_000

@@ -12,7 +12,7 @@ from dask.distributed import LocalCluster
 import pyro_mixtures as pm
 from experiments.lab.datasets import VARIABLE
 from experiments.lab.sweep import Diverged
-from experiments.modes import Modes, experiment, figures, fits
+from experiments.modes import Modes, contenders, experiment, figures, fits
 from experiments.modes.contenders import CONTENDERS, schedule
 from experiments.modes.judgement import State, judge
 from experiments.modes.targets import TARGETS, mixtures
@@ -146,6 +146,24 @@ def test_fit_is_the_search_of_the_package():
     assert [row["modes"] for row in rows] == [6, 6]
     assert rows[0]["gap"] < 0.1
     assert rows[0]["gap"] == pytest.approx(rows[1]["gap"], abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["star", "many_well", "gmm100"])
+def test_the_budget_of_fit_is_the_default_of_the_search(name, monkeypatch):
+    made = []
+
+    def make(*args, **kwargs):
+        search = pm.infer.ModeSearch(*args, **kwargs)
+        search.settling = 0
+        made.append(search)
+        return search
+
+    monkeypatch.setattr(contenders, "ModeSearch", make)
+    target = TARGETS[name]()
+    assert list(contenders.fit(target, 0, Modes.budget)) == []
+    default = pm.infer.ModeSearch(target.log_density, made[0].starts)
+    assert made[0].max_evaluations == default.max_evaluations
+    assert len(made[0].starts) == contenders.STARTS
 
 
 def test_even_draws_give_each_component_its_share(pair):
