@@ -387,8 +387,9 @@ class ModeSearch:
         seen = self.store.seen(self.parts)
         parts = refitted(self.parts, seen)
         if self.num_components is None:
-            parts = without_doubles(parts)
+            parts = without_doubles(without_needless(parts, seen))
             parts = without_dead(parts, min_weight=min(1e-3, 0.02 / len(parts)), min_age=0)
+            parts = refitted(parts, self.store.seen(parts))
         self.parts = parts
         self._note("done")
 

@@ -17,10 +17,10 @@ SAME = 0.03
 means and covariances are noisy in each of them."""
 
 HALF = 0.5
-"""Weight of a component that is never needless: the samples of others say nothing of it."""
+"""Of a component's samples, for which others have to be responsible beside it."""
 
 COST, ALL_COSTS = 1e-3, 5e-3
-"""Nats that a component, and all together, may cost that are left out."""
+"""Nats that a component, and all together, may cost that are left out: less than a rare mode."""
 
 
 def refitted(parts: Parts, seen: Seen) -> Parts:
@@ -61,31 +61,36 @@ def without_doubles(parts: Parts) -> Parts:
 def without_needless(parts: Parts, seen: Seen) -> Parts:
     """The mixture without components that cost next to nothing to leave out.
 
-    The cost is the loss of ELBO, by the samples in store. One after another goes, as long as the
-    next one is cheap and all together are.
+    The cost is the loss of ELBO, by the samples in store, when the others take over the weight:
+    each as much as it is responsible for the component's samples. One after another goes, as long
+    as the next one is cheap and all together are.
     """
     weights = parts.log_weights.exp()
     left = ALL_COSTS
     kept = torch.ones(len(parts), dtype=torch.bool)
     while int(kept.sum()) > 1:
-        costs = _costs(weights, seen).masked_fill(~kept | (weights > HALF), torch.inf)
+        costs, without = _costs(weights, seen)
+        costs = costs.masked_fill(~kept, torch.inf)
         cheapest = int(costs.argmin())
         if not costs[cheapest] <= min(left, COST):
             break
         left -= max(float(costs[cheapest]), 0.0)
-        kept[cheapest], weights[cheapest] = False, 0.0
-        weights = weights / weights.sum()
+        kept[cheapest], weights = False, without[cheapest]
     return parts if bool(kept.all()) else parts.weighted(weights.log()).chosen(kept)
 
 
-def _costs(weights: Tensor, seen: Seen) -> Tensor:
-    """Loss of ELBO without each component, ``(K,)``."""
-    q = seen.scaled @ weights  # over the largest density at each sample, (S,)
+def _costs(weights: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+    """Loss of ELBO without each component, ``(K,)``, and the weights then, ``(K, K)``."""
     parts = seen.scaled * weights
-    rest = (q.unsqueeze(-1) - parts).clamp(min=1e-300) / (1 - weights).clamp(min=1e-12)
-    every = torch.cat([q.unsqueeze(-1), rest], -1)  # (S, 1 + K)
-    log_q = seen.largest.unsqueeze(-1) + every.log()
-    gains = seen.gains(log_q)
+    q = parts.sum(-1, keepdim=True)  # over the largest density at each sample, (S, 1)
+    shares = (seen.weights / (q - parts).clamp(min=1e-300)).mT @ parts  # of j without k, (K, K)
+    shares = shares.fill_diagonal_(0.0)
+    total = shares.sum(-1, keepdim=True)
+    without = weights + weights.unsqueeze(-1) * shares / total.clamp(min=1e-300)
+    without = without.fill_diagonal_(0.0)
+    every = torch.cat([q, seen.scaled @ without.mT], -1).clamp(min=1e-300)  # (S, 1 + K)
+    gains = seen.gains(seen.largest.unsqueeze(-1) + every.log())
     drawn = every * seen.ratios.unsqueeze(-1)
     elbos = (drawn * gains).sum(0) / drawn.sum(0)
-    return elbos[0] - elbos[1:]
+    taken_over = total.squeeze(-1) > HALF  # else no sample says what would be in its place
+    return (elbos[0] - elbos[1:]).masked_fill(~taken_over, torch.inf), without
