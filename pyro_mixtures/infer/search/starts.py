@@ -121,6 +121,8 @@ def started(
     wide = kind.of_stddevs(loc[None], scale[None])
     every = normals.beside(local).beside(wide)
     masses = torch.cat([optima.log_masses[: len(normals)], elbos, elbos.new_full((1,), -math.inf)])
+    if not bool(masses.isfinite().any()):  # all reach to where no mass is: none is known as better
+        masses = torch.zeros_like(masses)
     log_weights = masses.log_softmax(0).clamp(min=math.log(LEAST / len(every)))
     return Start(
         parts=Parts.new(every, log_weights),

@@ -200,6 +200,21 @@ def test_points_without_mass_and_failures_harm_no_other():
     torch.testing.assert_close(mixture.mean[1], torch.ones(()).double(), atol=0.3, rtol=0)
 
 
+def test_a_density_all_of_whose_first_components_reach_out_of_its_support_is_fitted():
+    """It is highest in a corner of its support, where no Hessian is negative."""
+
+    def log_density(z):
+        return torch.where((z > 0).all(-1), 3 * math.log(50) - 50 * z.sum(-1), -math.inf)
+
+    search = ModeSearch(log_density, starts(3), max_evaluations=10_000)
+    search.step()
+    assert len(search.optima.points) == 0
+    assert bool(search.parts.log_weights.isfinite().all())
+    mixture = search.run()
+    mean = mixture.sample((2000,)).mean(0)
+    torch.testing.assert_close(mean, torch.full_like(mean, 1 / 50), atol=0.01, rtol=0)
+
+
 def test_an_improper_density_is_found_out():
     search = ModeSearch(lambda z: -z[:, 0].square() / 2 + 0 * z[:, 1], starts(2, 1.0))
     search.run()
