@@ -172,6 +172,22 @@ def test_the_state_of_a_search_of_another_density_is_refused(after):
     assert other.evaluations.count == 0
 
 
+def test_a_state_of_a_density_whose_gradient_is_not_finite_everywhere_is_taken():
+    """The root of a negative number is not chosen, but its gradient is NaN."""
+
+    def log_density(z):
+        x = z[:, 0]
+        return torch.where(x > 0, x.sqrt() - x, -50.0) - z[:, 1].square()
+
+    first, second = (
+        ModeSearch(log_density, starts(2, 3.0), max_evaluations=3000) for _ in range(2)
+    )
+    first.step()
+    assert first.evaluations.failed > 100
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.mixture.locs, second.mixture.locs)
+
+
 def test_an_interrupted_search_has_a_mixture():
     search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
     search.step()
