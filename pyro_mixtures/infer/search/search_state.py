@@ -41,16 +41,16 @@ def state_of(search: Search) -> dict[str, Any]:
         state[name] = list(state[name])
     state["evaluations"] = {name: getattr(search.evaluations, name) for name in COUNTED}
     state["generator"] = search.generator.get_state()
+    store, candidates = search.store, search.candidates
+    state["store"] = {
+        "size": store.size,
+        "batches": [_flat(batch) for batch in store.batches],
+        "proposals": list(store.proposals),
+    }
     if search.parts is not None:
-        store, candidates = search.store, search.candidates
         state["parts"] = _flat(search.parts)
         state["optima"] = list(search.optima)
         state["candidates"] = [candidates.first, *candidates.batches]
-        state["store"] = {
-            "size": store.size,
-            "batches": [_flat(batch) for batch in store.batches],
-            "proposals": list(store.proposals),
-        }
     return state
 
 
@@ -77,18 +77,18 @@ def restore(search: Search, state: dict[str, Any]) -> None:
     for name in COUNTED:
         setattr(search.evaluations, name, state["evaluations"][name])
     search.generator.set_state(state["generator"])
+    store = state["store"]
+    search.store.size, search.store.proposals = store["size"], list(store["proposals"])
+    search.store.batches = [
+        Batch(*_with_normals(Batch, values, search.kind)) for values in store["batches"]
+    ]
+    search.parts = search.optima = search.candidates = None
     if "parts" in state:
-        store = state["store"]
         search.parts = Parts(*_with_normals(Parts, state["parts"], search.kind))
         search.optima = Optima(*state["optima"])
         first, *batches = state["candidates"]
         search.candidates = Candidates(*first)
         search.candidates.batches = list(batches)
-        search.store.size = store["size"]
-        search.store.batches = [
-            Batch(*_with_normals(Batch, values, search.kind)) for values in store["batches"]
-        ]
-        search.store.proposals = list(store["proposals"])
 
 
 def _check_density(search: Search, points: Tensor, values: Tensor) -> None:

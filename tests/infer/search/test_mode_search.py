@@ -118,8 +118,8 @@ def test_the_same_seed_has_the_same_result_and_other_random_numbers_stay():
     )
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 90])
-def test_a_search_goes_on_from_its_state_to_the_same_numbers(after, tmp_path):
+@pytest.mark.parametrize(("after", "further"), [(0, 0), (1, 0), (7, 0), (90, 0), (0, 5), (7, 70)])
+def test_a_search_goes_on_from_its_state_to_the_same_numbers(after, further, tmp_path):
     settings = {"seed": 2, "max_evaluations": 8000}
     whole = ModeSearch(banana, starts(2, 3.0), **settings)
     first = ModeSearch(banana, starts(2, 3.0), **settings)
@@ -127,6 +127,8 @@ def test_a_search_goes_on_from_its_state_to_the_same_numbers(after, tmp_path):
         first.step()
     save(first, tmp_path / "search.pt")
     second = ModeSearch(banana, starts(2, 3.0), **settings)
+    for _ in range(further):
+        second.step()
     second.load_state_dict(torch.load(tmp_path / "search.pt", weights_only=True))
     whole.run()
     second.run()
