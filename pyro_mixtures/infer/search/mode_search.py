@@ -384,8 +384,14 @@ class ModeSearch:
     def _finish(self) -> None:
         if not self.store.batches:  # interrupted before the first step
             return
-        seen = self.store.seen(self.parts)
-        parts = refitted(self.parts, seen)
+        parts = self.parts
+        drawn = parts.ages > 0
+        if not bool(drawn.all()):  # interrupted after it grew: no sample knows the new ones
+            if self.num_components is not None:
+                return
+            parts = parts.chosen(drawn)
+        seen = self.store.seen(parts)
+        parts = refitted(parts, seen)
         if self.num_components is None:
             parts = without_doubles(without_needless(parts, seen))
             parts = without_dead(parts, min_weight=min(1e-3, 0.02 / len(parts)), min_age=0)

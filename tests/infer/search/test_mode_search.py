@@ -199,6 +199,20 @@ def test_an_interrupted_search_has_a_mixture():
     assert bool(search.mixture.log_prob(starts(2)).isfinite().all())
 
 
+@pytest.mark.parametrize("fixed", [None, 9])
+def test_what_was_added_just_before_an_interrupt_takes_no_weight_from_others(fixed):
+    log_density, _, _ = five_normals(2, box=60.0, seed=2)
+    begin = starts(2, 40.0, count=10)
+    search = ModeSearch(log_density, begin, num_components=fixed, max_evaluations=8000)
+    while len(search.elbos) < 8:
+        search.step()
+    assert bool((search.parts.ages == 0).any())
+    before, _ = measured(search, log_density)
+    search.interrupt()
+    after, error = measured(search, log_density)
+    assert after > before - 0.05 - 4 * error
+
+
 def test_points_without_mass_and_failures_harm_no_other():
     """A half plane where the density is zero, and a strip in which it is not a number."""
 
