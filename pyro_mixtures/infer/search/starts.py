@@ -144,7 +144,9 @@ def _distinct(ascents: Ascents, scale: Tensor) -> Ascents:
     """One of each optimum, the highest first."""
     order = ascents.values.argsort(descending=True, stable=True)
     ascents = ascents[order[ascents.values[order].isfinite()]]
-    near = torch.cdist(ascents.points / scale, ascents.points / scale) < SAME
+    points = ascents.points / scale
+    exact = "donot_use_mm_for_euclid_dist"  # expanded squares lose the digits far from zero
+    near = torch.cdist(points, points, compute_mode=exact) < SAME
     taken, chosen = torch.zeros(len(near), dtype=torch.bool), []
     for index in range(len(near)):
         if not taken[index]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.mode_search import ModeSearch
 from pyro_mixtures.infer.search.search_state import save
 
@@ -50,6 +51,23 @@ def test_normals_far_apart_are_found_with_their_weights(dimension):
     found = torch.zeros(5).double().index_add_(0, own, mixture.component_logits.softmax(-1))
     torch.testing.assert_close(found, weights, atol=0.01, rtol=0)
     assert len(mixture.locs) < 12
+
+
+@pytest.mark.parametrize("place", [0.0, 1.7e9])
+def test_ascents_to_one_optimum_are_merged_wherever_it_is(place, monkeypatch):
+    """As of the time of an event, in seconds since 1970: one Hessian for each optimum."""
+    counts, hessians = [], Evaluations.hessians
+
+    def counted(self, z):
+        counts.append(len(z))
+        return hessians(self, z)
+
+    monkeypatch.setattr(Evaluations, "hessians", counted)
+    begin = place + starts(2, 5.0)
+    search = ModeSearch(lambda z: -(((z - place).abs() - 9) ** 2).sum(-1), begin)
+    search.step()
+    assert counts == [4]
+    assert len(search.optima.points) == 4
 
 
 def banana(z):
