@@ -13,7 +13,8 @@ LOG_2PI = math.log(2 * math.pi)
 RIDGE = 1.0
 """How many samples a coordinate Stein's estimate counts for, beside the regression."""
 
-BISECTIONS = 20
+BISECTIONS, MOST_BISECTIONS = 20, 80
+"""Of the size of a step, and where none has fit by then, as of a Normal that is far too wide."""
 
 
 class Steps(NamedTuple):
@@ -260,7 +261,9 @@ def _largest_steps(
 
     low, high = torch.zeros_like(trusts), torch.ones_like(trusts)
     size = high
-    for _ in range(BISECTIONS):
+    for turn in range(MOST_BISECTIONS):
+        if turn >= BISECTIONS and bool((low > 0).all()):
+            break
         fits = stepped(size)[2] <= trusts
         low, high = torch.where(fits, size, low), torch.where(fits, high, size)
         if bool((low == high).all()):

@@ -106,6 +106,22 @@ def test_steps_stay_within_the_trust_region_and_reach_it(kind, trust):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_normal_that_is_far_too_wide_gets_narrow(kind):
+    """By a factor of a million: the first steps are tiny, and yet each is a share of its width."""
+    torch.manual_seed(0)
+    locs = torch.zeros(1, 2, dtype=torch.float64)
+    given = kind.of_stddevs(locs, torch.full_like(locs, 1e6))
+    weights, trusts = torch.full((20, 1), 0.05).double(), torch.ones(1).double()
+    for _ in range(40):
+        half = torch.randn(10, 1, 2, dtype=torch.float64)
+        noise = torch.cat([half, -half])
+        z = given.locs + given.spread(torch.zeros(20).long(), noise.flatten(0, 1))
+        gradients = -z.unsqueeze(1) - given.scores(noise, given.inverse())
+        given, _ = given.moved(noise, weights, gradients, trusts)
+    torch.testing.assert_close(given.stddevs, torch.ones_like(locs), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_normal_whose_step_is_not_finite_stays(kind):
     given = normals(kind)
     whitened = torch.randn(20, 3, 4, dtype=torch.float64)
