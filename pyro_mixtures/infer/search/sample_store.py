@@ -126,8 +126,9 @@ class SampleStore:
 
     def draw(self, evaluations: Evaluations, parts: Parts, generator: torch.Generator) -> Seen:
         """Draw and evaluate a new batch; all samples in store, as the components see them."""
-        old = self.batches[-(self.size - 1) :]
-        proposals = [each[:, -len(old) :] for each in self.proposals[-(self.size - 1) :]]
+        first = max(0, len(self.batches) + 1 - self.size)
+        old = self.batches[first:]
+        proposals = [each[:, first:] for each in self.proposals[first:]]
         normals, inverse = parts.normals, parts.normals.inverse()
         counts = torch.full((len(parts),), self.wanted, dtype=torch.long)
         whitened = log_prob = None

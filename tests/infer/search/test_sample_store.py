@@ -49,11 +49,15 @@ def test_samples_of_others_and_of_earlier_steps_spare_draws():
     assert bool((counts % 2 == 0).all())
     assert bool((counts >= 2).all())
     assert evaluations.count < 0.6 * 5 * 3 * 400
-    alone = SampleStore(1, 400, [], [])
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        alone.draw(Evaluations(lambda z: -z.square().sum(-1)), parts([[0.0], [9.0]]), generator)
-    assert alone.batches[0].counts.tolist() == [400, 400]
+
+
+def test_a_store_of_one_batch_draws_all_anew():
+    store, generator = SampleStore(1, 400, [], []), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        store.draw(Evaluations(lambda z: -z.square().sum(-1)), parts([[0.0], [9.0]]), generator)
+        (batch,) = store.batches
+        assert batch.counts.tolist() == [400, 400]
+        assert [tuple(each.shape) for each in store.proposals] == [(800, 1)]
 
 
 def test_a_store_seen_by_the_same_components_is_what_was_drawn():
