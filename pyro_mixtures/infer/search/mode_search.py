@@ -117,8 +117,9 @@ class ModeSearch:
             ``"interrupted"`` or ``"improper"``.
 
     Raises:
-        ValueError: for ``starts`` that are not finite or have no two rows, ``num_components`` or
-            ``max_evaluations`` that are too small, or (in the first step) starts without mass.
+        ValueError: for ``starts`` that are not finite, have no two rows or are all the same in
+            a coordinate, ``num_components`` or ``max_evaluations`` that are too small, or (in the
+            first step) starts without mass.
 
     Reference:
         Arenz, Zhong and Neumann, *Trust-region variational inference with Gaussian mixture
@@ -411,4 +412,10 @@ def _check_starts(starts: Tensor) -> None:
         raise ValueError(
             "Expected starts of shape (B, D) with B of at least 2, all finite, but got shape"
             f" {tuple(starts.shape)}"
+        )
+    same = (starts == starts[0]).all(0).nonzero().squeeze(-1).tolist()
+    if same or starts.shape[1] == 0:
+        raise ValueError(
+            "Expected starts that differ in each coordinate, since their spread is taken for its"
+            f" scale, but got shape {tuple(starts.shape)} with all rows the same in {same}"
         )

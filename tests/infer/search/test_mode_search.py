@@ -281,6 +281,8 @@ def test_an_improper_density_is_found_out():
         ({"starts": torch.zeros(5)}, "starts"),
         ({"starts": torch.zeros(1, 2)}, "starts"),
         ({"starts": torch.full((3, 2), math.nan)}, "starts"),
+        ({"starts": torch.zeros(3, 0)}, "starts"),
+        ({"starts": starts(2) * torch.tensor([1.0, 0.0])}, r"differ in each .* same in \[1\]"),
     ],
 )
 def test_bad_input_is_named(change, words):
