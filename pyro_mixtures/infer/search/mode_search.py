@@ -185,7 +185,13 @@ class ModeSearch:
 
     @property
     def mixture(self) -> MixtureDistribution:
-        """The mixture as it is, over vectors of D numbers, in float64."""
+        """The mixture as it is, over vectors of D numbers, in float64.
+
+        Raises:
+            ValueError: before the first step.
+        """
+        if self.parts is None:
+            raise ValueError("Expected mixture to be read after the first step, but got none yet")
         normals, logits = self.parts.normals, self.parts.log_weights
         made = MixtureOfNormals if self.kind is FullNormals else MixtureOfDiagNormals
         return made(normals.locs, normals.factor, logits)

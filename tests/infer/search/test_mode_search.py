@@ -217,6 +217,12 @@ def test_an_interrupted_search_has_a_mixture():
     assert bool(search.mixture.log_prob(starts(2)).isfinite().all())
 
 
+def test_a_search_that_has_not_begun_has_no_mixture():
+    search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
+    with pytest.raises(ValueError, match="mixture .* after the first step"):
+        _ = search.mixture
+
+
 @pytest.mark.parametrize("fixed", [None, 9])
 def test_what_was_added_just_before_an_interrupt_takes_no_weight_from_others(fixed):
     log_density, _, _ = five_normals(2, box=60.0, seed=2)
