@@ -369,7 +369,10 @@ class ModeSearch:
         return spread < EXACT or (gain < GAIN and spread < SPREAD)
 
     def _grow(self) -> None:
-        parts = without_doubles(self.parts)
+        before = len(self.parts)
+        self.parts = parts = without_doubles(self.parts)
+        if len(parts) < before:
+            self._note(f"{before - len(parts)} doubles left out")
         turn = len(self.elbos) // EVERY - 1
         room = self._cap - len(parts)
         count = room if self.stopped is not None else min(room, 2 + len(parts) // 20)
@@ -385,8 +388,8 @@ class ModeSearch:
                 depth=depth,
                 climbing=turn % 2 == 0,
             )
-            self._note(f"{count} added within {depth:g} nats of the top")
-        self.parts = parts
+            added, self.parts = len(parts) - len(self.parts), parts
+            self._note(f"{added} added within {depth:g} nats of the top")
 
     def _finish(self) -> None:
         if not self.store.batches:  # interrupted before the first step
@@ -403,7 +406,9 @@ class ModeSearch:
             parts = without_doubles(without_needless(parts, seen))
             parts = without_dead(parts, min_weight=min(1e-3, 0.02 / len(parts)), min_age=0)
             parts = refitted(parts, self.store.seen(parts))
-        self.parts = parts
+        before, self.parts = len(self.parts), parts
+        if len(parts) < before:
+            self._note(f"{before - len(parts)} needless left out")
         self._note("done")
 
     def _note(self, event: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import pytest
 import torch
@@ -82,6 +83,24 @@ def test_a_curved_density_gets_components_until_the_gap_is_small():
     assert -0.05 < elbo < 4 * error  # the density is normalized
     assert search.evaluations.count <= 40_000
     assert len(search.parts) > 5
+
+
+def test_the_log_accounts_for_every_component():
+    log_density, _, _ = five_normals(2)
+    search = ModeSearch(log_density, starts(2), max_evaluations=8000)
+    search.run()
+    counts, kinds = [], set()
+    for line in search.log:
+        counts.append(int(re.search(r"K = (\d+)", line)[1]))
+        change = re.search(r"(\d+) (added|doubles|needless|without weight)", line)
+        if change is not None:
+            kinds.add(change[2])
+            by = int(change[1]) if change[2] == "added" else -int(change[1])
+            assert counts[-1] == counts[-2] + by
+        else:
+            assert len(set(counts[-2:])) == 1
+    assert counts[-1] == len(search.parts)
+    assert {"added", "doubles"} <= kinds
 
 
 def test_one_normal_stays_one():
