@@ -13,6 +13,10 @@ LogDensity = Callable[[Tensor], Tensor]
 STEPS = {torch.float32: 5e-3, torch.float64: 1e-5}
 """Of central differences, relative to the size of a coordinate: cube roots of the precision."""
 
+NARROW, RESOLVED = 0.01, 64
+"""Of a step where a Hessian is checked: widths of the density, by that Hessian, at most, since
+farther out it may be another; and roundings of the coordinate at least."""
+
 AGREEMENT = 0.05
 """Relative difference that a Hessian may have from one of gradients, along one direction."""
 
@@ -196,6 +200,8 @@ def _agrees(log_density: LogDensity, point: Tensor, gradient: Tensor, hessian: T
     """Whether a Hessian is the derivative of the gradient, along one direction."""
     dtype = _precision(log_density)
     step = STEPS[dtype] * point.abs().clamp(min=1)  # (D,)
+    step = torch.minimum(step, NARROW * hessian.diagonal().abs().rsqrt())
+    step = torch.maximum(step, RESOLVED * torch.finfo(dtype).eps * point.abs())
     values, gradients = gradient_outcome(
         log_density, torch.stack([point + step, point - step])
     ).tensors

@@ -173,6 +173,26 @@ def test_differences_know_the_precision_of_the_model():
     torch.testing.assert_close(hessians[0], torch.diag(6 * z[0]), atol=0.01, rtol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "width"), [(torch.float64, 1e-3), (torch.float64, 1e-9), (torch.float32, 1e-3)]
+)
+def test_hessians_of_narrow_densities_are_those_of_autograd(dtype, width):
+    """At steps of one size for all, gradients differ from what the Hessian at the point says."""
+
+    class Narrow:
+        def __init__(self):
+            self.dtype = dtype
+
+        def __call__(self, z):
+            x, y = (z.to(dtype) / width).unbind(-1)
+            return (-x.square() / 8 - (y - x.square() / 2).square() * 8).double()
+
+    z = width * torch.tensor([[0.5, 0.125], [-1.0, 0.0]]).double()
+    expected = torch.tensor([[[-4.25, 8.0], [8.0, -16.0]], [[-24.25, -16.0], [-16.0, -16.0]]])
+    found = Evaluations(Narrow()).hessians(z) * width**2
+    torch.testing.assert_close(found, expected.double(), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["eight schools", "regression", "hidden Markov", "mixture prior"])
 def test_hessians_of_models(name):
     model, args, kwargs, _ = MODELS[name]
