@@ -55,12 +55,19 @@ def weightless(count: int) -> Weighing:
     )
 
 
-def alarms(search: Any, density: Any, weighing: Weighing, without_density: int) -> list[str]:
+def alarms(
+    search: Any,
+    density: Any,
+    mixture: MixtureDistribution,
+    weighing: Weighing,
+    without_density: int,
+) -> list[str]:
     """Why the posterior is not to be trusted, in words, the worst first.
 
     Args:
         search: that has ended.
         density: of the model.
+        mixture: the posterior: that of the search, or what was made of it.
         weighing: of draws of the mixture.
         without_density: how many of these lie where the model has none.
     """
@@ -75,13 +82,13 @@ def alarms(search: Any, density: Any, weighing: Weighing, without_density: int) 
     if not trusted(weighing):
         size = weighing.effective_sample_size
         found.append(verdict(weighing.khat, size, count))
-    outside = optima_outside(search.optima, search.mixture, weighing.log_evidence)
+    outside = optima_outside(search.optima, mixture, weighing.log_evidence)
     if len(outside):
         share = float(outside.logsumexp(0).sigmoid())  # of all, with what the mixture has
         found.append(
             f"{len(outside)} of {len(search.optima.values)} optima that the starts found lie"
-            f" outside of the mixture, with about {percent(share)} of the evidence: budget too"
-            " small"
+            f" outside of the mixture, with about {percent(share)} of the evidence:"
+            f" {_why_outside(search)}"
         )
     unended = 1 - search.converged
     if unended > RARE and SHARE * search.max_evaluations < ASCENT * len(search.starts):
@@ -104,7 +111,7 @@ def alarms(search: Any, density: Any, weighing: Weighing, without_density: int) 
 def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -> list[str]:
     """What else is to be known, in words, and at last what cannot be known.
 
-    Arguments are those of :func:`alarms`.
+    Arguments are those of :func:`alarms`, without the mixture.
     """
     count = len(weighing.log_weights)
     evaluations = search.evaluations
@@ -143,6 +150,15 @@ def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -
         )
     found.append(unknowable(len(search.starts)))
     return found
+
+
+def _why_outside(search: Any) -> str:
+    if search.num_components is not None:
+        return "take more components, or a larger budget"
+    if search.at_cap:
+        return "more components are needed than there may be"
+    reasons = {"budget": "budget too small", "interrupted": "the search has ended too early"}
+    return reasons.get(search.stopped, "compare with a fit by another seed")
 
 
 def _out_of_budget(search: Any) -> str:

@@ -275,7 +275,7 @@ class FitResult:
             draws,
             weighing.log_weights if trusted(weighing) else None,
         )
-        told = self.search, self.density, weighing, without_density
+        told = weighing, without_density
         symmetries = [label_report(self.posterior, each) for each in self._symmetries]
         evaluations = self.search.evaluations
         return FitSummary(
@@ -292,9 +292,9 @@ class FitResult:
             without_mass=evaluations.without_mass,
             failed=evaluations.failed,
             seconds=self.seconds,
-            alarms=alarms(*told),
+            alarms=alarms(self.search, self.density, self.posterior, *told),
             symmetries=symmetries,
-            notes=notes(*told),
+            notes=notes(self.search, self.density, *told),
         )
 
     def _constrain(self, z: Tensor) -> dict[str, Tensor]:

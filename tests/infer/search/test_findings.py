@@ -42,8 +42,8 @@ def told(*, good=True, without_density=0, flat=(), unsampled=(), failures=(0, No
         unsampled_sites=list(unsampled),
     )
     found = weighing(0.01 if good else 5.0)
-    given = search, density, found, without_density
-    return alarms(*given), notes(*given)
+    given = found, without_density
+    return alarms(search, density, search.mixture, *given), notes(search, density, *given)
 
 
 def test_where_nothing_is_wrong_there_is_no_alarm_and_what_cannot_be_known():
@@ -61,6 +61,7 @@ def test_where_nothing_is_wrong_there_is_no_alarm_and_what_cannot_be_known():
         ({"improper": [0]}, "improper, without end along tau"),
         ({"without_density": 400}, "400 of 4000 draws of the mixture lie where"),
         ({"stopped": "interrupted"}, "interrupted after 100 steps"),
+        ({"converged": 0.5, "max_evaluations": 10_000}, "50 % of the starts were cut off"),
     ],
 )
 def test_each_alarm_stands_where_it_applies(options, words):
@@ -115,6 +116,23 @@ def test_an_optimum_outside_is_found_by_its_mass():
     assert "1 of 2 optima that the starts found lie outside of the mixture" in summary.alarms[-1]
     share = float(summary.alarms[-1].split("with about ")[1].split(" %")[0])
     assert share == pytest.approx(70, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"stopped": "budget"}, "budget too small"),
+        ({"stopped": "flat"}, "by another seed"),
+        ({"stopped": "interrupted"}, "ended too early"),
+        ({"at_cap": True}, "more components are needed than there may be"),
+        ({"num_components": 1, "at_cap": True}, "take more components"),
+    ],
+)
+def test_the_advice_is_that_of_the_cause(options, advice):
+    both = [[-3.0], [3.0]], [math.log(0.3), math.log(0.7)]
+    summary = result_of(model, normals([[-3.0]], [1.0], [1.0]), optima=both, **options).summary()
+    (alarm,) = (each for each in summary.alarms if "outside of the mixture" in each)
+    assert advice in alarm
 
 
 def test_optima_that_are_covered_or_hold_nothing_are_none_outside():

@@ -275,6 +275,28 @@ def test_sites_that_cannot_be_drawn_have_a_guide():
     assert guide.median()["x"] == pytest.approx(math.exp(0.5))
 
 
+def exchangeable():
+    locs = pyro.sample("locs", dist.Normal(torch.zeros(2), 5.0).to_event(1))
+    each = dist.Categorical(torch.ones_like(locs)), dist.Normal(locs, 1.0)
+    for k, y in enumerate((-4.0, 4.0) * 6):
+        pyro.sample(f"y{k}", dist.MixtureSameFamily(*each), obs=torch.tensor(y))
+
+
+def test_expanded_labels_are_judged_as_they_are():
+    locs, stddev = [[-3.97, 3.97], [3.97, -3.97]], 6**-0.5
+    one = normals(locs[:1], [stddev], [1.0])
+    result = result_of(exchangeable, one, optima=(locs, [-25.0, -25.0]))
+    before = result.summary()
+    assert "1 of 2 optima that the starts found lie outside" in before.alarms[0]
+    assert before.symmetries[0].endswith("1 found; expand_labels() adds the rest")
+    expanded = result.expand_labels()
+    after = expanded.summary()
+    assert after.alarms == []
+    assert [mode.weight for mode in after.modes] == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert after.log_evidence == pytest.approx(before.log_evidence + math.log(2), abs=0.01)
+    assert expanded.expand_labels() is expanded
+
+
 def test_the_report_shows_figures_modes_and_words():
     text = str(exact(seconds=2.0).summary())
     for told in ("ELBO", "log evidence", "k-hat", "4000 of 4000", "2 modes", "2.0", "0.700 ± "):
