@@ -52,9 +52,10 @@ def fit(
         covariance: of the components, ``"full"`` or ``"diagonal"``; by default full up to 100
             dimensions.
         max_evaluations: of the model's log density with its gradient, at least 10 for each start;
-            by default 100,000, and 5,000 for each dimension from 20 to 100.
-        num_starts: draws of the prior from which to ascend. A mode whose basin holds a share b of
-            the prior is missed with a probability of ``(1 - b) ** num_starts``.
+            by default 100,000, or 5,000 for each dimension from 20 to 100, and 200 for each start
+            if that is more.
+        num_starts: draws of the prior from which to ascend, at least 2. A mode whose basin holds
+            a share b of the prior is missed with a probability of ``(1 - b) ** num_starts``.
         seed: of the random numbers; the same seed gives the same result.
         executor: of ``concurrent.futures``, for models that take long: evaluations are spread
             over its workers, and the numbers do not depend on how many there are. Also ask for

@@ -39,8 +39,8 @@ LARGEST_FULL = 100
 EVALUATIONS, PLAIN_DIMENSION = 100_000, 20
 """The default budget, which grows with the dimension from there."""
 
-LEAST_ASCENT = 10
-"""Evaluations for each start at least."""
+LEAST_ASCENT, ENOUGH = 10, 200
+"""Evaluations for each start at least, and by default."""
 
 MAX_COMPONENTS = 200
 
@@ -101,8 +101,8 @@ class ModeSearch:
         covariance: of the components, ``"full"`` or ``"diagonal"``; by default full up to 100
             dimensions.
         max_evaluations: of the log density with its gradient, at least 10 for each start; by
-            default 100,000, and 5,000 for each dimension from 20 to 100. The last steps of a
-            large mixture may take some more.
+            default 100,000, or 5,000 for each dimension from 20 to 100, and 200 for each start
+            if that is more. The last steps of a large mixture may take some more.
         seed: of the random numbers. The same seed gives the same result.
         executor: of ``concurrent.futures``, to spread the evaluations over machines.
 
@@ -152,6 +152,7 @@ class ModeSearch:
         if max_evaluations is None:
             dimension = min(starts.shape[-1], LARGEST_FULL)
             max_evaluations = int(EVALUATIONS * max(1.0, dimension / PLAIN_DIMENSION))
+            max_evaluations = max(max_evaluations, ENOUGH * len(starts))
         if covariance is None:
             covariance = "full" if starts.shape[-1] <= LARGEST_FULL else "diagonal"
         check_choice("covariance", covariance, tuple(KINDS))
@@ -256,7 +257,7 @@ class ModeSearch:
             state: of :meth:`state_dict`.
 
         Raises:
-            ValueError: for a state of a search with other settings.
+            ValueError: for a state of a search with other settings, or of another density.
         """
         restore(self, state)
 

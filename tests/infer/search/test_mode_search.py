@@ -227,6 +227,21 @@ def test_a_state_of_a_density_whose_gradient_is_not_finite_everywhere_is_taken()
     assert torch.equal(first.mixture.locs, second.mixture.locs)
 
 
+@pytest.mark.parametrize(
+    ("dimension", "count", "budget"),
+    [
+        (2, 300, 100_000),
+        (20, 300, 100_000),
+        (30, 300, 150_000),
+        (500, 300, 500_000),
+        (2, 3000, 600_000),  # which suffices for the ascents of all starts
+    ],
+)
+def test_the_default_budget(dimension, count, budget):
+    search = ModeSearch(lambda z: z.sum(-1), starts(dimension, count=count))
+    assert search.max_evaluations == budget
+
+
 def test_an_interrupted_search_has_a_mixture():
     search = ModeSearch(banana, starts(2, 3.0), max_evaluations=8000)
     search.step()
