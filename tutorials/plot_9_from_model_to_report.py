@@ -165,13 +165,14 @@ print(f"observe on day {best:.1f}")
 # There may be reasons to fix the number of components. Four Normals cannot cover six modes and
 # more. The report says so, from what the starts have found:
 
-few = pm.fit(model, TIMES, VELOCITIES, num_components=4, max_evaluations=20_000, progress=False)
+few = pm.fit(model, TIMES, VELOCITIES, num_components=4, max_evaluations=60_000, progress=False)
 print(*few.summary().alarms, sep="\n")
 
 # %%
 # Draws of the four components alone cannot show a mode that none of them has reached. ``fit``
 # remembers the optima to which its starts have led, and looks whether the mixture covers them.
-# No budget helps here, but more components do: so do not fix their number without need.
+# More components help here, a larger budget alone does not: so do not fix their number without
+# need.
 
 # %%
 # A funnel
@@ -193,17 +194,16 @@ def schools(effects):
         pyro.sample("y", dist.Normal(theta, ERRORS), obs=effects)
 
 
-funnel = pm.fit(schools, EFFECTS, max_evaluations=30_000, progress=False).summary()
+funnel = pm.fit(schools, EFFECTS, progress=False).summary()
 print(funnel)
 
 # %%
-# Many components follow the funnel, so that the fit can be used; but its ELBO stays below the
-# evidence, and the notes name what was met: starts without an optimum, and a budget that ended
-# before the search. Here the model is to be mended, not the fit. Pyro's reparameterizer draws
-# ``theta`` in units of ``tau``:
+# Many components follow the funnel, but the ELBO stays below the evidence, and the report names
+# what was met: starts without an optimum, and a budget that ended before the search. Here the
+# model is to be mended, not the fit. Pyro's reparameterizer draws ``theta`` in units of ``tau``:
 
 open_funnel = poutine.reparam(schools, {"theta": LocScaleReparam(0.0)})
-mended = pm.fit(open_funnel, EFFECTS, max_evaluations=30_000, progress=False).summary()
+mended = pm.fit(open_funnel, EFFECTS, progress=False).summary()
 for name, told in (("funnel", funnel), ("mended", mended)):
     print(f"{name}: ELBO {told.elbo:.3f}, log evidence {told.log_evidence:.3f}")
 print(*mended.notes, sep="\n")
@@ -252,8 +252,9 @@ for width in (0.1, 0.02, 0.001):
 print(found[0.001, 3000].notes[-1])
 
 # %%
-# Starts cost little, for they share their batches. If modes may be narrow, take more of them
-# (``num_starts``), fit with another ``seed`` too, and compare the modes.
+# Starts cost little, for they share their batches, and the default budget grows with them. If
+# modes may be narrow, take more of them (``num_starts``), fit with another ``seed`` too, and
+# compare the modes.
 
 # %%
 # Going on with SVI
@@ -308,6 +309,6 @@ for name, fitted in (("as many as needed", result), ("four components", few)):
 # - ``result.draws``, ``result.guide`` and ``result.modes`` go on from there.
 # - No alarm does not mean that every mode is found. The last line of the report says how large
 #   a basin may have been missed.
-# - Notes of a funnel: reparameterize the model.
+# - The report shows a funnel: reparameterize the model.
 # - For amortized models and data in mini-batches take a guide and SVI:
 #   :doc:`plot_1_first_mixture_guide`.
