@@ -76,7 +76,7 @@ def label_report(
     """
     copies = symmetry.num_permutations
     if is_symmetric(mixture, symmetry):
-        return f"{symmetry}; the mixture has them all, nothing is to add"
+        return f"{symmetry}; the mixture has them all"
     if copies > max_components:
         return f"{symmetry}; too many to add the missing ones"
     return f"{symmetry}; {num_found(mixture, symmetry)} found; expand_labels() adds the rest"
