@@ -63,6 +63,7 @@ class FitResult:
         kwargs: its keyword arguments.
         seconds: that the search took.
         posterior: a mixture in place of that of the search.
+        groups: indices of the components of each mode, where they are known.
 
     Attributes:
         posterior: the mixture of Normals over the unconstrained vector, packed as Pyro's
@@ -101,10 +102,11 @@ class FitResult:
         seconds: float,
         *,
         posterior: NormalMixture | None = None,
+        groups: list[Tensor] | None = None,
     ) -> None:
         self.search, self.density, self.seconds = search, density, seconds
         self.posterior = search.mixture if posterior is None else posterior
-        self._call = model, args, kwargs
+        self._call, self._known_groups = (model, args, kwargs), groups
         self._weighed: dict[int, _Weighed] = {}
         self._summaries: dict[int, FitSummary] = {}
 
@@ -222,9 +224,8 @@ class FitResult:
                 groups = copy_groups(mixture, symmetry)
         if groups is None:
             return self
-        result = FitResult(self.search, self.density, *self._call, self.seconds, posterior=mixture)
-        result._symmetries, result._groups = self._symmetries, groups
-        return result
+        given = self.search, self.density, *self._call, self.seconds
+        return FitResult(*given, posterior=mixture, groups=groups)
 
     @functools.cached_property
     def _symmetries(self) -> tuple[LabelSymmetry, ...]:
@@ -302,6 +303,8 @@ class FitResult:
 
     @functools.cached_property
     def _groups(self) -> list[Tensor]:
+        if self._known_groups is not None:
+            return self._known_groups
         return mode_groups(self.posterior, self.search.evaluations.values)
 
     def _weigh(self, num_samples: int) -> _Weighed:

@@ -54,8 +54,8 @@ def starting_mixture(
         seed: of the random numbers; those of torch are left as they are.
 
     Returns:
-        K components over the packed unconstrained vector, in float64: with full covariances up to
-        100 dimensions, else diagonal. Weights are those of the approximations, none of them very
+        A mixture of K components over the packed unconstrained vector in float64, with full
+        covariances up to 100 dimensions and else diagonal ones. Weights are those of the approximations, none of them very
         small.
 
     Raises:
