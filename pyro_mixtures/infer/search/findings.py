@@ -26,8 +26,9 @@ modes that were left out on purpose it found each one that had an optimum.
 MISSED = 0.05
 """Probability with which a mode of the basin that is told of is missed."""
 
-RARE = 0.01
-"""Share of draws without a density, or of starts without an end, from which on it is told."""
+RARE, MANY = 0.01, 0.1
+"""Share of draws without a density, or of starts without an end, from which on it is told, and of
+starts that were cut off, from which on it is an alarm."""
 
 SHOWN = 5
 """Names of coordinates at most."""
@@ -90,12 +91,8 @@ def alarms(
             f" outside of the mixture, with about {percent(share)} of the evidence:"
             f" {_why_outside(search)}"
         )
-    unended = 1 - search.converged
-    if unended > RARE and SHARE * search.max_evaluations < ASCENT * len(search.starts):
-        found.append(
-            f"{percent(unended)} of the starts were cut off by the budget before they found an"
-            " optimum, and modes may be missed: take a larger budget, or fewer starts"
-        )
+    if search.converged < 1 - MANY and _cuts_starts_off(search):
+        found.append(_cut_off(search))
     if without_density > RARE * count:
         found.append(
             f"{without_density} of {count} draws of the mixture lie where the model has no density"
@@ -128,7 +125,9 @@ def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -
     if search.at_cap and search.num_components is None:
         found.append("the largest number of components is reached: more of them may fit better")
     unended = 1 - search.converged
-    if unended > RARE and SHARE * search.max_evaluations >= ASCENT * len(search.starts):
+    if RARE < unended <= MANY and _cuts_starts_off(search):
+        found.append(_cut_off(search))
+    if unended > RARE and not _cuts_starts_off(search):
         found.append(
             f"{percent(unended)} of the starts found no optimum, as in a funnel, on long ridges or"
             " kinks, or where a posterior is improper"
@@ -150,6 +149,18 @@ def notes(search: Any, density: Any, weighing: Weighing, without_density: int) -
         )
     found.append(unknowable(len(search.starts)))
     return found
+
+
+def _cuts_starts_off(search: Any) -> bool:
+    """Whether the budget leaves ascents less than they need as a rule."""
+    return SHARE * search.max_evaluations < ASCENT * len(search.starts)
+
+
+def _cut_off(search: Any) -> str:
+    return (
+        f"{percent(1 - search.converged)} of the starts were cut off by the budget before they"
+        " found an optimum, and modes may be missed: take a larger budget, or fewer starts"
+    )
 
 
 def _why_outside(search: Any) -> str:

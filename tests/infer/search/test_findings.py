@@ -78,6 +78,7 @@ def test_each_alarm_stands_where_it_applies(options, words):
         ({"stopped": "budget"}, "stopped by the budget of 100000 evaluations"),
         ({"at_cap": True}, "the largest number of components"),
         ({"optima": (torch.empty(0, 1), [])}, "no start has led to an optimum"),
+        ({"converged": 0.97, "max_evaluations": 10_000}, "3 % of the starts were cut off"),
         ({"converged": 0.38}, "62 % of the starts found no optimum"),
         ({"failures": (7, "ValueError: no")}, "the first with ValueError: no"),
         ({"unsampled": ["beta"]}, "beta cannot be drawn from a prior"),
