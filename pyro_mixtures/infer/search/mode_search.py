@@ -243,6 +243,8 @@ class ModeSearch:
                 self._grow_or_stop()
         else:
             self.settling -= 1
+            if self.settling == SETTLING // 2 and self.num_components is None:
+                self._simplify()  # early enough for the others to take over
         if self.done:
             self._finish()
 
@@ -354,10 +356,13 @@ class ModeSearch:
         if self.stopped is None or self.num_components is not None:
             self._grow()
         if self.stopped is not None and self.num_components is None:
-            before = len(self.parts)
-            seen = self.store.seen(self.parts)
-            self.parts = without_needless(refitted(self.parts, seen), seen)
-            self._note(f"{before - len(self.parts)} needless left out")
+            self._simplify()
+
+    def _simplify(self) -> None:
+        before = len(self.parts)
+        seen = self.store.seen(self.parts)
+        self.parts = without_needless(refitted(self.parts, seen), seen)
+        self._note(f"{before - len(self.parts)} needless left out")
 
     def _is_flat(self) -> bool:
         if len(self.elbos) < 3 * CYCLE:
@@ -404,7 +409,7 @@ class ModeSearch:
         seen = self.store.seen(parts)
         parts = refitted(parts, seen)
         if self.num_components is None:
-            parts = without_doubles(without_needless(parts, seen))
+            parts = without_doubles(parts)
             parts = without_dead(parts, min_weight=min(1e-3, 0.02 / len(parts)), min_age=0)
             parts = refitted(parts, self.store.seen(parts))
         before, self.parts = len(self.parts), parts

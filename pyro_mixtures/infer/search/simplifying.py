@@ -19,7 +19,7 @@ means and covariances are noisy in each of them."""
 HALF = 0.5
 """Of a component's samples, for which others have to be responsible beside it."""
 
-COST, ALL_COSTS = 5e-4, 2e-3
+COST, ALL_COSTS = 2e-4, 1e-3
 """Nats that a component, and all together, may cost that are left out: less than a rare mode."""
 
 
