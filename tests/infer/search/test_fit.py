@@ -312,7 +312,7 @@ def test_the_guide_goes_on():
     assert not torch.equal(guide.get_posterior().locs.double(), result.posterior.locs)
 
 
-def test_results_of_one_session_share_nothing():
+def test_results_of_one_process_share_nothing():
     results = [quick(two_modes, torch.tensor(y), num_components=2) for y in (3.0, 1.5)]
     first, second = (result.guide for result in results)
     expected = first.get_posterior()
