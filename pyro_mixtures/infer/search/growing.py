@@ -26,8 +26,8 @@ SHALLOW = 15.0
 
 CLIMBING_STEPS = 10
 
-CANDIDATES = 4000
-"""Points at most among which to choose."""
+CANDIDATES, BATCHES = 4000, 40
+"""Points at most among which to choose, and batches of them that are remembered."""
 
 
 class Candidates:
@@ -36,16 +36,15 @@ class Candidates:
     Args:
         points: those that stay, ``(N, D)``.
         values: ``(N,)``.
-        batches: how many batches of points stay beside them.
     """
 
-    def __init__(self, points: Tensor, values: Tensor, batches: int = 40) -> None:
-        self.first, self.size = (points, values), batches
+    def __init__(self, points: Tensor, values: Tensor) -> None:
+        self.first = points, values
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def add(self, points: Tensor, values: Tensor) -> None:
         """A batch of points ``(S, D)`` and of values ``(S,)``; the oldest one goes."""
-        self.batches = [*self.batches[-(self.size - 1) :], (points, values)]
+        self.batches = [*self.batches[-(BATCHES - 1) :], (points, values)]
 
     def some(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Points and values, all or a random choice."""

@@ -338,8 +338,7 @@ class ModeSearch:
 
     def _tidy(self) -> None:
         before = len(self.parts)
-        least = min(1e-3, 0.02 / before)
-        self.parts = without_dead(self.parts, min_weight=least, min_age=GROWN_UP)
+        self.parts = without_dead(self.parts, min_weight=_dead_below(before), min_age=GROWN_UP)
         if len(self.parts) < before:
             self._note(f"{before - len(self.parts)} without weight left out")
 
@@ -410,7 +409,7 @@ class ModeSearch:
         parts = refitted(parts, seen)
         if self.num_components is None:
             parts = without_doubles(parts)
-            parts = without_dead(parts, min_weight=min(1e-3, 0.02 / len(parts)), min_age=0)
+            parts = without_dead(parts, min_weight=_dead_below(len(parts)), min_age=0)
             parts = refitted(parts, self.store.seen(parts))
         before, self.parts = len(self.parts), parts
         if len(parts) < before:
@@ -422,6 +421,11 @@ class ModeSearch:
             f"step {len(self.elbos)}, K = {len(self.parts)},"
             f" {self.evaluations.count} evaluations: {event}"
         )
+
+
+def _dead_below(count: int) -> float:
+    """Weight below which one of so many components is of no use."""
+    return min(1e-3, 0.02 / count)
 
 
 def _check_starts(starts: Tensor) -> None:

@@ -55,8 +55,8 @@ def starting_mixture(
 
     Returns:
         A mixture of K components over the packed unconstrained vector in float64, with full
-        covariances up to 100 dimensions and else diagonal ones. Weights are those of the approximations, none of them very
-        small.
+        covariances up to 100 dimensions and else diagonal ones. Weights are those of the
+        approximations, none of them very small.
 
     Raises:
         ValueError: for models and numbers as :func:`~pyro_mixtures.infer.fit` refuses them.
