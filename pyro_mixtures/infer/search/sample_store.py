@@ -147,11 +147,12 @@ class SampleStore:
         column = largest + (scaled @ counts.to(z)).log()
         columns = column.split([len(batch.z) for batch in [*old, new]])
         rows = [*proposals, torch.stack([batch.proposal(z) for batch in old], -1) if old else None]
-        self.batches = [*old, new]
-        self.proposals = [
+        proposals = [
             last.unsqueeze(-1) if first is None else torch.cat([first, last.unsqueeze(-1)], -1)
             for first, last in zip(rows, columns, strict=True)
         ]
+        # in one line: Ctrl-C between two would leave samples without their proposals
+        self.batches, self.proposals = [*old, new], proposals
         return self._seen(whitened, inverse, scaled, largest)
 
     def seen(self, parts: Parts) -> Seen:

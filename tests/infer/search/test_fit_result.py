@@ -337,7 +337,6 @@ def test_without_arviz_it_is_told_what_to_install(monkeypatch):
 
 
 def test_arviz_gets_resampled_draws():
-    pytest.importorskip("arviz_base")
     result = rough()
     tree = result.to_arviz(500)
     values = tree["posterior"]["x"]
