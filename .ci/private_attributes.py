@@ -33,6 +33,8 @@ ALLOWED = {
     "torch.distributions.transforms._InverseTransform": "torch: the class of ``transform.inv``",
     "torch._C": "torch: whether a graph is recorded or transformed",
     "torch._C._functorch": "torch: whether a graph is transformed",
+    "torch._C._has_storage": "torch: whether a tensor has numbers of its own",
+    "torch._C._len_torch_dispatch_stack": "torch: whether a mode looks at its operations",
     "torch._C._get_tracing_state": "torch: whether a graph is recorded",
     "pyro.distributions.diag_normal_mixture._MixDiagNormalSample": "Pyro: what is measured",
     "sys._getframe": "Python: who calls",

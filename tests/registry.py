@@ -27,6 +27,7 @@ from torch.distributions import (
 from pyro_mixtures.distributions import (
     AVFMixtureOfDiagNormals,
     GaussianScaleMixture,
+    MixtureDistribution,
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormals,
@@ -270,11 +271,12 @@ def sample_at(mixture: ParametricMixture, points: Tensor) -> Tensor:
     Only the drawing is replaced: shapes and the backward pass are the real ones.
     """
 
-    def draw(index):
-        return points.reshape(-1, *index.shape[:-1], points.shape[-1]).movedim(0, -2)
+    def draw(mixture, sample_shape):
+        z = points.reshape(-1, *mixture.core.batch_shape, points.shape[-1]).movedim(0, -2)
+        return z, None, sample_shape + mixture.batch_shape
 
     sample_shape = points.shape[: points.dim() - 1 - len(mixture.batch_shape)]
-    with mock.patch.object(mixture.core.components, "draw", draw):
+    with mock.patch.object(MixtureDistribution, "_draw", draw):
         return mixture.rsample(sample_shape)
 
 

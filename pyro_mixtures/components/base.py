@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Size, Tensor
 
+from pyro_mixtures.components.compiled_normals import CompiledNormals
+
 
 class Evaluated(Protocol):
     """Samples of a mixture, with what it says of them.
@@ -148,6 +150,14 @@ class Components:
             ``(*B, S, K)``, or None.
         """
         raise NotImplementedError
+
+    def compiled(self, *samples: Tensor) -> CompiledNormals | None:
+        """Compiled loops for these components, where they serve.
+
+        Args:
+            samples: and gradients at them that the loops are to work on, each ``(*B, S, D)``.
+        """
+        return None
 
     def distances(self) -> Tensor:
         """Bhattacharyya distances of all pairs, for the grouping, ``(*B, K, K)``."""

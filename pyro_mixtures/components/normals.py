@@ -9,13 +9,19 @@ import torch
 from torch import Size, Tensor
 
 from pyro_mixtures.components.base import Components
+from pyro_mixtures.components.compiled_normals import CompiledNormals
 from pyro_mixtures.components.scale import Diagonal
 from pyro_mixtures.components.shared import Shared, Sized
+from pyro_mixtures.numerics.compiled import serves
 from pyro_mixtures.numerics.linkage import plainly
 from pyro_mixtures.numerics.precision import at_least_single, double
 from pyro_mixtures.velocity.adaptive_displacement import Transported, variance_gradient
 from pyro_mixtures.velocity.displacement import displacement
 from pyro_mixtures.velocity.telescoping import normal_cdf
+
+MOST = 2**20
+"""Numbers S x K x D of all mixtures up to which compiled loops are faster than torch's matrix
+products."""
 
 
 class Normals(Components):
@@ -76,6 +82,15 @@ class Normals(Components):
 
     def log_prob(self, z, log_weights):
         return self.scale.log_prob(z, log_weights, *self.given)
+
+    def compiled(self, *samples):
+        if not self.scale.compiles or not serves(*self.given, *samples):
+            return None
+        count = samples[0].shape[-2] if samples else 1
+        if self.given[0].numel() * count > MOST:
+            return None
+        locs, factor = self.given
+        return CompiledNormals(locs, factor, self.scale.compiled_transports(count))
 
     def pullback(self, here, grad, weighting):
         gradients = self.scale.vjp(here.z, grad, here.responsibilities, *self.given)
@@ -188,6 +203,9 @@ class LearnedHub(Normals):
     """
 
     transports: Any = {"displacement": displacement}
+
+    def compiled(self, *samples):
+        return None
 
     def __init__(self, locs: Tensor, scale: Diagonal, control_var: Tensor) -> None:
         super().__init__(locs, scale)

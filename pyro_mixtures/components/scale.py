@@ -54,9 +54,15 @@ class Diagonal:
     }
 
     kind = "diagonal"
+    compiles = True
+    """Whether there are compiled loops for Normals of it."""
 
     def __init__(self, factor: Tensor) -> None:
         self.factor = factor
+
+    def compiled_transports(self, count: int) -> Mapping[str, Transport]:
+        """Those that the loops compute, too, for so many samples of a mixture."""
+        return self.transports
 
     @property
     def own(self) -> Diagonal:
@@ -145,7 +151,7 @@ class Cholesky(Diagonal):
         factor: ``(..., D, D)``, with a positive diagonal.
     """
 
-    event_dim, kind = 2, "triangular"
+    event_dim, kind, compiles = 2, "triangular", False
     transports = {
         "displacement": normal_displacement,
         "telescoping": normal_telescoping,

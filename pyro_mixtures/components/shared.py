@@ -69,6 +69,11 @@ class Shared:
 
     def __init__(self, factor: Diagonal) -> None:
         self.factor, self.kind = factor, f"shared {factor.kind}"
+        self.compiles = factor.compiles
+
+    def compiled_transports(self, count: int) -> Mapping[str, Transport]:
+        """Of several samples the displacement goes to another hub than that of one."""
+        return {"displacement": self.transports["displacement"]} if count == 1 else {}
 
     @property
     def own(self) -> Diagonal:
@@ -134,6 +139,7 @@ class Sized(Shared):
 
     def __init__(self, factor: Diagonal, sizes: Tensor) -> None:
         self.factor, self.sizes, self.kind = factor, sizes, f"sized {factor.kind}"
+        self.compiles = False
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from pyro_mixtures.numerics.precision import at_least_single, double
 from pyro_mixtures.numerics.whitening import whiten
 from pyro_mixtures.samples.remembering import recall, remember
 from pyro_mixtures.samples.score_parts import IndependentParts, mask_tensor
-from pyro_mixtures.samples.shapes import folded, samples_first
+from pyro_mixtures.samples.shapes import folded, unfolded
 
 
 class EllipticalDistribution(ParametricDistribution):
@@ -67,7 +67,7 @@ class EllipticalDistribution(ParametricDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         core, shape = self.core, torch.Size(sample_shape) + self.batch_shape
         z, white = core.draw(shape[: len(shape) - len(core.batch_shape)].numel())
-        value = samples_first(z).reshape(shape + self.event_shape)
+        value = unfolded(z, shape + self.event_shape)
         value = value.contiguous()  # some transforms of torch ask for it
         if torch.is_grad_enabled():  # samples without gradient have nothing to spare
             remember(self, value, white)

@@ -14,7 +14,7 @@ from pyro_mixtures.distributions import linear
 from pyro_mixtures.normals.bounds import mixture_entropy_bounds
 from pyro_mixtures.samples.groups import Grouping
 from pyro_mixtures.samples.record import SampleRecord
-from pyro_mixtures.samples.shapes import Expandable, folded, samples_first
+from pyro_mixtures.samples.shapes import Expandable, folded, unfolded
 
 MixtureT = TypeVar("MixtureT", bound="FiniteMixture")
 
@@ -67,13 +67,19 @@ class FiniteMixture(Expandable):
 
     def _evaluated(self, value: Tensor) -> tuple[SampleRecord, Size]:
         """What it says of a value, and that one's batch."""
-        core, z, shape = folded(self, self._validated(value))
+        return self._record(self._validated(value))
+
+    def _record(self, value: Tensor) -> tuple[SampleRecord, Size]:
+        core, z, shape = folded(self, value)
         return SampleRecord(core.components, core.component_logits, z, core.grouping), shape
 
     def _result(self, x: Tensor, value: Tensor, shape: Size) -> Tensor:
         """``(*B, S, M)`` as ``(*shape, M)``, in the dtype that goes with a value."""
-        dtype = torch.promote_types(value.dtype, self.component_logits.dtype)
-        return samples_first(x).reshape(*shape, x.shape[-1]).to(dtype)
+        dtype = self.component_logits.dtype
+        if value.dtype != dtype:
+            dtype = torch.promote_types(value.dtype, dtype)
+        x = unfolded(x, torch.Size([*shape, x.shape[-1]]))
+        return x if x.dtype == dtype else x.to(dtype)
 
     def component_log_prob(self, value: Tensor) -> Tensor:
         r"""Log densities :math:`\log q_j(z)` of all components, ``(*X, *E) -> (*X, K)``."""

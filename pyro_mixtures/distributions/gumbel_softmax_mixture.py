@@ -19,7 +19,7 @@ from pyro_mixtures.distributions.relaxed_categorical import (
 )
 from pyro_mixtures.numerics.validation import check_at_least, check_choice, check_logits
 from pyro_mixtures.samples.remembering import recall, remember
-from pyro_mixtures.samples.shapes import folded, samples_first
+from pyro_mixtures.samples.shapes import folded, samples_first, unfolded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -191,7 +191,7 @@ class GumbelSoftmaxMixtureOfDiagNormals(ParametricDistribution):
         shape = torch.Size(sample_shape) + self.batch_shape
         loc, scale = _chosen(core, shape[: len(shape) - len(core.batch_shape)].numel())
         z = loc + scale * torch.randn_like(loc)  # (*B, S, D)
-        value = samples_first(z).reshape(shape + self.event_shape)
+        value = unfolded(z, shape + self.event_shape)
         remember(self, value, (loc, scale))
         return value
 
@@ -216,9 +216,7 @@ def _nested_log_prob(
     if own is None:
         return fresh
     each = Normal(*own, validate_args=False).log_prob(z).sum(-1, keepdim=True)
-    total = torch.logaddexp(
-        fresh + math.log(distribution.num_nested), samples_first(each).reshape(fresh.shape)
-    )
+    total = torch.logaddexp(fresh + math.log(distribution.num_nested), unfolded(each, fresh.shape))
     return total - math.log(distribution.num_nested + 1)
 
 

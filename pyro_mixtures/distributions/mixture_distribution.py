@@ -27,7 +27,7 @@ from pyro_mixtures.samples.score_parts import (
     mask_tensor,
     parts_without_gradient,
 )
-from pyro_mixtures.samples.shapes import folded, samples_first
+from pyro_mixtures.samples.shapes import folded, unfolded
 from pyro_mixtures.samples.weights import draw_index, group_shares, surely_one_group
 
 WEIGHT_GRADIENTS = ("clustered", "pathwise", "hybrid")
@@ -172,7 +172,7 @@ class MixtureDistribution(FiniteMixture):
             True
         """
         z, index, shape = self._draw(sample_shape)
-        return self._value(z, shape), samples_first(index.unsqueeze(-1)).reshape(shape)
+        return self._value(z, shape), unfolded(index.unsqueeze(-1), shape)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -183,14 +183,18 @@ class MixtureDistribution(FiniteMixture):
         """Samples ``(*B, S, D)``, their components, and the shape of the batch."""
         core, shape = self.core, torch.Size(sample_shape) + self.batch_shape
         count = shape[: len(shape) - len(core.batch_shape)].numel()
-        weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
-        index = draw_index(weights, count)
-        return core.components.draw(index), index, shape
+        compiled = core.components.compiled()
+        drawn = None if compiled is None else compiled.draw(core.component_logits, count)
+        if drawn is None:
+            weights = core.component_logits.softmax(-1, dtype=double_dtype(core.component_logits))
+            index = draw_index(weights, count)
+            drawn = core.components.draw(index), index
+        return *drawn, shape
 
     def _value(self, z: Tensor, shape: Size) -> Tensor:
         """``(*B, S, D) -> (*shape, *E)``."""
-        value = self._event(samples_first(z).reshape(*shape, z.shape[-1]))
-        return value.contiguous()  # some transforms of torch ask for it
+        value = self._event(unfolded(z, torch.Size([*shape, z.shape[-1]])))
+        return value if value.is_contiguous() else value.contiguous()  # transforms of torch ask
 
     def reparameterize(self, value: Tensor) -> Tensor:
         """Give samples drawn elsewhere the gradients that ``rsample`` would give them.
@@ -237,10 +241,11 @@ class MixtureDistribution(FiniteMixture):
         return value
 
     def _evaluated(self, value):
-        record, shape = super()._evaluated(value)
         drawn: Drawn | None = recall(self, value)
-        if drawn is not None:
-            record.twin = drawn.record
+        if drawn is None:
+            return super()._evaluated(value)
+        record, shape = self._record(value)  # what valid parameters drew is valid
+        record.twin = drawn.record
         return record, shape
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:

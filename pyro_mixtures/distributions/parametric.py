@@ -40,8 +40,9 @@ class ParametricDistribution(Expandable):
         batch_shape, sizes = check_shapes(parameters, shapes)
         dtype = functools.reduce(torch.promote_types, (v.dtype for v in parameters.values()))
         for name, value in parameters.items():
-            event_shape = tuple(sizes[letter] for letter in shapes[name])
-            setattr(self, name, value.to(dtype).expand(batch_shape + event_shape))
+            shape = batch_shape + tuple(sizes[letter] for letter in shapes[name])
+            value = value if value.dtype == dtype else value.to(dtype)
+            setattr(self, name, value if value.shape == shape else value.expand(shape))
         if batch_shape.numel() == 0:
             validate_args = False  # torch's constraints fail for empty tensors
         self._set_shapes(batch_shape, torch.Size([sizes["D"]]), validate_args)

@@ -46,10 +46,22 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
     ) -> None:
         parameters = {**given, "component_logits": component_logits}
         super().__init__(parameters, validate_args=validate_args)
-        components = self._components(*self.given.values())
-        self._set_up(components, self.component_logits, transport, weight_gradient)
-        if self._validate_args:
-            check_logits(self.component_logits)
+        self._set_up(self.components, self.component_logits, transport, weight_gradient)
+
+    def _set_shapes(self, batch_shape, event_shape, validate_args):
+        self.components = self._components(*self.given.values())
+        asked = self._validate_args if validate_args is None else validate_args
+        compiled = self.components.compiled() if asked else None
+        if compiled is None or not compiled.are_valid(self.component_logits):
+            super()._set_shapes(batch_shape, event_shape, validate_args)
+            if asked:
+                check_logits(self.component_logits)
+            return
+        super()._set_shapes(batch_shape, event_shape, False)
+        if validate_args is None:
+            del self._validate_args  # the default, which may change
+        else:
+            self._validate_args = validate_args
 
     @classmethod
     def _parameter_shapes(cls) -> dict[str, str]:

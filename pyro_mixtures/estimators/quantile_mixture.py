@@ -13,7 +13,7 @@ from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture
 from pyro_mixtures.numerics.chunks import map_chunks
 from pyro_mixtures.numerics.pathwise_function import pathwise
 from pyro_mixtures.numerics.precision import double
-from pyro_mixtures.samples.shapes import folded, samples_first
+from pyro_mixtures.samples.shapes import folded, unfolded
 
 
 class QuantileMixture(EstimatedMixture):
@@ -53,7 +53,7 @@ class QuantileMixture(EstimatedMixture):
             self._moved, log_weights=logits.log_softmax(-1), locs=locs, scales=scales
         )
         points = map_chunks(moved, (points,), self._elements(locs, scales))
-        live = samples_first(points).reshape(z.shape).to(z.dtype)
+        live = unfolded(points, z.shape).to(z.dtype)
         return pathwise(z, _pass_on, live)  # whose second derivatives are refused: J is held fixed
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.estimated_mixture import EstimatedMixture, checked
 from pyro_mixtures.numerics.precision import double_dtype
-from pyro_mixtures.samples.shapes import samples_first
+from pyro_mixtures.samples.shapes import unfolded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,7 +52,7 @@ class StratifiedMixture(EstimatedMixture):
         index = systematic_index(weights.expand(others, *weights.shape), strata.numel())
         index = index.movedim(-1, 0).flatten(0, 1).movedim(0, -1)  # (*B, S others)
         z = core.components.draw(index)  # (*B, S others, D)
-        return samples_first(z).reshape(shape + self.batch_shape + self.event_shape)
+        return unfolded(z, shape + self.batch_shape + self.event_shape)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.mixture.reparameterize(self.sample(sample_shape))

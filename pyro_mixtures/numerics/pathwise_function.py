@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from pyro_mixtures.numerics.eager import applied
 from pyro_mixtures.numerics.overrides import overridable
 from pyro_mixtures.numerics.precision import is_transformed
 from pyro_mixtures.numerics.score_use import is_used
@@ -49,7 +49,7 @@ def pathwise(z: Tensor, vjp: VectorJacobianProduct, *parameters: Tensor) -> Tens
     """
     if not needs_gradient(*parameters):
         return z
-    return _Pathwise.apply(z, vjp, *parameters)
+    return applied(_Pathwise, z, vjp, *parameters)
 
 
 @overridable
@@ -68,7 +68,7 @@ def scored_pathwise(
     Returns:
         A tensor equal to ``z``, and the receipt, a zero of shape ``()``.
     """
-    return _ScoredPathwise.apply(z, vjp, *parameters)
+    return applied(_ScoredPathwise, z, vjp, *parameters)
 
 
 def needs_gradient(*tensors: Tensor) -> bool:
@@ -129,11 +129,6 @@ class _ScoredPathwise(torch.autograd.Function):
         z_dim, _, *parameter_dims = in_dims
         tensors = _batch_first(info.batch_size, (z, *parameters), (z_dim, *parameter_dims))
         return _ScoredPathwise.apply(tensors[0], vjp, *tensors[1:]), (0, None)
-
-
-# what torch would otherwise find out at each call, for more than the cost of the call itself
-for _function in (_Pathwise, _ScoredPathwise):
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
 
 def _gradients(ctx, grad: Tensor | None, vjp: VectorJacobianProduct) -> tuple[Tensor | None, ...]:

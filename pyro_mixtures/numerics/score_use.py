@@ -12,12 +12,12 @@ transformed, traced or compiled tells the truth each time.
 
 from __future__ import annotations
 
-import inspect
 import warnings
 
 import torch
 from torch import Tensor
 
+from pyro_mixtures.numerics.eager import applied
 from pyro_mixtures.numerics.overrides import overridable
 from pyro_mixtures.numerics.precision import is_transformed
 
@@ -60,7 +60,7 @@ def marked(score: Tensor, receipt: Tensor) -> Tensor:
         >>> score.grad, receipt.grad > 0
         (tensor([5., 5., 5.]), tensor(True))
     """
-    return _Marked.apply(score, receipt)
+    return applied(_Marked, score, receipt)
 
 
 @overridable
@@ -87,7 +87,7 @@ def completed(score: Tensor, receipt: Tensor, cost: Tensor) -> tuple[Tensor, Ten
         >>> logits.grad, receipt.grad > 0
         (tensor([6., 7., 8.]), tensor(True))
     """
-    return _Completed.apply(score, receipt, cost)
+    return applied(_Completed, score, receipt, cost)
 
 
 class _Marked(torch.autograd.Function):
@@ -143,8 +143,3 @@ class _Completed(torch.autograd.Function):
 def _receipt(grad: Tensor) -> Tensor:
     """One, or zero for a gradient of zero, which stands for none where torch fills in."""
     return (grad != 0).any().to(grad)
-
-
-# what torch would otherwise find out at each call, for more than the cost of the call itself
-for _function in (_Marked, _Completed):
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore

@@ -84,4 +84,6 @@ def check_logits(logits: Tensor) -> None:
 
 def broadcast_shapes(first: Size, second: Size) -> Size:
     """``torch.broadcast_shapes``, which costs more than a small tensor operation, where needed."""
-    return torch.Size(first) if first == second else torch.broadcast_shapes(first, second)
+    if first == second or not first:
+        return torch.Size(second)
+    return torch.Size(first) if not second else torch.broadcast_shapes(first, second)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.numerics.precision import double
-from pyro_mixtures.samples.shapes import samples_first
+from pyro_mixtures.samples.shapes import unfolded
 from pyro_mixtures.samples.weights import group_sums
 
 PRIOR_DRAWS = 10
@@ -124,7 +124,7 @@ class Draws:
         transport, score = double(self.transport, self.score)
         self.transport = self.score = None  # another backward pass has a pair of its own
         score = score.reshape(-1, score.shape[-1])  # (X, K)
-        difference = score - samples_first(transport).reshape(score.shape)
+        difference = score - unfolded(transport, score.shape)
         sums = torch.stack([(score * difference).sum(0), difference.square().sum(0)])
         if bool(sums.isfinite().all()):
             self._found.append((len(score), sums))

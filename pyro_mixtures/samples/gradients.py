@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mixtures.components.base import Weighting
+from pyro_mixtures.components.base import Components, Weighting
 from pyro_mixtures.numerics.score_use import warn_unused
 from pyro_mixtures.samples.blending import Draws
+from pyro_mixtures.samples.groups import Grouping
 from pyro_mixtures.samples.record import SampleRecord
 from pyro_mixtures.samples.weights import surely_one_group, within_group
 
@@ -75,16 +76,23 @@ def sample_gradients(
     components = known.components.rebuilt(*parameters)
     place = z if rule.inside else components.inside(z)
     densities = known.known_densities if itself and place is z else None
-    here = SampleRecord(components, logits, place, known.grouping, densities).cast()
-    dtype = here.log_prob.dtype
-    if used is False:
-        _check_alone(here, rule, *passed[:1])
     groups = None
     if used and rule.weight_gradient == "clustered":
         groups = passed[0] if passed else known.groups
-    weighting = None
     alone = not used and logits.shape[-1] > 1
-    if rule.transport is not None and (alone or groups is not None):
+    weigh = rule.transport is not None and (alone or groups is not None)
+    if used is False:
+        _check_alone(components, known.grouping, rule, *passed[:1])
+    compiled = None if rule.draws is not None else components.compiled(place, grad)
+    if compiled is not None:
+        transport = rule.transport if weigh else None
+        found = compiled.sample_gradients(logits, place, grad, densities, groups, transport)
+        if found is not None:
+            return _typed(found, (logits, *parameters))
+    here = SampleRecord(components, logits, place, known.grouping, densities).cast()
+    dtype = here.log_prob.dtype
+    weighting = None
+    if weigh:
         within = within_group(here.log_weights, groups)
         precision = torch.promote_types(logits.dtype, torch.float32)
         weighting = Weighting(rule.transport, within, precision, rule.learns)
@@ -107,11 +115,16 @@ def sample_gradients(
 def _typed(gradients: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     pairs = zip(gradients, parameters, strict=False)  # the last ones may go without
     return tuple(
-        gradient.to(parameter.dtype).reshape(parameter.shape) for gradient, parameter in pairs
+        gradient
+        if gradient.dtype == parameter.dtype and gradient.shape == parameter.shape
+        else gradient.to(parameter.dtype).reshape(parameter.shape)
+        for gradient, parameter in pairs
     )
 
 
-def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -> None:
+def _check_alone(
+    components: Components, grouping: Grouping, rule: Rule, groups: Tensor | None = None
+) -> None:
     """Warn of a loss that leaves the score term to the samples, or refuse if they cannot bear it.
 
     Raises:
@@ -121,7 +134,7 @@ def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -
         return
     if rule.weight_gradient == "hybrid":
         try:
-            here.components.check(exchange=True)
+            components.check(exchange=True)
         except (NotImplementedError, ValueError) as error:
             raise NotImplementedError(
                 "The loss does not use the score term of a mixture with weight_gradient='hybrid',"
@@ -129,5 +142,7 @@ def _check_alone(here: SampleRecord, rule: Rule, groups: Tensor | None = None) -
                 f" do, and its components have no transport. {error}"
             ) from error
         warn_unused()
-    elif rule.draws is not None or not surely_one_group(here.groups if groups is None else groups):
+        return
+    labels = grouping.labels if groups is None else groups
+    if rule.draws is not None or not surely_one_group(labels):
         warn_unused()

@@ -59,10 +59,14 @@ class Grouping:
 
     def _find(self) -> Tensor:
         linkage = single_linkage if self.chained else complete_linkage
-        components = self.components
+        components, chained = self.components, self.chained
 
         def find() -> Tensor:
-            return linkage(components.distances(), linkage_cut(components.event_shape.numel()))
+            cut = linkage_cut(components.event_shape.numel())
+            few = not chained and components.num_components < MANY
+            compiled = components.compiled() if few else None
+            labels = None if compiled is None else compiled.groups(cut)
+            return linkage(components.distances(), cut) if labels is None else labels
 
         with torch.no_grad():
             if self.kept is None or components.num_components < MANY:

@@ -60,13 +60,20 @@ class SampleRecord:
     def densities(self) -> tuple[Tensor, Tensor]:
         r"""Logarithms of :math:`\pi_j q_j`, ``(*B, S, K)``, and of q, ``(*B, S, 1)``."""
         if self.known_densities is None:
-            log_weights, each = self._evaluated()
-            log_joint = log_weights.unsqueeze(-2) + each
-            self.known_densities = log_joint, log_joint.logsumexp(-1, keepdim=True)
+            self.known_densities = self._densities()
             if self.twin is not None:
                 joint, log_prob = (detach_provenance(x).detach() for x in self.known_densities)
                 self.twin.known_densities = joint, log_prob
         return self.known_densities
+
+    def _densities(self) -> tuple[Tensor, Tensor]:
+        compiled = self.components.compiled(self.z)
+        densities = None if compiled is None else compiled.densities(self.logits, self.z)
+        if densities is not None:
+            return densities
+        log_weights, each = self._evaluated()
+        log_joint = log_weights.unsqueeze(-2) + each
+        return log_joint, log_joint.logsumexp(-1, keepdim=True)
 
     @property
     def log_weights(self) -> Tensor:

@@ -55,10 +55,17 @@ def folded(distribution: ExpandableT, value: Tensor) -> tuple[ExpandableT, Tenso
     if value.dim() - rank < len(shape) or value.shape[: len(shape)] != shape:
         value = value.expand(shape + distribution.event_shape)
     count = shape[: len(shape) - len(batch)].numel()
-    value = value.reshape(count, *batch, distribution.event_shape.numel())
-    return core, value.movedim(0, -2) if batch else value, shape
+    size = distribution.event_shape.numel()
+    if not batch or count == 1:
+        return core, value.reshape(*batch, count, size), shape
+    return core, value.reshape(count, *batch, size).movedim(0, -2), shape
 
 
 def samples_first(x: Tensor) -> Tensor:
     """``(*B, S, M) -> (S, *B, M)``."""
     return x if x.dim() == 2 else x.movedim(-2, 0)
+
+
+def unfolded(x: Tensor, shape: Size) -> Tensor:
+    """Numbers ``(*B, S, M)`` of samples, as they stand in an array of that shape with S first."""
+    return (x if x.shape[-2] == 1 else samples_first(x)).reshape(shape)

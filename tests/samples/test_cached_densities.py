@@ -1,5 +1,6 @@
 """``log_prob`` of the sample just drawn leaves its densities to the backward pass, and only it."""
 
+import contextlib
 import copy
 import pickle
 import weakref
@@ -11,6 +12,7 @@ from torch.func import grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 from pyro_mixtures.components import Normals
+from pyro_mixtures.components.compiled_normals import CompiledNormals
 from tests.pairwise import in_pairs
 from tests.registry import (
     each_family,
@@ -45,10 +47,20 @@ def separately(family, parameters, points, **options):
     return {name: density[name] + sample[name] for name in parameters}
 
 
+@contextlib.contextmanager
 def counted(family):
-    """Count the evaluations of the components' densities."""
-    log_prob = Normals.log_prob
-    return mock.patch.object(Normals, "log_prob", autospec=True, side_effect=log_prob)
+    """Count the evaluations of the components' densities, by torch or by compiled loops."""
+    count = mock.Mock()
+    with contextlib.ExitStack() as stack:
+        for cls, name in ((Normals, "log_prob"), (CompiledNormals, "evaluate")):
+            method = getattr(cls, name)
+
+            def counting(*args, method=method):
+                count()
+                return method(*args)
+
+            stack.enter_context(mock.patch.object(cls, name, counting))
+        yield count
 
 
 @in_pairs

@@ -1,0 +1,153 @@
+r"""Compiled loops of the displacement of diagonal Normals.
+
+They compute what :func:`~pyro_mixtures.velocity.displacement.displacement` does, for one mixture,
+component by component: each has the nodes that its own path asks for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy
+
+from pyro_mixtures.numerics.loops import LOG_2_PI, exp, log, loop
+from pyro_mixtures.velocity.displacement import MAX_NODES, TINY
+
+SMALL = 0.15
+"""Below this nine terms of its series give exp(x) - 1 to 1e-12."""
+
+_rules = [numpy.polynomial.legendre.leggauss(count) for count in range(1, MAX_NODES + 1)]
+TIMES = numpy.concatenate([(nodes + 1) / 2 for nodes, _ in _rules])
+"""Nodes in [0, 1] of the Gauss rules with 1, 2, ... nodes, one rule after another."""
+
+LOG_WEIGHTS = numpy.concatenate([numpy.log(weights / 2) for _, weights in _rules])
+
+
+@loop
+def hub(within, locs, scales, place):
+    """The Normal with the mean and the variance of a group.
+
+    Args:
+        within: weights of the components in the group, ``(K,)``.
+        locs: ``(K, D)``.
+        scales: ``(K or 1, D)``.
+        place: for its means, its standard deviations and their inverses, ``(3, D)``.
+
+    Returns:
+        The logarithm of its normalization.
+    """
+    mean, stddev, inverse = place[0], place[1], place[2]
+    K, D = locs.shape
+    mean[:] = 0
+    stddev[:] = 0
+    for k in range(K):
+        weight = within[k]
+        if weight > 0:
+            for d in range(D):
+                mean[d] += weight * locs[k, d]
+    for k in range(K):
+        weight, row = within[k], min(k, len(scales) - 1)
+        if weight > 0:
+            for d in range(D):
+                offset, scale = locs[k, d] - mean[d], numpy.float64(scales[row, d])
+                stddev[d] += weight * (offset * offset + scale * scale)
+    volume = D / 2 * LOG_2_PI
+    for d in range(D):
+        stddev[d] = math.sqrt(stddev[d])
+        inverse[d] = 1 / stddev[d]
+        volume += log(stddev[d], stddev[d] - 1)
+    return volume
+
+
+@loop
+def path(loc, scale, place, flow, back, precision):
+    r"""The flow from a hub to a component, and back along it at the nodes of the integral.
+
+    Args:
+        loc: of the component, ``(D,)``.
+        scale: of the component, ``(D,)``.
+        place: of the hub.
+        flow: for :math:`\lambda`, :math:`\gamma` and :math:`\lambda \gamma`, ``(3, D)``.
+        back: for :math:`e^{- \lambda t} - 1` at the nodes, ``(MAX_NODES, D)``.
+        precision: how many nodes a path asks for (``displacement.NODES``).
+
+    Returns:
+        The number of nodes, more than ``MAX_NODES`` if these are not enough, and the sum of
+        :math:`\lambda`.
+    """
+    mean, stddev, inverse = place[0], place[1], place[2]
+    rate, drift, shift = flow[0], flow[1], flow[2]
+    for d in range(len(mean)):
+        size = numpy.float64(scale[d])
+        # never zero: where the scales agree the flow is a translation to rounding
+        excess = (size - stddev[d]) * inverse[d] + TINY
+        rate[d] = log(size * inverse[d], excess)
+        drift[d] = (loc[d] - mean[d]) * inverse[d] / excess
+        shift[d] = rate[d] * drift[d]
+    square = growth = fastest = 0.0
+    for d in range(len(mean)):
+        square += shift[d] * shift[d] + 2 * rate[d] * rate[d]
+        growth += rate[d]
+    for d in range(len(mean)):
+        speed = rate[d] * rate[d]
+        fastest = speed if speed > fastest else fastest
+    base, slope, bend = precision
+    needed = base + slope * math.sqrt(square) + bend * math.sqrt(fastest)
+    if not needed <= MAX_NODES:  # nor if it is NaN
+        return MAX_NODES + 1, growth
+    count = math.ceil(needed)
+    start = count * (count - 1) // 2
+    largest, doublings = math.sqrt(fastest), 0
+    while largest > SMALL:
+        largest, doublings = largest / 2, doublings + 1
+    for t in range(count):
+        part = -TIMES[start + t] / 2**doublings
+        for d in range(len(mean)):
+            x = part * rate[d]
+            p = 1 / 120 + x * (1 / 720 + x * (1 / 5040 + x / 40320))
+            back[t, d] = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * p))))
+        for _ in range(doublings):
+            for d in range(len(mean)):
+                back[t, d] *= back[t, d] + 2
+    return count, growth
+
+
+@loop
+def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, work):
+    """The sum over samples of the weight contributions of a component.
+
+    Args:
+        z: ``(S, D)``.
+        grad: ``(S, D)``.
+        log_prob: ``(S,)``.
+        place: of the hub.
+        volume: of the hub.
+        flow: of the path.
+        back: of the path.
+        count: of the nodes.
+        growth: of the path.
+        work: for two arrays ``(D,)`` and one ``(MAX_NODES,)``.
+    """
+    mean, stddev, inverse = place[0], place[1], place[2]
+    rate, drift, shift = flow[0], flow[1], flow[2]
+    standard, centered, exponent = work
+    start = count * (count - 1) // 2
+    total = 0.0
+    for s in range(len(z)):
+        speed = 0.0
+        for d in range(len(mean)):
+            y = (z[s, d] - mean[d]) * inverse[d]
+            standard[d], centered[d] = y, y + drift[d]
+            speed += (rate[d] * y + shift[d]) * grad[s, d] * stddev[d]
+        for t in range(count):
+            square = 0.0
+            for d in range(len(mean)):
+                y = standard[d] + back[t, d] * centered[d]
+                square += y * y
+            constant = volume + log_prob[s] + growth * TIMES[start + t]
+            exponent[t] = LOG_WEIGHTS[start + t] - constant - square / 2
+        integral = 0.0
+        for t in range(count):
+            integral += exp(exponent[t])
+        total += integral * speed
+    return total
