@@ -2,8 +2,10 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
+import pyro
 import pytest
 import torch
 from pyro.distributions import TorchDistribution
@@ -18,9 +20,38 @@ hypothesis.settings.load_profile("repeatable")
 LONG = ("test_docs", "test_tutorials", "test_trainer", "test_compile")
 
 
+BOTH_WAYS = ("distributions", "samples")
+"""Folders whose tests of a family run by compiled loops and, once more, by torch alone."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both ways for each test of the registry's families."""
+    folder = Path(metafunc.module.__file__).parent.name
+    if "family" in metafunc.fixturenames and folder in BOTH_WAYS:
+        metafunc.parametrize("loops", ["compiled", "torch"], indirect=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests come first, so that no process ends with one while the others wait."""
+    """The longest tests come first, so that no process ends with one while the others wait.
+
+    Families without compiled loops have one way.
+    """
+    items[:] = [item for item in items if not _is_twice(item)]
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def _is_twice(item: pytest.Item) -> bool:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if parameters.get("loops") != "torch":
+        return False
+    return not getattr(parameters["family"], "has_loops", False)
+
+
+@pytest.fixture(autouse=True)
+def loops(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiled ones, unless a test asks for torch's operations."""
+    with pyro.settings.context(compiled_mixtures=getattr(request, "param", "compiled") != "torch"):
+        yield
 
 
 def pytest_collection_finish() -> None:

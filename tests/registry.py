@@ -59,6 +59,11 @@ class Family:
     apart: dict = field(default_factory=lambda: {"spread": 1e4})
 
     @property
+    def has_loops(self) -> bool:
+        """Whether there are compiled loops for it."""
+        return self.distribution in (MixtureOfDiagNormals, MixtureOfDiagNormalsSharedCovariance)
+
+    @property
     def has_full_factors(self) -> bool:
         """Whether parameters grow with the square of the dimension."""
         return any("DD" in letters for letters in self.distribution.component_parameters.values())

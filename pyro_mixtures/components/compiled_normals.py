@@ -125,8 +125,10 @@ class CompiledNormals:
         """
         computed = ((name, self._transports.get(name)) for name in FIELDS)
         field = next((name for name, field in computed if field is transport), None)
+        if field is None:
+            return None
         known = self.evaluate(logits, z) if known is None else known
-        if field is None or known is None:
+        if known is None:
             return None
         z, grad, logits = z.contiguous(), grad.contiguous(), logits.contiguous()
         log_joint, log_prob = (x.to(torch.float64).contiguous() for x in known)
@@ -166,13 +168,15 @@ class _Densities(torch.autograd.Function):
     def backward(ctx, *grads):
         z, *parameters, log_joint, log_prob = ctx.saved_tensors
         nothing = None, None, None
-        if torch.is_grad_enabled() or not serves(*(x for x in grads if x is not None)):
+        slopes = [x for x in grads if x is not None]
+        if not slopes:
+            return (None,) * 4 + nothing
+        if torch.is_grad_enabled() or not serves(*slopes):
             given = z, *parameters
             needed = [x for x, needs in zip(given, ctx.needs_input_grad, strict=False) if needs]
             with torch.enable_grad():
                 densities = reference(*(x.double() for x in given))
-            pairs = [x for x in zip(densities, grads, strict=True) if x[1] is not None]
-            outputs, slopes = zip(*pairs, strict=True)
+            outputs = [x for x, slope in zip(densities, grads, strict=True) if slope is not None]
             left = iter(torch.autograd.grad(outputs, needed, slopes, create_graph=True))
             named = (next(left) if needs else None for needs in ctx.needs_input_grad[:4])
             return *named, *nothing

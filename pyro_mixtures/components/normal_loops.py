@@ -12,7 +12,7 @@ import math
 
 import numpy
 
-from pyro_mixtures.numerics.loops import LOG_2_PI, array, exp, log, log_softmax, loop
+from pyro_mixtures.numerics.loops import LOG_2_PI, array, exp, log, log_softmax, loop, rows
 from pyro_mixtures.velocity.displacement import MAX_NODES
 from pyro_mixtures.velocity.displacement_loops import contribution, hub, path
 from pyro_mixtures.velocity.telescoping_loops import contributions, factors
@@ -81,7 +81,7 @@ def densities(unit, z, locs, scales, logits, log_joint, log_prob, B, R, K, S, D,
     z, locs = array(z, (B, S, D), unit), array(locs, (B, K, D), unit)
     scales, logits = array(scales, (B, R, D), unit), array(logits, (B, K), unit)
     log_joint, log_prob = array(log_joint, (B, S, K), 1.0), array(log_prob, (B, S), 1.0)
-    log_weights, inverse, volume = numpy.empty(K), numpy.empty((R, D)), numpy.empty(R)
+    log_weights, inverse, volume = numpy.empty(K), rows(R, D), numpy.empty(R)
     for b in range(first, last):
         log_softmax(logits[b], log_weights)
         for r in range(R):
@@ -121,9 +121,8 @@ def density_gradients(
     grad_z, grad_locs = array(grad_z, (B, S, D), unit), array(grad_locs, (B, K, D), unit)
     grad_scales = array(grad_scales, (B, R, D), unit)
     grad_logits = array(grad_logits, (B, K), unit)
-    log_weights, inverse = numpy.empty(K), numpy.empty((R, D))
-    by_z, by_locs, by_scales = numpy.empty(D), numpy.empty((K, D)), numpy.empty((R, D))
-    by_weights = numpy.empty(K)
+    log_weights, by_weights = numpy.empty(K), numpy.empty(K)
+    inverse, by_locs, by_scales, by_z = rows(R, D), rows(K, D), rows(R, D), rows(1, D)[0]
     for b in range(first, last):
         log_softmax(logits[b], log_weights)
         for r in range(R):
@@ -151,11 +150,11 @@ def density_gradients(
                     by_locs[k, d] += slope * x
                     by_scales[row, d] += slope * (x * x - 1)
                     by_z[d] -= slope * x
-            grad_z[b, s] = by_z
+            grad_z[b, s] = by_z[:D]
         for k in range(K):
             grad_logits[b, k] = by_weights[k] - exp(log_weights[k]) * total
-        grad_locs[b] = by_locs
-        grad_scales[b] = by_scales
+        grad_locs[b] = by_locs[:, :D]
+        grad_scales[b] = by_scales[:, :D]
     return 0
 
 
@@ -178,10 +177,9 @@ def sample_gradients(
     grad_locs, grad_scales = array(grad_locs, (B, K, D), unit), array(grad_scales, (B, R, D), unit)
     grad_logits = array(grad_logits, (B, K), unit)
     log_weights, within, totals = numpy.empty(K), numpy.empty(K), numpy.zeros(K)
-    by_locs, by_scales, inverse = numpy.empty((K, D)), numpy.empty((R, D)), numpy.empty((R, D))
-    place, flow, back = numpy.empty((3, D)), numpy.empty((3, D)), numpy.empty((MAX_NODES, D))
-    work = numpy.empty(D), numpy.empty(D), numpy.empty(MAX_NODES)
-    own, log_scales = numpy.empty((3, K, D)), numpy.empty((R, D))
+    by_locs, by_scales, inverse, log_scales = rows(K, D), rows(R, D), rows(R, D), rows(R, D)
+    place, flow, back, work = rows(3, D), rows(3, D), rows(MAX_NODES, D), rows(3, MAX_NODES + D)
+    own = rows(3 * K if field == TELESCOPING else 0, D)
     label = numpy.zeros(K, numpy.int64)
     for b in range(first, last):
         by_locs[:] = 0
@@ -199,8 +197,8 @@ def sample_gradients(
                     by_locs[k, d] += x
                     offset = numpy.float64(z[b, s, d]) - locs[b, k, d]
                     by_scales[row, d] += x * offset * inverse[row, d]
-        grad_locs[b] = by_locs
-        grad_scales[b] = by_scales
+        grad_locs[b] = by_locs[:, :D]
+        grad_scales[b] = by_scales[:, :D]
         grad_logits[b] = 0
         if field == NONE:
             continue
@@ -273,7 +271,7 @@ def complete_linkage(unit, locs, scales, labels, cut, B, R, K, D, first, last):
     """
     locs, scales = array(locs, (B, K, D), unit), array(scales, (B, R, D), unit)
     labels = array(labels, (B, K), numpy.int64(1))
-    distance, inverse = numpy.empty((K, K)), numpy.empty((R, D))
+    distance, inverse = numpy.empty((K, K)), rows(R, D)
     gone = numpy.empty(K, numpy.bool_)
     several = 0
     for b in range(first, last):

@@ -66,6 +66,21 @@ def array(address, shape, unit):
     return numba.carray(_pointer(address, unit), shape)  # type: ignore
 
 
+APART = 40
+"""Numbers between work arrays."""
+
+
+@loop
+def rows(count, size):
+    """Work arrays: ``count`` rows, of which the first ``size`` numbers are to be used.
+
+    The compiler lets loops use the vector units if what they write is some distance away from
+    what they read, even if both end before that. These rows are that far from each other and from
+    all else, so that the same numbers are rounded in the same way wherever they lie.
+    """
+    return numpy.empty((count + 2, size + APART))[1 : count + 1]
+
+
 @exactly
 def exp(x):
     """Of a float64 number, to its last digit."""

@@ -31,15 +31,15 @@ def hub(within, locs, scales, place):
         within: weights of the components in the group, ``(K,)``.
         locs: ``(K, D)``.
         scales: ``(K or 1, D)``.
-        place: for its means, its standard deviations and their inverses, ``(3, D)``.
+        place: for its means, its standard deviations and their inverses, three rows.
 
     Returns:
         The logarithm of its normalization.
     """
     mean, stddev, inverse = place[0], place[1], place[2]
     K, D = locs.shape
-    mean[:] = 0
-    stddev[:] = 0
+    for d in range(D):
+        mean[d] = stddev[d] = 0
     for k in range(K):
         weight = within[k]
         if weight > 0:
@@ -67,8 +67,8 @@ def path(loc, scale, place, flow, back, precision):
         loc: of the component, ``(D,)``.
         scale: of the component, ``(D,)``.
         place: of the hub.
-        flow: for :math:`\lambda`, :math:`\gamma` and :math:`\lambda \gamma`, ``(3, D)``.
-        back: for :math:`e^{- \lambda t} - 1` at the nodes, ``(MAX_NODES, D)``.
+        flow: for :math:`\lambda`, :math:`\gamma` and :math:`\lambda \gamma`, three rows.
+        back: for :math:`e^{- \lambda t} - 1` at the nodes, ``MAX_NODES`` rows.
         precision: how many nodes a path asks for (``displacement.NODES``).
 
     Returns:
@@ -77,7 +77,8 @@ def path(loc, scale, place, flow, back, precision):
     """
     mean, stddev, inverse = place[0], place[1], place[2]
     rate, drift, shift = flow[0], flow[1], flow[2]
-    for d in range(len(mean)):
+    D = len(loc)
+    for d in range(D):
         size = numpy.float64(scale[d])
         # never zero: where the scales agree the flow is a translation to rounding
         excess = (size - stddev[d]) * inverse[d] + TINY
@@ -85,10 +86,10 @@ def path(loc, scale, place, flow, back, precision):
         drift[d] = (loc[d] - mean[d]) * inverse[d] / excess
         shift[d] = rate[d] * drift[d]
     square = growth = fastest = 0.0
-    for d in range(len(mean)):
+    for d in range(D):
         square += shift[d] * shift[d] + 2 * rate[d] * rate[d]
         growth += rate[d]
-    for d in range(len(mean)):
+    for d in range(D):
         speed = rate[d] * rate[d]
         fastest = speed if speed > fastest else fastest
     base, slope, bend = precision
@@ -102,12 +103,12 @@ def path(loc, scale, place, flow, back, precision):
         largest, doublings = largest / 2, doublings + 1
     for t in range(count):
         part = -TIMES[start + t] / 2**doublings
-        for d in range(len(mean)):
+        for d in range(D):
             x = part * rate[d]
             p = 1 / 120 + x * (1 / 720 + x * (1 / 5040 + x / 40320))
             back[t, d] = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * p))))
         for _ in range(doublings):
-            for d in range(len(mean)):
+            for d in range(D):
                 back[t, d] *= back[t, d] + 2
     return count, growth
 
@@ -126,22 +127,23 @@ def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, wo
         back: of the path.
         count: of the nodes.
         growth: of the path.
-        work: for two arrays ``(D,)`` and one ``(MAX_NODES,)``.
+        work: three rows, of at least ``MAX_NODES`` numbers.
     """
     mean, stddev, inverse = place[0], place[1], place[2]
     rate, drift, shift = flow[0], flow[1], flow[2]
-    standard, centered, exponent = work
+    standard, centered, exponent = work[0], work[1], work[2]
+    D = z.shape[1]
     start = count * (count - 1) // 2
     total = 0.0
     for s in range(len(z)):
         speed = 0.0
-        for d in range(len(mean)):
+        for d in range(D):
             y = (z[s, d] - mean[d]) * inverse[d]
             standard[d], centered[d] = y, y + drift[d]
             speed += (rate[d] * y + shift[d]) * grad[s, d] * stddev[d]
         for t in range(count):
             square = 0.0
-            for d in range(len(mean)):
+            for d in range(D):
                 y = standard[d] + back[t, d] * centered[d]
                 square += y * y
             constant = volume + log_prob[s] + growth * TIMES[start + t]

@@ -21,19 +21,19 @@ def factors(z, locs, inverse, log_scales, group, labels, within, own, hub):
     Args:
         z: ``(D,)``.
         locs: ``(K, D)``.
-        inverse: of the scales, ``(K or 1, D)``.
-        log_scales: their logarithms, ``(K or 1, D)``.
+        inverse: of the scales, K rows or 1.
+        log_scales: their logarithms, K rows or 1.
         group: the label of a group.
         labels: of the components, ``(K,)``.
         within: weights in the group, ``(K,)``.
-        own: for log densities, distribution functions and one minus these, ``(3, K, D)``.
-        hub: for those of the group's mixture, ``(3, D)``.
+        own: for log densities, distribution functions and one minus these, K rows each.
+        hub: for those of the group's mixture, three rows.
     """
-    log_pdf, cdf, sf = own[0], own[1], own[2]
+    K = len(labels)
+    log_pdf, cdf, sf = own[:K], own[K : 2 * K], own[2 * K :]
     most, below, above = hub[0], hub[1], hub[2]
-    most[:] = -math.inf
-    below[:] = 0
-    above[:] = 0
+    for d in range(len(z)):
+        most[d], below[d], above[d] = -math.inf, 0, 0
     for k in range(len(labels)):
         if labels[k] != group:
             continue
@@ -67,11 +67,12 @@ def contributions(grad, log_prob, group, labels, own, hub, work, totals):
         labels: of the components, ``(K,)``.
         own: of the components, as ``factors`` left them.
         hub: of the hub.
-        work: for an array ``(2, D)``.
+        work: two rows.
         totals: of the components, ``(K,)``; those of the group grow.
     """
     forward, reverse = work[0], work[1]
-    log_pdf, cdf, sf = own[0], own[1], own[2]
+    K = len(labels)
+    log_pdf, cdf, sf = own[:K], own[K : 2 * K], own[2 * K :]
     size = len(grad)
     for k in range(len(labels)):
         if labels[k] != group:
