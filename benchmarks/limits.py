@@ -79,7 +79,7 @@ def measure_case(case: Case, rates: Work, seconds: float) -> Row:
 
 
 def least_work(case: Case, T: int, operations: int) -> Work:
-    """Work of the displacement with T nodes.
+    """Work of the displacement with T nodes, or values or terms of a series for these.
 
     Of several samples: products of size ``S x K x D``, two each for the log density and for each
     node, four for the backward pass of the log density, and two each for the components and for
@@ -87,12 +87,12 @@ def least_work(case: Case, T: int, operations: int) -> Work:
     ``S x D`` 16 times (draw, squares, cost, gradients), ``S x K`` 12 times (joint density, softmax
     and its backward pass), ``T x S x K`` 4 times (product, exponential, sum) and ``T x K x D`` 6
     times (coefficients). A single sample has no products but 4 passes over ``T x K x D`` and 20
-    over ``K x D``.
+    over ``K x D``, and one exponential of each coordinate.
     """
     B, S, K, D = case.mixtures, case.S, case.K, case.D
     if S == 1:
         flops, arrays = 0, 4 * T * K * D + 20 * K * D
-        exponentials = T * K * D + T * K + 3 * K
+        exponentials = K * D + T * K + 3 * K
     else:
         flops = 2 * S * K * D * (2 + 4 + 2 + 2 * T + 2)
         arrays = 16 * S * D + 12 * S * K + 4 * T * S * K + 6 * T * K * D
@@ -101,17 +101,26 @@ def least_work(case: Case, T: int, operations: int) -> Work:
 
 
 def nodes(step: Step) -> int:
-    """T, the nodes of the displacement's integral."""
-    module = importlib.import_module("pyro_mixtures.velocity.displacement")
+    """T, the nodes of the displacement's integral, or the terms of a series if it is summed."""
+    path = "pyro_mixtures.velocity.displacement"
+    rule, series = (importlib.import_module(path + part) for part in ("", "_integrals"))
     counts: list[int] = []
 
-    def recorded(*args: Any, **options: Any) -> Any:
-        result = quadrature(*args, **options)
-        counts.append(len(result[0]))
-        return result
+    def recorded(module: Any, name: str, count: Callable[..., int]) -> Any:
+        function = getattr(module, name)
 
-    quadrature = module.quadrature
-    with mock.patch.object(module, "quadrature", recorded):
+        def record(*args: Any, **options: Any) -> Any:
+            result = function(*args, **options)
+            counts.append(count(result))
+            return result
+
+        return mock.patch.object(module, name, record)
+
+    with (
+        recorded(rule, "quadrature_rule", lambda found: len(found.nodes)),
+        recorded(series, "interpolation", lambda found: len(found[0])),
+        recorded(series, "_power_series", lambda found: len(found[0])),
+    ):
         step()
     return counts[-1]
 

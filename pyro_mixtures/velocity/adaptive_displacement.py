@@ -16,6 +16,9 @@ from pyro_mixtures.velocity.displacement import (
     moment_matched,
     quadrature,
     shrinkage,
+)
+from pyro_mixtures.velocity.displacement_integrals import (
+    exp_,
     standardization,
     sum_over_nodes,
 )
@@ -185,7 +188,7 @@ def hub_slopes(
         terms = [place * factor, factor.square() * -0.5, squares.sum(-1, keepdim=True) * -0.5]
         exponent = torch.cat(terms, -1).flatten(-3, -2) @ features.mT
         exponent = exponent.unflatten(-2, factor.shape[-3:-1])  # (*B, T, K, S)
-        density = exponent.sub_(constant).sub_(growth * nodes - log_weights).exp_()
+        density = exp_(exponent.sub_(constant).sub_(growth * nodes - log_weights))
         integral = density.sum(-3)
         sums = density.mul_(upstream).flatten(-3, -2) @ features
         sums = sums.unflatten(-2, factor.shape[-3:-1])

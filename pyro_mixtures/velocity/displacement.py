@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from pyro_mixtures.numerics import chunks
 from pyro_mixtures.numerics.opaque import opaque
 from pyro_mixtures.numerics.precision import double, double_dtype
+from pyro_mixtures.velocity.displacement_integrals import (
+    SERIES_RATE,
+    Path,
+    Rule,
+    at_one_sample,
+    at_samples,
+)
 
 NODES = {torch.float32: (4, 1.3, 3.0), torch.float64: (6, 2.0, 6.2)}
 """Least number of nodes, and more for each unit of length and of the largest rate: found to
@@ -30,6 +35,9 @@ that is wide in many coordinates has heavy tails."""
 
 LARGEST_RATE = 5.0
 """Rounding grows with the ratio of scales: beyond exp(5) in float64 only."""
+
+APART = 2**12
+"""Coordinates of paths, times samples, that are worth the calls for two parts."""
 
 
 @opaque
@@ -60,7 +68,8 @@ def displacement(
 
     .. math:: w^j(z) = v_j(z) \int_0^1 N_{jt}(z) \, dt, \qquad \nabla \cdot w^j = -(q_j - N_{j0})
 
-    Each of the T nodes of the integral costs two matrix products and one exponential.
+    Each of the T nodes of the integral costs one exponential, and two matrix products where a few
+    of them do not tell those of all (:mod:`~pyro_mixtures.velocity.displacement_integrals`).
 
     Args:
         z: samples, ``(*B, S, D)``.
@@ -77,6 +86,26 @@ def displacement(
     Returns:
         ``(*B, S, K)``.
     """
+    samples, parameters = [z, grad, log_prob], [within, locs, scales]
+    parameters += [] if control_var is None else [control_var]
+    path = path_of(*parameters)
+    sizes = path_sizes(path.shift, path.rate, within)
+    longest = largest_sizes(sizes)
+    if not is_short(*longest, precision) and path.rate.numel() * z.shape[-2] > APART:
+        short = is_short(sizes[0], sizes[1], precision)  # (*B, K)
+        if z.shape[-2] > 1:
+            short = short.reshape(-1, short.shape[-1]).all(0)  # (K,)
+        if bool(short.any()) and not bool(short.all()):
+            return _apart(short, path, sizes, samples, parameters, precision)
+    if asks_double(*longest, precision) and z.dtype != double_dtype(z):
+        samples, path = double(*samples), path_of(*double(*parameters))
+    return _along(path, quadrature_rule(*longest, precision, path.rate), *samples)
+
+
+def path_of(
+    within: Tensor, locs: Tensor, scales: Tensor, control_var: Tensor | None = None
+) -> Path:
+    """The flow from each component's hub, by arguments of :func:`displacement`."""
     hub_loc, offset, hub_scale = moment_matched(within, locs, scales)
     if control_var is not None:
         hub_loc, offset, hub_scale = departed(hub_loc, offset, hub_scale, within, control_var)
@@ -84,126 +113,85 @@ def displacement(
     excess = (scales - hub_scale).div_(hub_scale).add_(TINY)  # (*B, K, D)
     rate = excess.log1p()
     drift = offset.div_(excess.mul_(hub_scale))
-    shift = rate * drift
-    nodes, log_weights, needs_double = quadrature(shift, rate, within, precision)
-    if needs_double and z.dtype != double_dtype(z):
-        tensors = [z, grad, log_prob, within, locs, scales]
-        tensors += [] if control_var is None else [control_var]
-        return displacement(*double(*tensors), precision=precision)
     volume = hub_scale.log().sum(-1) + hub_scale.shape[-1] / 2 * math.log(2 * math.pi)
     volume, growth = volume.unsqueeze(-2), rate.sum(-1).unsqueeze(-2)  # (*B, 1, K or 1)
-    path = Path(nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth)
-    transport = _one_sample if z.shape[-2] == 1 else _samples
-    return transport(z, grad, log_prob, path)
+    return Path(hub_loc, hub_scale, rate, drift, rate * drift, volume, growth)
 
 
-class Path(NamedTuple):
-    r"""The flow from the hub to each component, and the nodes of the integral along it.
-
-    Args:
-        nodes: of the time t, ``(T, 1)``.
-        log_weights: logarithms of their weights, ``(T, 1)``.
-        hub_loc: ``(*B, K or 1, D)``, as is the next.
-        hub_scale: standard deviations.
-        rate: :math:`\lambda`, ``(*B, K, D)``, as are the next two.
-        drift: :math:`\gamma`.
-        shift: :math:`\lambda \gamma`.
-        volume: the logarithm of the hub's normalization, ``(*B, 1, K or 1)``.
-        growth: sums of the rates, ``(*B, 1, K)``.
-    """
-
-    nodes: Tensor
-    log_weights: Tensor
-    hub_loc: Tensor
-    hub_scale: Tensor
-    rate: Tensor
-    drift: Tensor
-    shift: Tensor
-    volume: Tensor
-    growth: Tensor
-
-
-def _one_sample(z: Tensor, grad: Tensor, log_prob: Tensor, path: Path) -> Tensor:
-    """Without expanding squares: arrays of shape ``(*B, T, K, D)``, some nodes at a time."""
-    nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth = path
-    standard = (z - hub_loc).div_(hub_scale)  # y, (*B, K or 1, D)
-    speed = torch.addcmul(shift, rate, standard).mul_(grad * hub_scale).sum(-1)  # g . v, (*B, K)
-    place = (standard + drift).unsqueeze(-3)  # (*B, 1, K, D)
-    standard, rate = standard.unsqueeze(-3), rate.unsqueeze(-3)
-    constant = volume + log_prob  # (*B, 1, K or 1)
-
-    def densities(nodes: Tensor, log_weights: Tensor) -> Tensor:
-        change = (rate * -nodes.unsqueeze(-1)).expm1_()  # (*B, T, K, D)
-        back = torch.addcmul(standard, change, place, out=change)
-        exponent = back.square_().sum(-1).mul_(-0.5)  # (*B, T, K)
-        exponent -= torch.addcmul(constant - log_weights, growth, nodes)
-        return exponent.exp_().sum(-2)
-
-    integral = sum_over_nodes(densities, nodes, log_weights, rate.numel())
-    return (integral * speed).unsqueeze(-2)
-
-
-def _samples(z: Tensor, grad: Tensor, log_prob: Tensor, path: Path) -> Tensor:
-    """By matrix products: squares are expanded about the hub of the first component."""
-    nodes, log_weights, hub_loc, hub_scale, rate, drift, shift, volume, growth = path
-    center = hub_loc[..., :1, :]  # (*B, 1, D)
+def _along(path: Path, rule: Rule, z: Tensor, grad: Tensor, log_prob: Tensor) -> Tensor:
+    """The velocities times the integrals, ``(*B, S, K)``."""
+    hub_loc, hub_scale, rate, _, shift, *_ = path
+    if z.shape[-2] == 1:
+        standard = (z - hub_loc).div_(hub_scale)  # y, (*B, K or 1, D)
+        speed = torch.addcmul(shift, rate, standard).mul_(grad * hub_scale).sum(-1)  # g . v
+        return (at_one_sample(path, rule, standard, log_prob) * speed).unsqueeze(-2)
+    center = hub_loc[..., :1, :]  # squares are expanded about it, (*B, 1, D)
     z, hub_loc = z - center, hub_loc - center
-    features = torch.cat([z, z.square(), torch.ones_like(log_prob), log_prob], -1)
-    offset = volume.unsqueeze(-1)
-
-    def densities(nodes: Tensor, log_weights: Tensor) -> Tensor:
-        change, place = standardization(nodes, rate, drift, hub_loc, hub_scale)
-        nodes = nodes.unsqueeze(-1)
-        constant = place.square().sum(-1, keepdim=True) / 2
-        constant += torch.addcmul(offset - log_weights.unsqueeze(-1), growth.unsqueeze(-1), nodes)
-        place *= change
-        change.square_().mul_(-0.5)
-        coefficients = torch.cat([place, change, -constant, -torch.ones_like(constant)], -1)
-        exponent = coefficients.flatten(-3, -2) @ features.mT  # (*B, T K, S)
-        return exponent.exp_().unflatten(-2, coefficients.shape[-3:-1]).sum(-3).mT
-
-    rows = max(z.shape[-2], 2 * z.shape[-1])
-    integral = sum_over_nodes(densities, nodes, log_weights, rate[..., 0].numel() * rows)
+    integral = at_samples(path, rule, z, hub_loc, log_prob)  # (*B, K, S)
     velocity = torch.cat([rate, shift * hub_scale - rate * hub_loc], -1)
     speed = velocity @ torch.cat([grad * z, grad], -1).mT  # g . v, (*B, K, S)
-    return integral * speed.mT
+    return integral.mT * speed.mT
 
 
-def standardization(
-    nodes: Tensor, rate: Tensor, drift: Tensor, hub_loc: Tensor, hub_scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What carries a sample z back along the path and standardizes it: ``factor * z - offset``.
-
-    Returns:
-        The factor and the offset, each ``(*B, T, K, D)``.
-    """
-    factor = (rate.unsqueeze(-3) * -nodes.unsqueeze(-1)).expm1_()
-    offset = drift.unsqueeze(-3) * factor
-    factor += 1
-    offset = ((hub_loc / hub_scale).unsqueeze(-3) * factor).sub_(offset)
-    factor *= hub_scale.reciprocal().unsqueeze(-3)
-    return factor, offset
-
-
-def sum_over_nodes(
-    function: Callable[[Tensor, Tensor], Tensor],
-    nodes: Tensor,
-    log_weights: Tensor,
-    elements: int,
+def _apart(
+    short: Tensor,
+    path: Path,
+    sizes: Tensor,
+    samples: list[Tensor],
+    parameters: list[Tensor],
+    precision: torch.dtype,
 ) -> Tensor:
-    """Sum of a function over the nodes, as many at once as the memory budget allows.
+    """Short paths do not pay for the others: they are a part by themselves.
 
     Args:
-        function: maps nodes and logarithms of their weights to the sum over them.
-        nodes: ``(T, 1)``.
-        log_weights: ``(T, 1)``.
-        elements: elements of the largest intermediate array for each node.
+        short: which ones, ``(*B, K)`` for single samples, ``(K,)`` for several.
+        path: of all components.
+        sizes: what :func:`path_sizes` returns.
+        samples: the first arguments of :func:`displacement`.
+        parameters: those of :func:`path_of`.
+        precision: the dtype to whose rounding the integral is exact.
+
+    Returns:
+        ``(*B, S, K)``.
     """
-    count = max(1, chunks.MEMORY_BUDGET // (2 * elements * nodes.element_size() + 1))
-    if count >= len(nodes):
-        return function(nodes, log_weights)
-    parts = zip(nodes.split(count), log_weights.split(count), strict=True)
-    return functools.reduce(Tensor.add_, (function(*part) for part in parts))
+    shape = *samples[0].shape[:-1], path.rate.shape[-2]
+    one = shape[-2] == 1
+    results, order = [], []
+    for chosen in (short, ~short):
+        index = chosen.flatten().nonzero().squeeze(-1)
+        longest = largest_sizes((sizes.flatten(1) if one else sizes)[..., index])
+        if asks_double(*longest, precision):
+            samples, path = double(*samples), path_of(*double(*parameters))
+        rule = quadrature_rule(*longest, precision, path.rate)
+        part = _single_paths(path, samples, index) if one else (_some_paths(path, index), samples)
+        result = _along(part[0], rule, *part[1])
+        results.append(result.flatten() if one else result)
+        order.append(index)
+    return torch.cat(results, -1)[..., torch.cat(order).argsort()].reshape(shape)
+
+
+def _single_paths(path: Path, samples: list[Tensor], index: Tensor) -> tuple[Path, list[Tensor]]:
+    """Some of the B K paths with their samples, as of R mixtures of one component each."""
+    batch = path.rate.shape[:-1]
+
+    def rows(x: Tensor) -> Tensor:  # (*B, K or 1, X) -> (R, 1, X)
+        return x.expand(*batch, x.shape[-1]).reshape(-1, 1, x.shape[-1])[index]
+
+    hub_loc, hub_scale, rate, drift, shift = (rows(x) for x in path[:5])
+    volume, growth = rows(path.volume.mT), rows(path.growth.mT)
+    chosen = Path(hub_loc, hub_scale, rate, drift, shift, volume, growth)
+    return chosen, [rows(x) for x in samples]
+
+
+def _some_paths(path: Path, index: Tensor) -> Path:
+    """Those of some components."""
+
+    def chosen(x: Tensor) -> Tensor:  # (*B, K or 1, X)
+        return x if x.shape[-2] == 1 else x.index_select(-2, index)
+
+    hub_loc, hub_scale, rate, drift, shift = (chosen(x) for x in path[:5])
+    volume, growth = chosen(path.volume.mT).mT, path.growth[..., index]
+    return Path(hub_loc, hub_scale, rate, drift, shift, volume, growth)
 
 
 def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,12 +254,6 @@ def quadrature(
 ) -> tuple[Tensor, Tensor, bool]:
     r"""Nodes in [0, 1] and logarithms of their weights for the integrals along all paths.
 
-    In the Fisher metric a path has the constant speed
-    :math:`\sqrt{\sum_i \lambda_i^2 (\gamma_i^2 + 2)}`, and the integrand is a bump as wide as the
-    inverse of that: the lengths and the rates of the components that have weight set the number
-    of nodes. Beyond ``MAX_NODES`` these get a random offset, which keeps the integral unbiased
-    (and takes a number from torch's generator in the backward pass).
-
     Args:
         shift: :math:`\lambda \gamma`, ``(*B, K, D)``.
         rate: :math:`\lambda`, ``(*B, K, D)``.
@@ -279,20 +261,69 @@ def quadrature(
         precision: the dtype to whose rounding the integral shall be exact.
 
     Returns:
-        Nodes and logarithms of weights, each ``(T, 1)``, and whether the path asks for float64.
+        What :func:`quadrature_rule` says, each ``(T, 1)``, and whether the path asks for float64.
     """
-    if rate.numel() == 0:
-        return *gauss_legendre(1, rate.dtype, rate.device), False
+    longest = largest_sizes(path_sizes(shift, rate, within))
+    rule = quadrature_rule(*longest, precision, rate)
+    return rule.nodes, rule.log_weights, asks_double(*longest, precision)
+
+
+def quadrature_rule(
+    square_length: float, square_rate: float, precision: torch.dtype, like: Tensor
+) -> Rule:
+    r"""Nodes for the longest and the fastest of some paths.
+
+    In the Fisher metric a path has the constant speed
+    :math:`\sqrt{\sum_i \lambda_i^2 (\gamma_i^2 + 2)}`, and the integrand is a bump as wide as the
+    inverse of that: the lengths and the rates of the components that have weight set the number
+    of nodes. Beyond ``MAX_NODES`` these get a random offset, which keeps the integral unbiased
+    (and takes a number from torch's generator in the backward pass).
+    """
+    count = node_count(square_length, square_rate, precision)
+    if not count <= MAX_NODES:
+        return Rule(*shifted_trapezoid(like, MAX_NODES))
+    longest = square_length, square_rate, precision
+    series = longest if square_rate <= SERIES_RATE**2 else None
+    return Rule(*gauss_legendre(math.ceil(count), like.dtype, like.device), series)
+
+
+def path_sizes(shift: Tensor, rate: Tensor, within: Tensor) -> Tensor:
+    """Squared lengths of the paths and their largest squared rates, ``(2, *B, K)``.
+
+    They are zero for a component without weight: there is no need to resolve its path.
+    """
     square = rate.square()
-    sizes = torch.stack([shift.square().sum(-1), square.sum(-1), square.amax(-1)])
-    alive = within.amax(-2).sign()  # no need to resolve the path of a component without weight
-    distance, spread, largest = (sizes * alive).flatten(1).amax(-1).tolist()
+    if rate.shape[-1] == 0:
+        return torch.zeros_like(square.sum(-1).expand(2, *rate.shape[:-1]))
+    length = torch.addcmul(2 * square, shift, shift).sum(-1)
+    alive = (within.squeeze(-2) if within.shape[-2] == 1 else within.amax(-2)).sign()
+    return torch.stack([length, square.amax(-1)]) * alive
+
+
+def largest_sizes(sizes: Tensor) -> tuple[float, float]:
+    """Of some paths, or zeros if there are none."""
+    if sizes.numel() == 0:
+        return 0.0, 0.0
+    length, rate = sizes.flatten(1).amax(-1).tolist()
+    return length, rate
+
+
+def node_count(square_length: Any, square_rate: Any, precision: torch.dtype) -> Any:
+    """Nodes for paths of these sizes, which are numbers or tensors."""
     base, slope, bend = NODES[precision]
-    count = base + slope * math.sqrt(distance + 2 * spread) + bend * math.sqrt(largest)
-    if count <= MAX_NODES:
-        rule = gauss_legendre(math.ceil(count), rate.dtype, rate.device)
-        return *rule, largest > LARGEST_RATE**2
-    return *shifted_trapezoid(rate, MAX_NODES), True
+    return base + slope * square_length**0.5 + bend * square_rate**0.5
+
+
+def is_short(square_length: Any, square_rate: Any, precision: torch.dtype) -> Any:
+    """Whether no path of these sizes asks for more than others; NaN does."""
+    few = node_count(square_length, square_rate, precision) <= MAX_NODES
+    return few & (square_rate <= SERIES_RATE**2)
+
+
+def asks_double(square_length: float, square_rate: float, precision: torch.dtype) -> bool:
+    """Whether a path of these sizes asks for float64; that of NaN does."""
+    few = node_count(square_length, square_rate, precision) <= MAX_NODES
+    return not (few and square_rate <= LARGEST_RATE**2)
 
 
 @functools.lru_cache(maxsize=256)

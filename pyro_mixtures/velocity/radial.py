@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pyro_mixtures.numerics.opaque import opaque
 from pyro_mixtures.numerics.precision import double, double_dtype
-from pyro_mixtures.velocity.displacement import quadrature, sum_over_nodes
+from pyro_mixtures.velocity.displacement import quadrature
+from pyro_mixtures.velocity.displacement_integrals import sum_over_nodes
 from pyro_mixtures.velocity.pairwise import pairwise
 
 
