@@ -13,6 +13,10 @@ LARGEST_TERM = {torch.float32: 1.7e3, torch.float64: 1e9}
 """Expanded squares lose about their largest term times the rounding unit: with these sizes 1e-4
 of a log density in float32 and 1e-7 in float64."""
 
+LEAST_EXPONENT = {torch.float32: -80.0, torch.float64: -701.0}
+"""Below these exponentials take a processor up to thirty times as long, for numbers that have lost
+digits or are zero: as a bound they save that."""
+
 LONGEST_SUM = 300
 """Terms of the order of one that float32 may sum: more, and the sum itself has lost digits."""
 

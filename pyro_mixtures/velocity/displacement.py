@@ -36,6 +36,9 @@ that is wide in many coordinates has heavy tails."""
 LARGEST_RATE = 5.0
 """Rounding grows with the ratio of scales: beyond exp(5) in float64 only."""
 
+SMALL_PRODUCT = 400
+"""Multiplications of a product of matrices that torch does not hand to a library."""
+
 APART = 2**12
 """Coordinates of paths, times samples, that are worth the calls for two parts."""
 
@@ -201,9 +204,10 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
         ``(*B, K or 1, D)``, ``(*B, K, D)`` and ``(*B, K or 1, D)``.
     """
     if within.shape[-2] == 1:
-        mean = within @ locs
+        mean = _average(within, locs)
         offset = locs - mean
-        return mean, offset, (within @ torch.addcmul(offset.square(), scales, scales)).sqrt_()
+        square = torch.addcmul(offset.square(), scales, scales)
+        return mean, offset, _average(within, square).sqrt_()
     dtype = locs.dtype
     within, locs, scales = double(within, locs, scales)  # the groups may be far apart
     center = within[..., :1, :] @ locs
@@ -213,6 +217,14 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
     stddev = (square - mean.square()).clamp_min_(0).add_(variance).sqrt_()
     mean = mean + center
     return mean.to(dtype), (locs - mean).to(dtype), stddev.to(dtype)
+
+
+def _average(within: Tensor, x: Tensor) -> Tensor:
+    """``within @ x`` for one group, ``(*B, 1, D)``."""
+    K, D = x.shape[-2:]
+    if K * D < SMALL_PRODUCT and x.numel() > 2**13:  # torch is slow at many small products
+        return (within.mT * x).sum(-2, keepdim=True)
+    return within @ x
 
 
 def departed(

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from pyro_mixtures.numerics import chunks
 from pyro_mixtures.numerics.chunks import CACHED, map_chunks
+from pyro_mixtures.numerics.precision import LEAST_EXPONENT
 
 SERIES_RATE = 2.0
 """Squares at one end of a path may be exp(2 rate) of those at the other, and lose as much."""
@@ -47,8 +48,6 @@ WORTHWHILE = 2**17
 MULTIPLICATIONS = 2**22
 """As many, in matrix products, take as long as the calls for an interpolation."""
 
-
-LEAST_EXPONENT = {torch.float32: -80.0, torch.float64: -701.0}
 
 NEARBY = 30.0
 """Squared length of paths on which hardly a density is zero to rounding."""
@@ -193,17 +192,18 @@ def _by_power_series(path: Path, rule: Rule, standard: Tensor, log_prob: Tensor)
     powers, factors = _power_series(terms, rate.dtype, rate.device)
     table = (((0.5 - rule.nodes) ** powers).unsqueeze(-1) * factors).flatten(1)  # (T, 2 N)
     constant = torch.add(volume + log_prob, growth, alpha=0.5)  # (*B, 1, K)
+    ones = rate.new_ones(size)  # a product with it is a faster sum
 
     def integrals(standard, rate, drift, shift, constant, growth):
         place = torch.addcmul(standard, (rate * -0.5).expm1_(), standard + drift)  # b, (R, D)
         pair = torch.stack([place, torch.addcmul(shift, rate, place)])  # b and u, (2, R, D)
         speed = pair[1]
-        first, second = (pair * place).sum(-1).unsqueeze(-2)  # (1, R)
+        first, second = ((pair * place) @ ones).unsqueeze(-2)  # (1, R)
         moments = [first, constant.mT, second, growth.mT]
         pair = torch.stack([speed, shift]).mul_(speed)
-        moments.append(pair.sum(-1))
+        moments.append(pair @ ones)
         for _ in range(3, terms):
-            moments.append(pair.mul_(rate).sum(-1))
+            moments.append(pair.mul_(rate) @ ones)
         exponent = torch.addmm(rule.log_weights, table, torch.cat(moments))  # (T, R)
         return rule.exp_(exponent).sum(0).unsqueeze(-1)
 

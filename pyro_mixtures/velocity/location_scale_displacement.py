@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_mixtures.numerics.precision import largest
+from pyro_mixtures.numerics.precision import LEAST_EXPONENT, largest
 from pyro_mixtures.velocity.displacement import (
     MAX_NODES,
     TINY,
@@ -63,7 +63,7 @@ def location_scale_displacement(
     for node, log_weight in zip(*_rule(shift, rate, within), strict=True):
         back = torch.addcmul(standard, (rate * -node).expm1(), place)
         exponent = log_density(back).sum(-1) - node * growth - volume + log_weight
-        integral = integral + exponent.clamp_max(bound).exp()
+        integral = integral + exponent.clamp(LEAST_EXPONENT[exponent.dtype], bound).exp()
     return integral.unsqueeze(-1) * torch.addcmul(shift, rate, standard) * hub_scale
 
 

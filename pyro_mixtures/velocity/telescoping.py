@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pyro_mixtures.numerics.chunks import map_chunks
+from pyro_mixtures.numerics.precision import LEAST_EXPONENT
 
 
 class Factors(NamedTuple):
@@ -93,8 +94,8 @@ def exchange(log_prob: Tensor, own: Factors, hub: Factors) -> Tensor:
     log_before = torch.cat([start, own.log_pdf[..., :-1]], -1).cumsum_(-1)  # (..., K, D)
     log_after = pad(hub.log_pdf[..., 1:].flip(-1).cumsum(-1), (1, 0)).flip(-1)
     # a bound for points where no sample gets: there a tail may be zero
-    others = log_before.add_(log_after).clamp_max_(math.log(torch.finfo(log_after.dtype).max) - 3)
-    others = others.exp_()
+    bound = math.log(torch.finfo(log_after.dtype).max) - 3
+    others = log_before.add_(log_after).clamp_(LEAST_EXPONENT[log_after.dtype], bound).exp_()
     return torch.addcmul(own.sf * hub.cdf, own.cdf, hub.sf, value=-1) * others
 
 

@@ -132,6 +132,17 @@ def test_a_component_that_is_the_hub():
     assert field.abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("batch", [1, 300])
+def test_moment_matched_of_many_mixtures(batch):
+    """As of each by itself, whatever way their small products are computed."""
+    locs, scales = torch.randn(batch, 3, 20).double(), torch.rand(batch, 3, 20).double() + 0.5
+    within = torch.rand(batch, 1, 3).double().softmax(-1)
+    together = moment_matched(within, locs, scales)
+    last = moment_matched(within[-1], locs[-1], scales[-1])
+    for many, one in zip(together, last, strict=True):
+        torch.testing.assert_close(many[-1], one)
+
+
 @pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 0]])
 def test_moment_matched(labels):
     """Mean and standard deviation of each component's group, from samples' formulas."""
