@@ -96,14 +96,15 @@ def displacement(
     path = path_of(*parameters)
     sizes = path_sizes(path.shift, path.rate, within)
     longest = largest_sizes(sizes)
-    if not is_short(*longest, precision) and path.rate.numel() * z.shape[-2] > APART:
-        short = is_short(sizes[0], sizes[1], precision)  # (*B, K)
-        if z.shape[-2] > 1:
-            short = short.reshape(-1, short.shape[-1]).all(0)  # (K,)
-        if bool(short.any()) and not bool(short.all()):
-            return _apart(short, path, sizes, samples, parameters, precision)
-    if asks_double(*longest, precision) and z.dtype != double_dtype(z):
-        samples, path = double(*samples), path_of(*double(*parameters))
+    if not is_short(*longest, precision):
+        if path.rate.numel() * z.shape[-2] > APART:
+            short = is_short(sizes[0], sizes[1], precision)  # (*B, K)
+            if z.shape[-2] > 1:
+                short = short.reshape(-1, short.shape[-1]).all(0)  # (K,)
+            if bool(short.any()) and not bool(short.all()):
+                return _apart(short, path, sizes, samples, parameters, precision)
+        if asks_double(*longest, precision) and z.dtype != double_dtype(z):
+            samples, path = double(*samples), path_of(*double(*parameters))
     return _along(path, quadrature_rule(*longest, precision, path.rate), *samples)
 
 
@@ -223,8 +224,7 @@ def moment_matched(within: Tensor, locs: Tensor, scales: Tensor) -> tuple[Tensor
 
 def _average(within: Tensor, x: Tensor) -> Tensor:
     """``within @ x`` for one group, ``(*B, 1, D)``."""
-    K, D = x.shape[-2:]
-    if K * D < SMALL_PRODUCT and x.numel() > 2**13:  # torch is slow at many small products
+    if x.numel() > 2**13 and x.shape[-2] * x.shape[-1] < SMALL_PRODUCT:  # many, and torch is slow
         return (within.mT * x).sum(-2, keepdim=True)
     return within @ x
 

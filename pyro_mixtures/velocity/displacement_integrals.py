@@ -49,7 +49,7 @@ MULTIPLICATIONS = 2**22
 """As many, in matrix products, take as long as the calls for an interpolation."""
 
 
-NEARBY = 30.0
+NEARBY = 45.0
 """Squared length of paths on which hardly a density is zero to rounding."""
 
 
