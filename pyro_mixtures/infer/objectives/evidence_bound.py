@@ -46,7 +46,7 @@ class EvidenceBound(Objective):
             self._update_averages(costs[0])
 
     def _loss(self, terms: Terms, surrogate: Tensor) -> Loss:
-        return Loss(-terms.value() / self.num_particles, -surrogate / self.num_particles)
+        return Loss(-terms.value() / self.num_particles, surrogate / -self.num_particles)
 
     def _baseline(self, name: str, index: int, costs: list[dict[str, Tensor]]) -> Any:
         cost = costs[index][name]

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import islice, zip_longest
 from typing import Any
 
+import pyro
+import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
-from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape
+from pyro.poutine.util import site_is_subsample
+from pyro.util import (
+    check_if_enumerated,
+    check_model_guide_match,
+    check_site_shape,
+    warn_if_inf,
+    warn_if_nan,
+)
 
 from pyro_mixtures.infer.objectives.missing_sites import check_complete
 
+LOOKED_AT = ("is_auxiliary", "enumerate", "_enumerate_dim")
+"""What the checks of traces read of a site's ``infer``."""
+
+
+class Structures:
+    """What the traces that passed the checks last looked like, to check none like them again."""
+
+    def __init__(self) -> None:
+        self._sites: list[Any] | None = None
+        self._shapes: list[torch.Size] = []
+
+    def knows_sites(self, sites: list[Any] | None) -> bool:
+        """Whether traces with such sites passed; None is of none."""
+        return sites is not None and sites == self._sites
+
+    def knows(self, sites: list[Any] | None, shapes: list[torch.Size]) -> bool:
+        """Whether their log densities had such shapes, too."""
+        return self.knows_sites(sites) and shapes == self._shapes
+
+    def remember(self, sites: list[Any] | None, shapes: list[torch.Size]) -> None:
+        """Traces like these have passed."""
+        self._sites, self._shapes = sites, shapes
+
 
 def importance_traces(
-    max_plate_nesting: int, model: Callable, guide: Callable, args: Any, kwargs: Any
+    max_plate_nesting: int,
+    model: Callable,
+    guide: Callable,
+    args: Any,
+    kwargs: Any,
+    structures: Structures,
 ) -> tuple[Trace, Trace]:
     """Pyro's ``get_importance_trace``, for guides with dimensions to the left of all plates.
 
     That cuts the shapes of a site with fewer batch dimensions than ``max_plate_nesting`` in the
     midst of the event, if the event has two or more: ``(2, 3)`` becomes ``(3,)`` for one plate. A
     guide whose site has the components' dimension would not match it.
+
+    Traces that look like those before are not checked again, and the sites are searched for what
+    is not finite only if something is.
 
     Raises:
         ValueError: for a site that has other shapes in the guide than in the model, that the guide
@@ -37,21 +77,77 @@ def importance_traces(
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-    check_complete(model_trace, guide_trace)
-    if is_validation_enabled():
+    validates = is_validation_enabled()
+    sites = _structure(max_plate_nesting, validates, model_trace, guide_trace)
+    known = structures.knows_sites(sites)
+    complete = known or check_complete(model_trace, guide_trace)
+    if validates and not known:
         check_model_guide_match(model_trace, guide_trace, 0)  # the events
         _check_batch_shapes(model_trace, guide_trace, max_plate_nesting)
-    guide_trace = prune_subsample_sites(guide_trace)
-    model_trace = prune_subsample_sites(model_trace)
-    model_trace.compute_log_prob()
-    guide_trace.compute_score_parts()
-    if is_validation_enabled():
+    traces = model_trace, guide_trace
+    for trace in traces:
+        _remove_subsamples(trace)
+    _compute_densities(model_trace, guide_trace)
+    shapes = [site["log_prob"].shape for trace in traces for site in _samples(trace)]
+    if validates and not structures.knows(sites, shapes):
         check_if_enumerated(guide_trace)
-        for trace in (model_trace, guide_trace):
-            for site in trace.nodes.values():
-                if site["type"] == "sample":
-                    check_site_shape(site, max_plate_nesting)
-    return model_trace, guide_trace
+        for trace in traces:
+            for site in _samples(trace):
+                check_site_shape(site, max_plate_nesting)
+    structures.remember(sites if complete else None, shapes)
+    return traces
+
+
+def _samples(trace: Trace) -> list[Any]:
+    return [site for site in trace.nodes.values() if site["type"] == "sample"]
+
+
+def _remove_subsamples(trace: Trace) -> None:
+    for name in [site["name"] for site in trace.nodes.values() if site_is_subsample(site)]:
+        trace.remove_node(name)
+
+
+def _structure(
+    max_plate_nesting: int, validates: bool, model_trace: Trace, guide_trace: Trace
+) -> list[Any] | None:
+    """All that the checks look at but the densities' shapes; None if it cannot be compared."""
+    if torch._C._get_tracing_state():  # sizes of plates may be tensors
+        return None
+    structure: list[Any] = [max_plate_nesting, validates]
+    for trace in (model_trace, guide_trace):
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            if site["args"] or site["kwargs"]:  # which shapes may depend on
+                return None
+            fn, infer = site["fn"], site["infer"]
+            structure.append(
+                (
+                    name,
+                    site["is_observed"],
+                    type(fn).__name__,
+                    getattr(fn, "batch_shape", None),
+                    getattr(fn, "event_shape", None),
+                    "has_rsample" in getattr(fn, "__dict__", ()),
+                    infer and [infer.get(key) for key in LOOKED_AT],
+                    [tuple(frame) for frame in site["cond_indep_stack"]],
+                )
+            )
+        structure.append(None)
+    return structure
+
+
+def _compute_densities(model_trace: Trace, guide_trace: Trace) -> None:
+    """Compute log densities and score parts, with Pyro's warnings of what is not finite."""
+    warns = pyro.settings.get("validate_poutine")
+    with pyro.settings.context(validate_poutine=False):  # which looks for it site by site
+        model_trace.compute_log_prob()
+        guide_trace.compute_score_parts()
+    for site in (*_samples(model_trace), *_samples(guide_trace)) if warns else ():
+        if not math.isfinite(site["log_prob_sum"].item()):
+            total, where = site["log_prob_sum"].detach(), f"log_prob_sum at site {site['name']!r}"
+            warn_if_nan(total, where)
+            warn_if_inf(total, where, allow_neginf=True)
 
 
 def _check_batch_shapes(model_trace: Trace, guide_trace: Trace, max_plate_nesting: int) -> None:

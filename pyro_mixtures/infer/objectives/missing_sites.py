@@ -10,20 +10,22 @@ from pyro.poutine.util import site_is_subsample
 from pyro_mixtures.samples.pyro_context import is_masked
 
 
-def check_complete(model_trace: Trace, guide_trace: Trace) -> None:
+def check_complete(model_trace: Trace, guide_trace: Trace) -> bool:
     """Raise an error if the guide lacks a latent site of the model, or draws what it observes.
 
     A latent site that the guide lacks is drawn from the model, and its density there would count
     with nothing to be divided by; the entropy of one that the model observes would count, too.
     Neither leaves a bound. A site that is masked throughout counts nothing and may be missing.
 
+    Returns:
+        Whether none is missing, which no mask can change.
+
     Raises:
         ValueError: with the names of the sites.
     """
     latent, guided = _latent_sites(model_trace), _latent_sites(guide_trace)
-    missing = sorted(
-        name for name, site in latent.items() if name not in guided and not is_masked(site)
-    )
+    lacking = {name: site for name, site in latent.items() if name not in guided}
+    missing = sorted(name for name, site in lacking.items() if not is_masked(site))
     if missing:
         raise ValueError(
             f"Expected each latent site of the model in the guide, but got none for {missing} in"
@@ -38,6 +40,7 @@ def check_complete(model_trace: Trace, guide_trace: Trace) -> None:
             f"Expected a guide for the latent sites of the model only, but got one that samples"
             f" {observed}, which the model observes: leave them out of the guide"
         )
+    return not lacking
 
 
 def _latent_sites(trace: Trace) -> dict[str, Any]:

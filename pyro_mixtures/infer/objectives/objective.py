@@ -13,6 +13,7 @@ from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyro_mixtures.infer.objectives.importance_traces import Structures
 from pyro_mixtures.infer.objectives.terms import Terms
 
 NEXT_TO_NOTHING = 1e-30
@@ -59,14 +60,14 @@ class Objective(ELBO):
         super().__init__(num_particles=num_particles, **kwargs)
         self.baseline_decay = baseline_decay
         self._averages: dict[str, Tensor] = {}
-        self._densities: list[tuple[str, Tensor]] = []
+        self._densities: list[tuple[str, int, Tensor]] = []
+        self._structures = Structures()
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
         self._densities = []  # of this step, for an error that names a site
         for terms in super()._get_traces(model, guide, args, kwargs):
             for each in terms.all:
-                side = "model" if each.sign > 0 else "guide"
-                self._densities.append((f"{each.name!r} of the {side}", each.log_prob.detach()))
+                self._densities.append((each.name, each.sign, each.log_prob.detach()))
             yield terms
 
     def _tell(self, loss: Any) -> None:
@@ -75,14 +76,15 @@ class Objective(ELBO):
         warn_if_nan(loss, "loss")
         if not math.isinf(loss):
             return
-        for site, log_prob in densities:
+        for name, sign, log_prob in densities:
             bad = log_prob[~log_prob.isfinite()]
             if bad.numel():
+                side = "model" if sign > 0 else "guide"
                 warnings.warn(
-                    f"The loss is {loss}, for site {site} has a log density of {bad[0].item()} in"
-                    f" {bad.numel()} of {log_prob.numel()} elements. A step from here can make"
-                    " all parameters NaN: start where there is a density (init_loc_fn,"
-                    " init_scale), or make the model's finite everywhere",
+                    f"The loss is {loss}, for site {name!r} of the {side} has a log density of"
+                    f" {bad[0].item()} in {bad.numel()} of {log_prob.numel()} elements. A step"
+                    " from here can make all parameters NaN: start where there is a density"
+                    " (init_loc_fn, init_scale), or make the model's finite everywhere",
                     stacklevel=4,
                 )
                 return
@@ -142,7 +144,8 @@ class Objective(ELBO):
 
     def _average(self, name: str, cost: Tensor) -> Tensor:
         """The decaying average of a cost, as the steps before have left it."""
-        return like(self._averages.get(name, cost.new_zeros(())), cost)
+        known = self._averages.get(name)
+        return torch.zeros_like(cost) if known is None else like(known, cost)
 
     def _start_averages(self, first: dict[str, Tensor]) -> None:
         """Begin with an independent evaluation of the costs that have no average yet."""
@@ -150,7 +153,8 @@ class Objective(ELBO):
 
     def _update_averages(self, costs: dict[str, Tensor]) -> None:
         for name, cost in costs.items():
-            past = like(self._averages.get(name, finite(cost)), cost)
+            known = self._averages.get(name)
+            past = finite(cost) if known is None else like(known, cost)
             new = self.baseline_decay * past + (1 - self.baseline_decay) * cost
             # an infinite cost would stay for all steps to come
             self._averages[name] = torch.where(cost.isfinite(), new, past)

@@ -105,9 +105,14 @@ class Terms:
         """A log density, as it counts in a sum over all draws."""
         return log_prob
 
+    @torch.no_grad()
     def value(self) -> Tensor:
-        """An estimate of the ELBO, times the number of particles."""
-        total: Any = sum(each.sign * self.weighted(each.log_prob).sum() for each in self.all)
+        """An estimate of the ELBO, times the number of particles, without gradient."""
+        of_model, of_guide = (
+            sum(map(self._sum, sample_sites(trace).values()))
+            for trace in (self.model_trace, self.guide_trace)
+        )
+        total: Any = of_model - of_guide
         return total
 
     def surrogate(self) -> Tensor:
@@ -115,12 +120,19 @@ class Terms:
 
         Entropies whose gradient has mean zero are left out where Pyro leaves them out, too.
         """
-        total: Any = sum(self.weighted(each.log_prob).sum() for each in self.of_model)
+        total: Any = sum(map(self._sum, sample_sites(self.model_trace).values()))
         for site in sample_sites(self.guide_trace).values():
             # what is left out still meets the weights of components
             entropy = self._entropy(site) if self._is_pathwise(site) else site["log_prob"].detach()
-            total = total - self.weighted(entropy).sum()
+            whole = entropy is site["log_prob"]
+            total = total - (self._sum(site) if whole else self.weighted(entropy).sum())
         return total
+
+    def _sum(self, site: Any) -> Tensor:
+        """Of a site's log density, as it counts."""
+        log_prob = site["log_prob"]
+        counted = self.weighted(log_prob)
+        return site["log_prob_sum"] if counted is log_prob else counted.sum()
 
     def costs(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The detached log p - log q that score functions are multiplied by, of sites by name.
@@ -153,10 +165,11 @@ class Terms:
 
     def _cost_of(self, name: str, terms: Iterable[Term], *summed: int) -> Tensor:
         kept, total = plates(self.guide_trace.nodes[name]), torch.zeros(())
-        for term in terms:
-            value = self.weighted(term.log_prob).detach()
-            dims = [dim for plate, dim in term.plates.items() if plate not in kept]
-            total = total + term.sign * sum_over(value, {*dims, *summed})
+        with torch.no_grad():
+            for term in terms:
+                dims = {dim for plate, dim in term.plates.items() if plate not in kept}
+                value = sum_over(self.weighted(term.log_prob), dims.union(summed))
+                total = total + value if term.sign > 0 else total - value
         return total
 
     def _density(self, site: Any) -> Tensor:
