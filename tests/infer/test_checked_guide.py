@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoGuideList, AutoNormal
+from pyro.infer.autoguide import AutoContinuous, AutoGuideList, AutoNormal
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.infer import (
@@ -19,6 +19,7 @@ from pyro_mixtures.infer import (
     AutoOMTMultivariateNormal,
     BaselinedTrace_ELBO,
 )
+from pyro_mixtures.infer.guides.checked_guide import CheckedGuide
 from tests.infer.mixture_guides import MIXTURES
 
 AVF = (AutoAVFMultivariateNormal, AutoAVFMultivariateStudentT)
@@ -194,3 +195,36 @@ def test_the_local_site_left_to_another_guide():
     guide.append(AutoNormal(poutine.block(model, expose=["z"])))
     assert step(guide) < float("inf")
     assert guide.median()["z"].shape == (6, 2)
+
+
+@pytest.mark.parametrize("guide_class", ALL)
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("particles", [1, 3])
+def test_forward_is_that_of_pyro(guide_class, mask, particles):
+    """Values and densities, alone and for particles in a plate, masked throughout or not."""
+
+    def model():
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        pyro.sample("whole", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("data", 4, dim=-1):
+            pyro.sample("x", dist.Uniform(0.0, torch.ones(4)))
+        return scale
+
+    guide = guide_class(model)
+    guide()
+
+    def run(forward):
+        program = poutine.mask(partial(forward, guide), mask=mask)
+        if particles > 1:
+            program = pyro.plate("particles", particles, dim=-2)(program)
+        with guide._pyro_context:
+            pyro.set_rng_seed(1)
+            trace = poutine.trace(program).get_trace()
+        trace.compute_log_prob()
+        return {name: trace.nodes[name] for name in trace.stochastic_nodes}
+
+    ours, expected = run(CheckedGuide.forward), run(AutoContinuous.forward)
+    assert {"scale", "whole", "x"} < ours.keys() == expected.keys()
+    for name, site in expected.items():
+        for what in ("value", "log_prob"):
+            assert torch.equal(ours[name][what], site[what])

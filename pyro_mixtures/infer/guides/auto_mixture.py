@@ -292,17 +292,22 @@ class AutoMixture(TakesMixtures):
         except ValueError:
             self._check_finite()
             raise
-        batch_shape = self.component_logits.shape[:-1]  # () but for parameters put in from outside
         is_mixture = isinstance(posterior, MixtureDistribution)
-        expected = (batch_shape, (self.latent_dim,))
-        if not is_mixture or (posterior.batch_shape, posterior.event_shape) != expected:
+        if not (is_mixture and posterior.event_shape == (self.latent_dim,)) or (
+            posterior.batch_shape and posterior.batch_shape != self._batch_shape
+        ):
             raise ValueError(
                 "Expected make_mixture to return a mixture of pyro_mixtures.distributions of"
-                f" batch shape {tuple(batch_shape)} and event shape ({self.latent_dim},), but got"
-                f" {posterior}"
+                f" batch shape {tuple(self._batch_shape)} and event shape ({self.latent_dim},),"
+                f" but got {posterior}"
             )
         posterior.kept_groups = self._kept_groups
         return posterior
+
+    @property
+    def _batch_shape(self) -> torch.Size:
+        """Of the parameters: ``()`` but for those put in from outside."""
+        return self.component_logits.shape[:-1]
 
     def sample_latent(self, *args: Any, **kwargs: Any) -> Tensor:
         """Sample a packed unconstrained latent vector."""
