@@ -60,7 +60,8 @@ class Blending:
         found = [(count, total) for count, total in self._found if total.shape == size]
         self._found.clear()
         counts, totals = zip(*found, strict=True)
-        count, new = sum(counts), torch.stack(totals).sum(0) / sum(counts)
+        count = sum(counts)
+        new = (totals[0] if len(totals) == 1 else torch.stack(totals).sum(0)) / count
         if self._moments is None or self._moments.shape != new.shape:
             self._moments, self.num_draws = torch.zeros_like(new), 0
         # from zero: only the moments' ratio counts, and the first step weighs no more than others
@@ -97,9 +98,15 @@ class Draws:
         self._found, self._moments, self._num_draws = found, moments, num_draws
         self.transport: Tensor | None = None
         self.score: Tensor | None = None
+        self._known: tuple[Tensor, Tensor] | None = None  # both ways ask for those of one grouping
 
     def shares(self, groups: Tensor) -> Tensor:
         """The transport's share a of each component's group, whose label is given, ``(*B, K)``."""
+        if self._known is None or self._known[0] is not groups:
+            self._known = groups, self._shares(groups)
+        return self._known[1]
+
+    def _shares(self, groups: Tensor) -> Tensor:
         if self._moments is None or self._moments.shape[-1] != groups.shape[-1]:
             return torch.ones(groups.shape, device=groups.device)
         moments = self._moments.to(groups.device).expand(*groups.shape[:-1], 2, -1)
@@ -125,6 +132,6 @@ class Draws:
         self.transport = self.score = None  # another backward pass has a pair of its own
         score = score.reshape(-1, score.shape[-1])  # (X, K)
         difference = score - unfolded(transport, score.shape)
-        sums = torch.stack([(score * difference).sum(0), difference.square().sum(0)])
+        sums = (torch.stack([score, difference]) * difference).sum(1)  # (2, K)
         if bool(sums.isfinite().all()):
             self._found.append((len(score), sums))

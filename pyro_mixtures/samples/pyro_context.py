@@ -45,10 +45,10 @@ class Asker(NamedTuple):
     @property
     def uses_scores(self) -> bool:
         """Whether it multiplies score terms by their costs; one that is not known may."""
-        if isinstance(self.objective, SAMPLES_ALONE):
-            return False
+        if self.objective is None or self._counts_all:
+            return True
         known = (Trace_ELBO, TraceEnum_ELBO)
-        return self.objective is None or isinstance(self.objective, known) or self._counts_all
+        return isinstance(self.objective, known) and not isinstance(self.objective, SAMPLES_ALONE)
 
     @property
     def _counts_all(self) -> bool:
@@ -58,7 +58,7 @@ class Asker(NamedTuple):
     @property
     def lacks_auxiliary_densities(self) -> bool:
         """Whether costs are those of ``Trace_ELBO``, without the densities of auxiliary sites."""
-        return isinstance(self.objective, Trace_ELBO) and not self._counts_all
+        return not self._counts_all and isinstance(self.objective, Trace_ELBO)
 
     def check_uses_scores(self) -> None:
         """Raise an error if samples without gradient would get none."""
@@ -76,6 +76,8 @@ class Asker(NamedTuple):
             ValueError: if the guide lacks a latent site of the model, where ``Trace_ELBO`` would
                 look for it.
         """
+        if self._counts_all:
+            return False
         site = self._site(value)
         if site is None:
             return False

@@ -74,9 +74,8 @@ def importance_traces(
         guide(*args, **kwargs)
         model_trace, guide_trace = unwrapped.get_traces()
     else:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        guide_trace = _trace(guide, args, kwargs)
+        model_trace = _trace(poutine.replay(model, trace=guide_trace), args, kwargs)
     validates = is_validation_enabled()
     sites = _structure(max_plate_nesting, validates, model_trace, guide_trace)
     known = structures.knows_sites(sites)
@@ -96,6 +95,13 @@ def importance_traces(
                 check_site_shape(site, max_plate_nesting)
     structures.remember(sites if complete else None, shapes)
     return traces
+
+
+def _trace(program: Callable, args: Any, kwargs: Any) -> Trace:
+    """A trace of its own: Pyro's ``get_trace`` would copy it."""
+    traced = poutine.trace(program)
+    traced(*args, **kwargs)
+    return traced.trace
 
 
 def _samples(trace: Trace) -> list[Any]:

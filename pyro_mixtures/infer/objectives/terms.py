@@ -22,8 +22,7 @@ PARTICLES_PLATE = "num_particles_vectorized"
 """The name that Pyro's ``ELBO`` gives it."""
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """A site's part of log p - log q: ``log_prob`` counts with its ``sign``.
 
     Args:
@@ -74,6 +73,16 @@ class Terms:
     leaves: tuple[Leaf, ...] = ()
 
     @functools.cached_property
+    def model_sites(self) -> dict[str, Any]:
+        """Those where the model samples, by name."""
+        return sample_sites(self.model_trace)
+
+    @functools.cached_property
+    def guide_sites(self) -> dict[str, Any]:
+        """Those where the guide samples, by name."""
+        return sample_sites(self.guide_trace)
+
+    @functools.cached_property
     def all(self) -> tuple[Term, ...]:
         """All that adds up to log p - log q."""
         return (*self.of_model, *self.of_guide.values())
@@ -81,7 +90,7 @@ class Terms:
     @functools.cached_property
     def of_model(self) -> tuple[Term, ...]:
         """Those of log p."""
-        sites = sample_sites(self.model_trace).items()
+        sites = self.model_sites.items()
         return tuple(Term(name, 1, site["log_prob"], plates(site)) for name, site in sites)
 
     @functools.cached_property
@@ -89,7 +98,7 @@ class Terms:
         """Those of log q, by site."""
         return {
             name: Term(name, -1, self._density(site), plates(site))
-            for name, site in sample_sites(self.guide_trace).items()
+            for name, site in self.guide_sites.items()
         }
 
     @functools.cached_property
@@ -97,7 +106,7 @@ class Terms:
         """The score functions of the guide's sites that have one."""
         return {
             name: site["score_parts"].score_function
-            for name, site in sample_sites(self.guide_trace).items()
+            for name, site in self.guide_sites.items()
             if not (_is_data(site) or is_identically_zero(site["score_parts"].score_function))
         }
 
@@ -109,8 +118,7 @@ class Terms:
     def value(self) -> Tensor:
         """An estimate of the ELBO, times the number of particles, without gradient."""
         of_model, of_guide = (
-            sum(map(self._sum, sample_sites(trace).values()))
-            for trace in (self.model_trace, self.guide_trace)
+            sum(map(self._sum, sites.values())) for sites in (self.model_sites, self.guide_sites)
         )
         total: Any = of_model - of_guide
         return total
@@ -120,8 +128,8 @@ class Terms:
 
         Entropies whose gradient has mean zero are left out where Pyro leaves them out, too.
         """
-        total: Any = sum(map(self._sum, sample_sites(self.model_trace).values()))
-        for site in sample_sites(self.guide_trace).values():
+        total: Any = sum(map(self._sum, self.model_sites.values()))
+        for site in self.guide_sites.values():
             # what is left out still meets the weights of components
             entropy = self._entropy(site) if self._is_pathwise(site) else site["log_prob"].detach()
             whole = entropy is site["log_prob"]
