@@ -8,6 +8,9 @@ objective: they are looked up among the objects whose methods are running.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +30,10 @@ SAMPLES_ALONE = (TraceMeanField_ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO, Tra
 
 FURTHEST = 4
 """An objective is so many calls away from where the trace asks for score parts."""
+
+
+known: list[Asker] = []
+"""Who said so."""
 
 
 class Asker(NamedTuple):
@@ -154,9 +161,23 @@ class Asker(NamedTuple):
         )
 
 
+@contextmanager
+def asked_by(asker: Asker) -> Iterator[None]:
+    """Within it score parts are asked for on the behalf of an objective that says so itself."""
+    known.append(asker)
+    try:
+        yield
+    finally:
+        known.pop()
+
+
 def asker() -> Asker:
-    """Look up who asks, in the functions that called for a trace's score parts."""
-    frame = None if torch.compiler.is_compiling() else sys._getframe(1)
+    """Who asks; of Pyro's objectives looked up in the functions that called for score parts."""
+    if torch.compiler.is_compiling():
+        return Asker()
+    if known:
+        return known[-1]
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not Trace.compute_score_parts.__code__:
         frame = frame.f_back
     if frame is None:
@@ -166,10 +187,11 @@ def asker() -> Asker:
         frame = frame.f_back
         if frame is None:
             break
-        if isinstance(frame.f_locals.get("model_trace"), Trace):
-            found["model_trace"] = frame.f_locals["model_trace"]
-        if isinstance(frame.f_locals.get("self"), ELBO):
-            return Asker(**found, objective=frame.f_locals["self"])
+        local = frame.f_locals  # which is made anew each time
+        if isinstance(local.get("model_trace"), Trace):
+            found["model_trace"] = local["model_trace"]
+        if isinstance(local.get("self"), ELBO):
+            return Asker(**found, objective=local["self"])
     return Asker(**found)
 
 

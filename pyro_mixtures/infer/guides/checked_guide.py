@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,8 +24,8 @@ class NotCalledError(ValueError, AttributeError):
 class Image(Delta):
     """A ``Delta`` that knows its own sample, the image of the latent vector at a site."""
 
-    def rsample(self, sample_shape: Size = torch.Size()) -> Tensor:
-        return super().rsample(sample_shape) if sample_shape else self.v
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return super().rsample(Size(sample_shape)) if sample_shape else self.v
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.log_density if x is self.v else super().log_prob(x)

@@ -44,9 +44,7 @@ class ComponentDraws(Objective):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> ComponentTerms:
         messenger = _ComponentsMessenger(-1 - self.max_plate_nesting, self.sticking_the_landing)
-        traces = importance_traces(
-            self.max_plate_nesting, model, messenger(guide), args, kwargs, self._structures
-        )
+        traces = importance_traces(self, model, messenger(guide), args, kwargs, self._structures)
         if messenger.site is None:
             raise ValueError(
                 f"Expected a guide with a site that is a mixture of this package, but got one with"

@@ -20,7 +20,7 @@ class EvidenceBound(Objective):
     """
 
     def _bound(self, terms: Sequence[Terms]) -> Tensor:
-        total: Any = sum(each.value() for each in terms)
+        total: Any = sum(each.value for each in terms)
         return total / self.num_particles
 
     def _losses(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Loss]:
@@ -46,7 +46,7 @@ class EvidenceBound(Objective):
             self._update_averages(costs[0])
 
     def _loss(self, terms: Terms, surrogate: Tensor) -> Loss:
-        return Loss(-terms.value() / self.num_particles, surrogate / -self.num_particles)
+        return Loss(-terms.value / self.num_particles, surrogate / -self.num_particles)
 
     def _baseline(self, name: str, index: int, costs: list[dict[str, Tensor]]) -> Any:
         cost = costs[index][name]

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from itertools import islice, zip_longest
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.elbo import ELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
@@ -21,8 +22,10 @@ from pyro.util import (
     warn_if_inf,
     warn_if_nan,
 )
+from torch import Tensor
 
 from pyro_mixtures.infer.objectives.missing_sites import check_complete
+from pyro_mixtures.samples.pyro_context import Asker, asked_by
 
 LOOKED_AT = ("is_auxiliary", "enumerate", "_enumerate_dim")
 """What the checks of traces read of a site's ``infer``."""
@@ -49,7 +52,7 @@ class Structures:
 
 
 def importance_traces(
-    max_plate_nesting: int,
+    objective: ELBO,
     model: Callable,
     guide: Callable,
     args: Any,
@@ -76,7 +79,7 @@ def importance_traces(
     else:
         guide_trace = _trace(guide, args, kwargs)
         model_trace = _trace(poutine.replay(model, trace=guide_trace), args, kwargs)
-    validates = is_validation_enabled()
+    validates, max_plate_nesting = is_validation_enabled(), objective.max_plate_nesting
     sites = _structure(max_plate_nesting, validates, model_trace, guide_trace)
     known = structures.knows_sites(sites)
     complete = known or check_complete(model_trace, guide_trace)
@@ -86,7 +89,8 @@ def importance_traces(
     traces = model_trace, guide_trace
     for trace in traces:
         _remove_subsamples(trace)
-    _compute_densities(model_trace, guide_trace)
+    with asked_by(Asker(objective, guide_trace, model_trace)):
+        _compute_densities(model_trace, guide_trace)
     shapes = [site["log_prob"].shape for trace in traces for site in _samples(trace)]
     if validates and not structures.knows(sites, shapes):
         check_if_enumerated(guide_trace)
@@ -109,7 +113,7 @@ def _samples(trace: Trace) -> list[Any]:
 
 
 def _remove_subsamples(trace: Trace) -> None:
-    for name in [site["name"] for site in trace.nodes.values() if site_is_subsample(site)]:
+    for name in [name for name, site in trace.nodes.items() if site_is_subsample(site)]:
         trace.remove_node(name)
 
 
@@ -144,16 +148,32 @@ def _structure(
 
 
 def _compute_densities(model_trace: Trace, guide_trace: Trace) -> None:
-    """Compute log densities and score parts, with Pyro's warnings of what is not finite."""
-    warns = pyro.settings.get("validate_poutine")
-    with pyro.settings.context(validate_poutine=False):  # which looks for it site by site
-        model_trace.compute_log_prob()
+    """What Pyro computes, with its warnings of densities that are not finite."""
+    of_model, of_guide = _samples(model_trace), _samples(guide_trace)
+    try:
+        for site in of_model:
+            if "log_prob" not in site:
+                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+                _keep(site, scale_and_mask(log_prob, site["scale"], site["mask"]))
+        for site in of_guide:
+            if "score_parts" not in site:
+                parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
+                site["score_parts"] = parts = parts.scale_and_mask(site["scale"], site["mask"])
+                _keep(site, parts.log_prob)
+    except ValueError:
+        model_trace.compute_log_prob()  # its error names the site, with all shapes
         guide_trace.compute_score_parts()
-    for site in (*_samples(model_trace), *_samples(guide_trace)) if warns else ():
+        raise
+    for site in (*of_model, *of_guide) if poutine.util.is_validation_enabled() else ():
         if not math.isfinite(site["log_prob_sum"].item()):
             total, where = site["log_prob_sum"].detach(), f"log_prob_sum at site {site['name']!r}"
             warn_if_nan(total, where)
             warn_if_inf(total, where, allow_neginf=True)
+
+
+def _keep(site: Any, log_prob: Tensor) -> None:
+    site["log_prob"] = log_prob
+    site["log_prob_sum"] = log_prob.sum() if log_prob.dim() else log_prob
 
 
 def _check_batch_shapes(model_trace: Trace, guide_trace: Trace, max_plate_nesting: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_mixtures.infer.objectives.importance_traces import Structures
-from pyro_mixtures.infer.objectives.terms import Terms
+from pyro_mixtures.infer.objectives.terms import Term, Terms
 
 NEXT_TO_NOTHING = 1e-30
 
@@ -60,23 +61,24 @@ class Objective(ELBO):
         super().__init__(num_particles=num_particles, **kwargs)
         self.baseline_decay = baseline_decay
         self._averages: dict[str, Tensor] = {}
-        self._densities: list[tuple[str, int, Tensor]] = []
+        self._runs: list[Terms | tuple[Term, ...]] = []
         self._structures = Structures()
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Any]:
-        self._densities = []  # of this step, for an error that names a site
+        self._runs = []  # of this step, for a warning that names a site
+        several = self.num_particles > 1 and not self.vectorize_particles
         for terms in super()._get_traces(model, guide, args, kwargs):
-            for each in terms.all:
-                self._densities.append((each.name, each.sign, each.log_prob.detach()))
+            self._runs.append(terms.detached() if several else terms)  # not to keep many graphs
             yield terms
 
     def _tell(self, loss: Any) -> None:
         """Warn of a loss that is not finite, with the site that it comes from."""
-        densities, self._densities = self._densities, []
+        runs, self._runs = self._runs, []
         warn_if_nan(loss, "loss")
         if not math.isinf(loss):
             return
-        for name, sign, log_prob in densities:
+        terms = [run.all if isinstance(run, Terms) else run for run in runs]
+        for name, sign, log_prob, _ in itertools.chain(*terms):
             bad = log_prob[~log_prob.isfinite()]
             if bad.numel():
                 side = "model" if sign > 0 else "guide"
@@ -118,7 +120,8 @@ class Objective(ELBO):
         Without gradients (``torch.no_grad``) it is that of :meth:`loss`, which learns nothing.
         """
         if not torch.is_grad_enabled():
-            return -self._bound(list(self._get_traces(model, guide, args, kwargs)))
+            loss, self._runs = -self._bound(list(self._get_traces(model, guide, args, kwargs))), []
+            return loss
         losses = list(self._losses(model, guide, args, kwargs))
         surrogate: Any = sum(each.surrogate for each in losses)
         warn_if_nan(surrogate, "loss")

@@ -69,9 +69,7 @@ class SampleDraws(Objective):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
         if self.blending:
             guide = _Blended(self._blendings, self._new_blending)(guide)
-        traces = importance_traces(
-            self.max_plate_nesting, model, guide, args, kwargs, self._structures
-        )
+        traces = importance_traces(self, model, guide, args, kwargs, self._structures)
         return Terms(*traces, self._particles_dim, self.sticking_the_landing)
 
 

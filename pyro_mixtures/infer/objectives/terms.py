@@ -87,6 +87,10 @@ class Terms:
         """All that adds up to log p - log q."""
         return (*self.of_model, *self.of_guide.values())
 
+    def detached(self) -> tuple[Term, ...]:
+        """The terms, without the graph that they come from."""
+        return tuple(term._replace(log_prob=term.log_prob.detach()) for term in self.all)
+
     @functools.cached_property
     def of_model(self) -> tuple[Term, ...]:
         """Those of log p."""
@@ -114,12 +118,14 @@ class Terms:
         """A log density, as it counts in a sum over all draws."""
         return log_prob
 
-    @torch.no_grad()
+    @functools.cached_property
     def value(self) -> Tensor:
         """An estimate of the ELBO, times the number of particles, without gradient."""
-        of_model, of_guide = (
-            sum(map(self._sum, sites.values())) for sites in (self.model_sites, self.guide_sites)
-        )
+        with torch.no_grad():
+            of_model, of_guide = (
+                sum(map(self._sum, sites.values()))
+                for sites in (self.model_sites, self.guide_sites)
+            )
         total: Any = of_model - of_guide
         return total
 
@@ -169,6 +175,8 @@ class Terms:
         return x.reshape(x.shape[x.dim() + self.particles_dim :]) if x.dim() else x.unsqueeze(0)
 
     def _cost(self, name: str) -> Tensor:
+        if self.particles_dim is None and not self.guide_trace.nodes[name]["cond_indep_stack"]:
+            return self.value  # all that there is
         return self._cost_of(name, self.all)
 
     def _cost_of(self, name: str, terms: Iterable[Term], *summed: int) -> Tensor:
