@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import elliptical, growth, limits, speed
+from benchmarks import elliptical, growth, limits, speed, svi_step
 from benchmarks.__main__ import main
 from benchmarks.cases import DIAGONAL, Case
 from benchmarks.contenders import DISPLACEMENT, GROUPS, NOT_MEASURED, PYRO
@@ -99,3 +99,10 @@ def test_tables_stand_between_markers(tmp_path):
     assert page.read_text() == "a\n<!-- begin x -->\n| n |\n| --- |\n| 1 |\n<!-- end x -->\nb\n"
     with pytest.raises(ValueError, match="begin y"):
         fill(page, "y", "")
+
+
+def test_svi_steps(capsys):
+    svi_step.main(svi_step.Settings(repeats=1, threads=torch.get_num_threads()))
+    printed = capsys.readouterr().out
+    for what in ("baseball, K = D = 20", "amortized, 100 data", "amortized, one Normal"):
+        assert printed.count(f"| {what}") == 2  # with one particle and with several
