@@ -197,20 +197,20 @@ def test_the_local_site_left_to_another_guide():
     assert guide.median()["z"].shape == (6, 2)
 
 
+def several_sites():
+    pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    pyro.sample("whole", dist.Dirichlet(torch.ones(3)))
+    with pyro.plate("data", 4, dim=-1):
+        pyro.sample("x", dist.Uniform(0.0, torch.ones(4)))
+
+
 @pytest.mark.parametrize("guide_class", ALL)
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("particles", [1, 3])
 def test_forward_is_that_of_pyro(guide_class, mask, particles):
     """Values and densities, alone and for particles in a plate, masked throughout or not."""
 
-    def model():
-        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
-        pyro.sample("whole", dist.Dirichlet(torch.ones(3)))
-        with pyro.plate("data", 4, dim=-1):
-            pyro.sample("x", dist.Uniform(0.0, torch.ones(4)))
-        return scale
-
-    guide = guide_class(model)
+    guide = guide_class(several_sites)
     guide()
 
     def run(forward):
@@ -228,3 +228,19 @@ def test_forward_is_that_of_pyro(guide_class, mask, particles):
     for name, site in expected.items():
         for what in ("value", "log_prob"):
             assert torch.equal(ours[name][what], site[what])
+
+
+def test_sites_in_a_vector_are_those_of_pyro():
+    guide = AutoDiagonalNormalMixture(several_sites, 2)
+    guide()
+    z = torch.randn(guide.latent_dim, requires_grad=True)
+    for vectors in (z, z.repeat(5, 1, 1)):
+        expected = list(AutoContinuous._unpack_latent(guide, vectors))
+        found = list(guide._unpack_latent(vectors))
+        assert [site["name"] for site, _ in found] == [site["name"] for site, _ in expected]
+        for (_, value), (_, other) in zip(found, expected, strict=True):
+            assert torch.equal(value, other)
+            gradients = (torch.autograd.grad(x.square().sum(), z)[0] for x in (value, other))
+            assert torch.equal(*gradients)
+    with pytest.raises(AssertionError):
+        list(guide._unpack_latent(torch.zeros(guide.latent_dim + 1)))

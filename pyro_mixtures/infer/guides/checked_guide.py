@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -86,6 +86,18 @@ class CheckedGuide(AutoContinuous):
                     stack.enter_context(plates[frame.name])
                 values[name] = pyro.sample(name, image)
         return values
+
+    def _unpack_latent(self, latent: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Sites and their unconstrained values: Pyro's, for one vector without its broadcasts."""
+        if latent.shape != (self.latent_dim,):
+            yield from super()._unpack_latent(latent)
+            return
+        start, prototype = 0, self.prototype_trace
+        assert prototype is not None  # where there is a size
+        for name, site in prototype.iter_stochastic_nodes():
+            shape = self._unconstrained_shapes[name]
+            yield site, latent.narrow(-1, start, shape.numel()).view(shape)
+            start += shape.numel()
 
     def _check_finite(self) -> None:
         """Raise an error for parameters that are not numbers any more."""
