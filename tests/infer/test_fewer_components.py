@@ -191,7 +191,7 @@ def test_components_outside_of_the_support_lose_their_weight(at_once):
 
 @pytest.mark.parametrize(
     ("hidden", "told"),
-    [("ky", "a model with data or factors"), ("k", "a model with one density at each point")],
+    [("ky", "a model with data or factors"), ("k", "a log density that is the same in each run")],
 )
 def test_models_of_which_a_block_hides_a_part(hidden, told):
     def discrete():
@@ -214,6 +214,11 @@ def test_sites_that_the_guide_does_not_know():
     guide(1)
     with pytest.raises(ValueError, match="all latent sites of the model, but got 'x1'"):
         guide.refit_weights(2)
+    guide = AutoDiagonalNormalMixture(growing, 2)
+    pyro.clear_param_store()
+    guide(3)
+    with pytest.raises(ValueError, match="sites x0, x1, x2 of the guide, in 3 .* but got x0 in 1"):
+        guide.refit_weights(1)
 
 
 def test_mistakes():

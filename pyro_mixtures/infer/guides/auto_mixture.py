@@ -128,6 +128,7 @@ class AutoMixture(TakesMixtures):
     weight_gradient: str
     estimator: str | Callable[[Any], Any] | None
     init: str | None
+    _starts: Any
 
     def __init__(
         self,

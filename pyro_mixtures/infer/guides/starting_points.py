@@ -159,12 +159,6 @@ class StartingPoints:
         return True
 
     @contextmanager
-    def at(self, values: dict[str, Tensor], shape: torch.Size) -> Iterator[None]:
-        """Within, sites have given values, of several points ``(*shape, ...)`` if asked for."""
-        with self._starting(init_to_value(values=values), shape):
-            yield
-
-    @contextmanager
     def _starting(self, init: InitLoc, shape: torch.Size = torch.Size()) -> Iterator[None]:
         """Within, sites start by a function, and with a shape on the left."""
         self._init, self._shape = init, shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +21,7 @@ from pyro_mixtures.infer.guides.given_mixture import (
     shape_of,
     with_values,
 )
-from pyro_mixtures.infer.guides.joint_density import JointDensity
+from pyro_mixtures.infer.guides.joint_density import joint_log_density
 from pyro_mixtures.infer.guides.prior_units import InPriorUnits
 from pyro_mixtures.numerics.precision import double
 from pyro_mixtures.numerics.validation import check_at_least
@@ -48,7 +47,6 @@ class TakesMixtures(InPriorUnits):
     distribution: ClassVar[Any] = None
     num_components: int
     _given: GivenMixture | None = None
-    _starts: Any
     _kept_groups: KeptGroups
     _weights_held: bool
 
@@ -255,8 +253,8 @@ class TakesMixtures(InPriorUnits):
 
         Raises:
             ValueError: before the first call, for ``num_samples < 1``, for components at which
-                the model has no density, and for a model with latent sites that the guide does
-                not know, or without data.
+                the model has no density, and for a model with other latent sites than those of
+                the guide, or without data.
             NotImplementedError: for components that cannot be drawn from one by one.
 
         Example:
@@ -276,9 +274,10 @@ class TakesMixtures(InPriorUnits):
         check_at_least(1, num_samples=num_samples)
         posterior = self.get_posterior(*args, **kwargs)
         z = component_samples(posterior, (num_samples,))  # (S, K, D)
-        model = functools.partial(self.model, *args, **kwargs)
-        density = JointDensity(model, self._starts, self._unpack_latent)
-        log_p = density(z.flatten(0, 1)).reshape(z.shape[:2])
+        prototype: Any = self.prototype_trace
+        known = [name for name, _ in prototype.iter_stochastic_nodes()]
+        log_p = joint_log_density(self.model, args, kwargs, known, z.flatten(0, 1))
+        log_p = log_p.reshape(z.shape[:2])
         if not bool(log_p.isfinite().all(0).any()):
             raise ValueError(
                 "Expected a component within the support of the model's density, but each has"

@@ -10,23 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mixtures.infer.search.model_batches import WAYS, ModelBatches, with_gradient
 from pyro_mixtures.infer.search.model_runs import ModelRuns, random_numbers_kept
 from pyro_mixtures.infer.search.model_sites import ChangingSites
-
-WAYS = ("plate", "vmap", "loop")
-"""To evaluate a batch, from the fastest to the slowest."""
 
 POINTS = 4
 """Draws of the prior at which a way is compared with single evaluations."""
 
 TRIES = 100
 """Draws of the prior among which those are found."""
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-7}
-"""Relative difference of two ways to evaluate one density."""
-
-ROUNDING = 1e3
-"""Units of rounding by which a point may differ in two batches of one size, of one arithmetic."""
 
 
 class ModelLogDensity:
@@ -101,41 +93,18 @@ class ModelLogDensity:
         self.coordinate_names = [
             name for site in sites.latent.values() for name in site.coordinate_names()
         ]
-        self.flat_coordinates: list[str] = []
-        self.refused: dict[str, str] = {}
         with random_numbers_kept():
-            self.way = self._find_way(way)
-
-    def _find_way(self, asked: str | None) -> str:
-        points = self._points()
-        alone = [_with_gradient(self._runs.log_density, point) for point in points]
-        flat = torch.stack([gradient == 0 for _, gradient in alone]).all(0)  # (D,)
-        self.flat_coordinates = [self.coordinate_names[index] for index in flat.nonzero()[:, 0]]
-        again, _ = _with_gradient(self._runs.log_density, points[0])
-        if not self._equal(again, alone[0][0]):
-            raise ValueError(
-                "Expected a log density that is the same in each run of the model, but got"
-                f" {alone[0][0].item()} and {again.item()} at one point: draw random numbers by"
-                " pyro.sample only, and switch dropout off"
-            )
-        for way in WAYS if asked is None else (asked,):
-            reason = self._difference(way, points, alone)
-            if reason is None:
-                break
-            self.refused[way] = reason
-        if way in self.refused:
-            raise ValueError(
-                f"Expected a model that can be evaluated with way = {way!r}, but got one of which"
-                f" {self.refused[way]}"
-            )
-        if way == "loop" and asked is None:
+            self._batches = ModelBatches(self._runs, self._points(), way)
+        self.way, self.refused = self._batches.way, self._batches.refused
+        flat = self._batches.flat.nonzero()[:, 0]
+        self.flat_coordinates = [self.coordinate_names[index] for index in flat]
+        if self.way == "loop" and way is None:
             warnings.warn(
                 "The model runs once for each point, which is slow: in a plate of points"
                 f" {self.refused['plate']}; by torch.func.vmap {self.refused['vmap']}. Set way ="
                 ' "loop" where that cannot be helped',
-                stacklevel=3,
+                stacklevel=2,
             )
-        return way
 
     def _points(self) -> Tensor:
         """Draws of the prior with finite log densities and gradients, ``(POINTS, D)``."""
@@ -144,7 +113,7 @@ class ModelLogDensity:
         for _ in range(TRIES):
             point = self._runs.prior_draw()
             try:
-                value, gradient = _with_gradient(self._runs.log_density, point)
+                value, gradient = with_gradient(self._runs.log_density, point)
             except ChangingSites:
                 raise
             except (ValueError, RuntimeError) as error:
@@ -175,51 +144,10 @@ class ModelLogDensity:
         told = f"the value {value.item()}"
         return (f"{told} with a gradient that is not" if value.isfinite() else told), None
 
-    def _difference(
-        self, way: str, points: Tensor, alone: list[tuple[Tensor, Tensor]]
-    ) -> str | None:
-        """What is wrong with a way, or None if values and gradients are those of single points.
-
-        Two sizes, since one may by chance be that of another dimension of the model. In a third
-        batch the others of a point are other ones, which should make no difference at all.
-        """
-        found = []
-        for batch in (points[1:], points, points[[0, 1, 1, 1]]):
-            try:
-                found.append(_with_gradient(lambda z: self._evaluated(way, z), batch))
-            except Exception as error:  # whatever a model does with shapes that it does not know
-                line = (str(error).splitlines() or [""])[0]
-                return f"a batch raises {type(error).__name__}: {line}"
-        for (values, gradients), expected in zip(found, (alone[1:], alone), strict=False):
-            for row, (value, gradient) in enumerate(expected):
-                if not self._equal(values[row], value):
-                    return (
-                        f"one point of {len(values)} has the log density {values[row].item()}, and"
-                        f" {value.item()} alone"
-                    )
-                if not self._equal(gradients[row], gradient):
-                    return f"one point of {len(values)} has another gradient than alone"
-        _, usual, changed = found
-        rounding = ROUNDING * torch.finfo(self.dtype).eps
-        pairs = zip(changed, usual, strict=True)  # of values, and of gradients
-        if not all(_close(one[0], other[0], rounding) for one, other in pairs):
-            return "the log density of a point depends on the other points of a batch"
-        return None
-
-    def _equal(self, first: Tensor, second: Tensor) -> bool:
-        return _close(first, second, TOLERANCE[self.dtype])
-
     def __call__(self, z: Tensor) -> Tensor:
         """Log densities ``(S,)`` of points ``(S, D)``, in their dtype, differentiable."""
         self._check(z)
-        return self._evaluated(self.way, z) if len(z) else z.sum(-1)
-
-    def _evaluated(self, way: str, z: Tensor) -> Tensor:
-        if way == "plate":
-            return self._runs.log_density(z)
-        if way == "vmap":
-            return self._runs.mapped_log_density(z)
-        return torch.stack([self._runs.log_density(point) for point in z])
+        return self._batches(z) if len(z) else z.sum(-1)
 
     def _check(self, z: Tensor) -> None:
         if z.dim() != 2 or z.shape[1] != self.dimension:
@@ -259,18 +187,3 @@ class ModelLogDensity:
         """The constraints on the whole values of the latent sites, at one point ``(D,)``."""
         self._check(z.unsqueeze(0))
         return self._runs.supports(z)
-
-
-def _close(first: Tensor, second: Tensor, tolerance: float) -> bool:
-    """Of one point's values, or of its gradients, relative to the largest."""
-    return bool(((first - second).abs() <= tolerance * (1 + second.abs().max())).all())
-
-
-def _with_gradient(log_density: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        values = log_density(z)
-        if not values.requires_grad:
-            return values, torch.zeros_like(z)
-        (gradient,) = torch.autograd.grad(values.sum(), z)
-    return values.detach(), gradient

@@ -11,6 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import is_validation_enabled
+from pyro.poutine.util import site_is_subsample
 from pyro.util import get_rng_state, set_rng_state
 from torch import Tensor
 
@@ -62,6 +63,7 @@ class ModelRuns:
         model: a Pyro model.
         args: its arguments.
         kwargs: its keyword arguments.
+        subsamples: whether plates may subsample; all runs have the subsamples of the first one.
 
     Attributes:
         sites: of the model.
@@ -69,13 +71,23 @@ class ModelRuns:
     """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        subsamples: bool = False,
     ) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self._parameters: dict[str, Any] = {}
         prior, trace = self._first_run()
-        self.sites: ModelSites = model_sites(trace, prior.drawn)
+        self.sites: ModelSites = model_sites(trace, prior.drawn, subsamples=subsamples)
         self.unsampled = tuple(prior.unsampled)
+        if subsamples:
+            for name, site in list(trace.nodes.items()):
+                if not site_is_subsample(site):
+                    trace.remove_node(name)
+            self.model = poutine.replay(model, trace=trace)
 
     def __getstate__(self) -> dict[str, Any]:
         """With parameters as they are now in Pyro's store, which other processes do not have."""

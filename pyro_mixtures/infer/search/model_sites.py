@@ -42,6 +42,8 @@ class ModelSites(NamedTuple):
     """Those that are continuous, by name, in the order of the model."""
     discrete: tuple[str, ...]
     """Names of those to be summed out."""
+    observed: tuple[str, ...]
+    """Names of data and factors."""
     parameters: tuple[str, ...]
     """Names of those of ``pyro.param``."""
     nesting: int
@@ -59,16 +61,17 @@ class ChangingSites(ValueError):
     """Of a model that does not have the same latent sites in each run."""
 
 
-def model_sites(trace: Trace, drawn: set[str]) -> ModelSites:
+def model_sites(trace: Trace, drawn: set[str], *, subsamples: bool = False) -> ModelSites:
     """The sites in a trace of a model on its prior.
 
     Args:
         trace: of one run.
         drawn: names of the latent sites, which no handler within the model has fixed.
+        subsamples: whether plates may have them.
 
     Raises:
         ValueError: without continuous latent sites, and for discrete ones without enumeration.
-        NotImplementedError: for plates with subsamples.
+        NotImplementedError: for plates with subsamples that they may not have.
     """
     latent: dict[str, LatentSite] = {}
     discrete: list[str] = []
@@ -78,7 +81,8 @@ def model_sites(trace: Trace, drawn: set[str]) -> ModelSites:
     for name, site in nodes.items():
         if site["type"] != "sample":
             continue
-        _check_plates(name, site)
+        if not subsamples:
+            _check_plates(name, site)
         if site_is_subsample(site):
             continue
         nesting = max(nesting, _num_batch_dims(site))
@@ -103,8 +107,11 @@ def model_sites(trace: Trace, drawn: set[str]) -> ModelSites:
         raise ValueError(f"Expected a model with continuous latent sites, but got {found}")
     batch_size = max(1, MEMORY_BUDGET // (8 * size))
     parameters = tuple(name for name, site in nodes.items() if site["type"] == "param")
+    observed = tuple(
+        name for name in trace.observation_nodes if not nodes[name]["infer"].get("_deterministic")
+    )
     return ModelSites(
-        latent, tuple(discrete), parameters, nesting, device, start, dtype, batch_size
+        latent, tuple(discrete), observed, parameters, nesting, device, start, dtype, batch_size
     )
 
 
