@@ -9,21 +9,9 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from pyro_mixtures.infer import (
-    SIWAE_ELBO,
-    AutoDiagonalNormalMixture,
-    BaselinedTrace_ELBO,
-    ImportanceWeighted_ELBO,
-    MarginalizedMixture_ELBO,
-)
+from pyro_mixtures.infer import SIWAE_ELBO, AutoDiagonalNormalMixture, ImportanceWeighted_ELBO
 from tests.infer.mixture_guides import MIXTURES
-
-OBJECTIVES = (
-    BaselinedTrace_ELBO,
-    MarginalizedMixture_ELBO,
-    SIWAE_ELBO,
-    ImportanceWeighted_ELBO,
-)
+from tests.infer.own_objectives import OBJECTIVES
 
 
 @pytest.fixture(autouse=True)
