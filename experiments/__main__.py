@@ -15,6 +15,7 @@ from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.gradient_variance_mixture import GradientVarianceMixture
 from experiments.modes import Modes
 from experiments.modes.exoplanet import Exoplanet
+from experiments.modes.polish import Polish
 from experiments.state_space import StateSpace
 from experiments.weight_gradient_bias import WeightGradientBias
 
@@ -26,6 +27,7 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "gradient-variance-avf": GradientVarianceAVF,
     "gradient-variance-mixture": GradientVarianceMixture,
     "modes": Modes,
+    "polish": Polish,
     "state-space": StateSpace,
     "weight-gradient-bias": WeightGradientBias,
 }

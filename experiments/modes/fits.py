@@ -35,7 +35,7 @@ def fit(target: str, contender: str, seed: int, budget: int, *, draws: int) -> d
     rows: list[dict[str, Any]] = []
     points = None
     seconds = 0.0
-    with _double():
+    with double():
         _warm_up()
         try:
             truth = TARGETS[target]()
@@ -70,7 +70,7 @@ def _timed(states: Iterator[State]) -> Iterator[tuple[State, float]]:
 
 
 @contextlib.contextmanager
-def _double() -> Iterator[None]:
+def double() -> Iterator[None]:
     """New tensors are float64, and contenders' warnings are not the experiment's."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

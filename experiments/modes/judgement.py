@@ -70,6 +70,7 @@ def judge(target: Target, state: State, *, draws: int) -> dict[str, Any]:
         "evidence": found.iw_bound.item(),
         "evidence_error": found.iw_bound_error.item(),
         "khat": found.khat.item(),
+        "effective_sample_size": found.effective_sample_size.item(),
         "gap": target.evidence.value - found.elbo.item(),
         "mended_distance": modes(target, found_in, log_weights.softmax(0))["weight_distance"],
     }
