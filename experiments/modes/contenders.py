@@ -236,8 +236,10 @@ def vbmc(target: Target, seed: int, budget: int) -> Iterator[State]:
             return target.log_density(point).item()
 
     low, high = numpy.quantile(starts, [0.1, 0.9], axis=0)
+    inside = ((starts > low) & (starts < high)).all(1)  # where it wants its first point
+    start = starts[inside.argmax()][None]
     options = {"display": "off", "max_fun_evals": min(budget, 50 * (target.dimension + 2))}
-    search = VBMC(log_density, starts[:1], None, None, low[None], high[None], options=options)
+    search = VBMC(log_density, start, None, None, low[None], high[None], options=options)
     posterior, _ = search.optimize()
     yield State(
         used,
