@@ -37,7 +37,7 @@ class ModelBatches:
     Attributes:
         way: in which batches are evaluated.
         refused: why each of the faster ways is not taken, by its name.
-        flat: coordinates along which all gradients are zero at the points, ``(D,)``.
+        flat: whether the points' gradients are all zero, ``(D,)``; true without gradients.
 
     Raises:
         ValueError: for a log density that is random, and for a way that the model does not allow.
