@@ -85,6 +85,11 @@ class Components:
         raise NotImplementedError
 
     @property
+    def best_transport(self) -> str:
+        """The field that is the default: of least variance, and of those the cheapest."""
+        return next(iter(self.transports))
+
+    @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The tensors that samples move with."""
         raise NotImplementedError

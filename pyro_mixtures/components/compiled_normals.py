@@ -108,7 +108,7 @@ class CompiledNormals:
         known: Densities | None,
         groups: Tensor | None,
         transport: Callable[..., Tensor] | None,
-    ) -> tuple[Tensor, ...] | None:
+    ) -> tuple[tuple[Tensor, ...], Tensor] | None:
         """Of the logits, the means and the factor, by those at samples.
 
         Args:
@@ -120,8 +120,9 @@ class CompiledNormals:
             transport: that moves weight within groups; None if the logits get no gradient.
 
         Returns:
-            The gradients, or None if the loops do not compute the transport, or a path is too long
-            for them.
+            The gradients, and the contributions of the weights at each sample, ``(*B, S, K)``,
+            zero where they have no part; or None if the loops do not compute the transport, or a
+            path is too long for them.
         """
         computed = ((name, self._transports.get(name)) for name in FIELDS)
         field = next((name for name, field in computed if field is transport), None)
@@ -134,17 +135,17 @@ class CompiledNormals:
         log_joint, log_prob = (x.to(torch.float64).contiguous() for x in known)
         labels = groups if groups is None else groups.contiguous()
         rule = FIELDS[field], *map(float, NODES[z.dtype])
-        result = [torch.empty_like(x) for x in (self._locs, self._factor, logits)]
+        result = [torch.empty_like(x) for x in (log_joint, self._locs, self._factor, logits)]
         here = z, grad, self._locs, self._factor, logits, log_joint, log_prob, labels
         if self._run("sample_gradients", *here, *rule, *result, count=z.shape[-2]) != 0:
             return None
-        by_locs, by_factor, by_logits = result
-        return by_logits, by_locs, by_factor
+        moved, by_locs, by_factor, by_logits = result
+        return (by_logits, by_locs, by_factor), moved
 
-    def groups(self, cut: float) -> Tensor | None:
-        """Labels of groups of overlapping components, ``(*B, K)``."""
+    def groups(self, cut: float, chained: bool) -> Tensor | None:
+        """Labels of groups of overlapping components, or of chains of them, ``(*B, K)``."""
         labels = torch.empty(*self._batch, self._K, dtype=torch.int64)
-        status = self._run("complete_linkage", self._locs, self._factor, labels, cut)
+        status = self._run("linkage", self._locs, self._factor, labels, cut, int(chained))
         return None if status is None else labels
 
 

@@ -161,13 +161,14 @@ def density_gradients(
 @loop
 def sample_gradients(
     unit, z, grad, locs, scales, logits, log_joint, log_prob, labels, field, base, slope, bend,
-    grad_locs, grad_scales, grad_logits, B, R, K, S, D, first, last,
+    moved, grad_locs, grad_scales, grad_logits, B, R, K, S, D, first, last,
 ):  # fmt: skip
     """Gradients of the parameters by those at samples, the logits' by a field within groups.
 
     The field is ``DISPLACEMENT``, with its rule for the number of nodes, ``TELESCOPING``, or
     ``NONE`` if the logits get no gradient. Labels at an address of zero are of one group. The
-    result is 1 if a path is too long for the nodes that there are, else 0.
+    contributions that were ``moved`` at each sample are float64. The result is 1 if a path is too
+    long for the nodes that there are, else 0.
     """
     z, grad = array(z, (B, S, D), unit), array(grad, (B, S, D), unit)
     locs, scales = array(locs, (B, K, D), unit), array(scales, (B, R, D), unit)
@@ -175,8 +176,8 @@ def sample_gradients(
     log_joint, log_prob = array(log_joint, (B, S, K), 1.0), array(log_prob, (B, S), 1.0)
     grouped, labels = labels != 0, array(labels, (B, K), numpy.int64(1))
     grad_locs, grad_scales = array(grad_locs, (B, K, D), unit), array(grad_scales, (B, R, D), unit)
-    grad_logits = array(grad_logits, (B, K), unit)
-    log_weights, within, totals = numpy.empty(K), numpy.empty(K), numpy.zeros(K)
+    grad_logits, moved = array(grad_logits, (B, K), unit), array(moved, (B, S, K), 1.0)
+    log_weights, within, totals = numpy.empty(K), numpy.empty(K), numpy.empty(K)
     by_locs, by_scales, inverse, log_scales = rows(K, D), rows(R, D), rows(R, D), rows(R, D)
     place, flow, back, work = rows(3, D), rows(3, D), rows(MAX_NODES, D), rows(3, MAX_NODES + D)
     own = rows(3 * K if field == TELESCOPING else 0, D)
@@ -200,6 +201,7 @@ def sample_gradients(
         grad_locs[b] = by_locs[:, :D]
         grad_scales[b] = by_scales[:, :D]
         grad_logits[b] = 0
+        moved[b] = 0
         if field == NONE:
             continue
         log_softmax(logits[b], log_weights)
@@ -213,14 +215,13 @@ def sample_gradients(
         for group in range(K):
             if label[group] != group or not _shares(log_weights, label, group, within):
                 continue
-            totals[:] = 0
             if field == TELESCOPING:
                 for s in range(S):
                     factors(
                         z[b, s], locs[b], inverse, log_scales, group, label, within, own, place
                     )
                     here = grad[b, s], log_prob[b, s]
-                    contributions(*here, group, label, own, place, flow, totals)
+                    contributions(*here, group, label, own, place, flow, moved[b, s])
             else:
                 volume = hub(within, locs[b], scales[b], place)
                 for j in range(K):
@@ -230,13 +231,14 @@ def sample_gradients(
                     count, growth = path(locs[b, j], scale, place, flow, back, (base, slope, bend))
                     if count > MAX_NODES:
                         return 1
-                    totals[j] = contribution(
-                        z[b], grad[b], log_prob[b], place, volume, flow, back, count, growth, work
-                    )
+                    samples = z[b], grad[b], log_prob[b], place, volume
+                    contribution(*samples, flow, back, count, growth, work, moved[b, :, j])
             average = 0.0
             for j in range(K):
-                if log_weights[j] == -math.inf:
-                    totals[j] = 0  # far away it may have overflown
+                totals[j] = 0
+                if log_weights[j] > -math.inf:  # else, far away, it may have overflown
+                    for s in range(S):
+                        totals[j] += moved[b, s, j]
                 average += within[j] * totals[j]
             for j in range(K):
                 if label[j] == group:
@@ -263,11 +265,11 @@ def _shares(log_weights, labels, group, within):
 
 
 @loop
-def complete_linkage(unit, locs, scales, labels, cut, B, R, K, D, first, last):
+def linkage(unit, locs, scales, labels, cut, chained, B, R, K, D, first, last):
     """Labels of the groups of overlapping components; 0 if each mixture is one group, else 1.
 
-    They are those of :func:`~pyro_mixtures.numerics.linkage.complete_linkage` by Bhattacharyya
-    distances.
+    They are those of :mod:`~pyro_mixtures.numerics.linkage` by Bhattacharyya distances: by single
+    linkage if ``chained``, else by complete linkage.
     """
     locs, scales = array(locs, (B, K, D), unit), array(scales, (B, R, D), unit)
     labels = array(labels, (B, K), numpy.int64(1))
@@ -303,8 +305,10 @@ def complete_linkage(unit, locs, scales, labels, cut, B, R, K, D, first, last):
             for k in range(K):
                 if labels[b, k] == left:
                     labels[b, k] = kept
-                largest = max(distance[kept, k], distance[left, k])
-                distance[kept, k] = distance[k, kept] = largest
+                nearest, furthest = distance[kept, k], distance[left, k]
+                if nearest > furthest:
+                    nearest, furthest = furthest, nearest
+                distance[kept, k] = distance[k, kept] = nearest if chained else furthest
         for k in range(K):
             several |= labels[b, k] != 0
     return several

@@ -19,9 +19,9 @@ from pyro_mixtures.velocity.adaptive_displacement import Transported, variance_g
 from pyro_mixtures.velocity.displacement import displacement
 from pyro_mixtures.velocity.telescoping import normal_cdf
 
-MOST = 2**20
-"""Numbers S x K x D of all mixtures up to which compiled loops are faster than torch's matrix
-products."""
+MOST = 2**18
+"""Numbers S x K x D of a mixture with several samples up to which compiled loops are faster than
+torch's matrix products; few dimensions cost as much as 16."""
 
 
 class Normals(Components):
@@ -57,6 +57,14 @@ class Normals(Components):
         return self.scale.transports
 
     @property
+    def best_transport(self):
+        """In one dimension there is but one field, and one way to it has no integral."""
+        one = self.event_shape.numel() == 1 and self.scale.own is self.scale
+        if one and self.scale.compiles and "telescoping" in self.transports:
+            return "telescoping"
+        return super().best_transport
+
+    @property
     def parameters(self):
         return self.given
 
@@ -87,7 +95,7 @@ class Normals(Components):
         if not self.scale.compiles or not serves(*self.given, *samples):
             return None
         count = samples[0].shape[-2] if samples else 1
-        if self.given[0].numel() * count > MOST:
+        if count > 1 and count * self.num_components * max(self.event_shape.numel(), 16) > MOST:
             return None
         locs, factor = self.given
         return CompiledNormals(locs, factor, self.scale.compiled_transports(count))

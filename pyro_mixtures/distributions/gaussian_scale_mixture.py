@@ -26,12 +26,13 @@ class GaussianScaleMixture(ParametricMixture):
         component_logits: unnormalized log weights, shape ``(*B, K)``.
         component_scale: the sizes :math:`\lambda > 0`, shape ``(*B, K)``.
         locs: means :math:`\mu`, shape ``(*B, K, D)``, or None for zero.
-        transport: the velocity field for the weights: ``"displacement"`` (components flow to a
-            moment-matched hub), ``"radial"`` (they shrink or grow about their means, which then
-            move along lines; without ``locs`` the same field as displacement),
-            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``) or
-            ``"implicit"`` (samples keep their conditional quantiles, coordinate after coordinate:
-            Figurnov et al., to compare with; arrays of shape ``S x K x D``, in slices).
+        transport: the velocity field for the weights, ``"auto"`` for the first of them:
+            ``"displacement"`` (components flow to a moment-matched hub), ``"radial"`` (they shrink
+            or grow about their means, which then move along lines; without ``locs`` the same field
+            as displacement), ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K
+            x D``) or ``"implicit"`` (samples keep their conditional quantiles, coordinate after
+            coordinate: Figurnov et al., to compare with; arrays of shape ``S x K x D``, in
+            slices).
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
             their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
@@ -79,7 +80,7 @@ class GaussianScaleMixture(ParametricMixture):
         component_scale: Tensor,
         locs: Tensor | None = None,
         *,
-        transport: str = "displacement",
+        transport: str = "auto",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:

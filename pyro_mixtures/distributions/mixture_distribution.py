@@ -58,7 +58,9 @@ class MixtureDistribution(FiniteMixture):
     term of your own of the same sample. The score function then lacks the cost of that term.
 
     Attributes:
-        transport: the name of the field that moves weight, one of ``transports``.
+        transport: the name of the field that moves weight, one of ``transports``. ``"auto"`` means
+            the one of least variance, which is the first of them; of diagonal Normals in one
+            dimension, where there is but one field, it is ``"telescoping"``, which needs no nodes.
         weight_gradient: see above.
         blending: what was learned of the shares of transport and score function within groups, or
             None (:class:`~pyro_mixtures.samples.blending.Blending`).
@@ -73,12 +75,12 @@ class MixtureDistribution(FiniteMixture):
     kept_groups: KeptGroups | None = None
 
     def _set_up(
-        self, components: Components, logits: Tensor, transport: str | None, weight_gradient: str
+        self, components: Components, logits: Tensor, transport: str, weight_gradient: str
     ) -> None:
         """What every mixture is made of; the shapes are the caller's."""
         self.components, self.component_logits = components, logits
-        transport = next(iter(self.transports)) if transport is None else transport
-        check_choice("transport", transport, tuple(self.transports))
+        check_choice("transport", transport, ("auto", *self.transports))
+        transport = components.best_transport if transport == "auto" else transport
         check_choice("weight_gradient", weight_gradient, WEIGHT_GRADIENTS)
         self.transport, self.weight_gradient = transport, weight_gradient
         if not components.has_rsample:

@@ -24,8 +24,9 @@ class MixtureOfDiagNormals(ParametricMixture):
         locs: means :math:`\mu`, shape ``(*B, K, D)``.
         coord_scale: standard deviations :math:`\sigma > 0`, shape ``(*B, K, D)``.
         component_logits: unnormalized log weights, shape ``(*B, K)``.
-        transport: the velocity field for the weights: ``"displacement"`` (components slide to a
-            moment-matched hub; matrix products only), ``"telescoping"`` (one coordinate at a
+        transport: the velocity field for the weights, ``"auto"`` for the first of them, or the
+            second in one dimension, where all are the same: ``"displacement"`` (components slide
+            to a moment-matched hub; matrix products only), ``"telescoping"`` (one coordinate at a
             time, to the product of the marginals; exact, but arrays of shape ``S x K x D``) or
             ``"implicit"`` (samples keep their conditional quantiles, coordinate after coordinate:
             Figurnov et al., to compare with; arrays of shape ``S x K x D``, in slices).
@@ -77,7 +78,7 @@ class MixtureOfDiagNormals(ParametricMixture):
         coord_scale: Tensor,
         component_logits: Tensor,
         *,
-        transport: str = "displacement",
+        transport: str = "auto",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:

@@ -23,11 +23,11 @@ class MixtureOfNormals(ParametricMixture):
         locs: means :math:`\mu`, shape ``(*B, K, D)``.
         scale_tril: the lower triangular L with positive diagonals, shape ``(*B, K, D, D)``.
         component_logits: unnormalized log weights, shape ``(*B, K)``.
-        transport: the velocity field for the weights: ``"displacement"`` (components flow to a
-            Normal with the mean and covariance of the mixture), ``"telescoping"`` (one
-            coordinate at a time, by conditional distribution functions) or ``"implicit"``
-            (samples keep the mixture's conditional quantiles, coordinate after coordinate:
-            Figurnov et al., to compare with).
+        transport: the velocity field for the weights, ``"auto"`` for the first of them:
+            ``"displacement"`` (components flow to a Normal with the mean and covariance of the
+            mixture), ``"telescoping"`` (one coordinate at a time, by conditional distribution
+            functions) or ``"implicit"`` (samples keep the mixture's conditional quantiles,
+            coordinate after coordinate: Figurnov et al., to compare with).
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
             their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
@@ -73,7 +73,7 @@ class MixtureOfNormals(ParametricMixture):
         scale_tril: Tensor,
         component_logits: Tensor,
         *,
-        transport: str = "displacement",
+        transport: str = "auto",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:

@@ -61,11 +61,12 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
     Args:
         mixture_distribution: a ``Categorical`` with K categories and batch shape ``B``.
         component_distribution: a distribution of batch shape ``(*B, K)`` and event shape ``E``.
-        transport: the velocity field for the weights: ``"telescoping"`` (one coordinate at a time,
-            to the product of the mixture's marginals); for Normal components, also of low rank,
-            ``Logistic``, ``Gumbel`` and ``Cauchy`` ones ``"displacement"`` (they flow to a hub of
-            their own family); for Normal ones ``"implicit"``, too. The default is displacement
-            for Normal components and telescoping for others.
+        transport: the velocity field for the weights, ``"auto"`` for the first of them:
+            ``"telescoping"`` (one coordinate at a time, to the product of the mixture's
+            marginals); for Normal components, also of low rank, ``Logistic``, ``Gumbel`` and
+            ``Cauchy`` ones ``"displacement"`` (they flow to a hub of their own family); for Normal
+            ones ``"implicit"``, too. The default is displacement for Normal components and
+            telescoping for others.
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
             their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
@@ -98,7 +99,7 @@ class MixtureSameFamily(MixtureDistribution, pyro.distributions.MixtureSameFamil
         mixture_distribution: Categorical,
         component_distribution: Distribution,
         *,
-        transport: str | None = None,
+        transport: str = "auto",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:

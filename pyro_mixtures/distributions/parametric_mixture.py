@@ -86,7 +86,7 @@ class ParametricMixture(ParametricDistribution, MixtureDistribution):
         return kind(
             **dict(zip(kind.component_parameters, components.parameters, strict=False)),
             component_logits=logits,
-            transport=self.transport if kept else next(iter(kind.transports)),
+            transport=self.transport if kept else "auto",
             weight_gradient=self.weight_gradient,
             validate_args=self._validate_args,
         )

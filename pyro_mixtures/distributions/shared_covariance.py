@@ -65,7 +65,7 @@ class MixtureOfNormalsSharedCovariance(ParametricMixture):
         scale_tril: Tensor,
         component_logits: Tensor,
         *,
-        transport: str = "displacement",
+        transport: str = "auto",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:
@@ -96,12 +96,13 @@ class MixtureOfDiagNormalsSharedCovariance(ParametricMixture):
         locs: means :math:`\mu`, shape ``(*B, K, D)``.
         coord_scale: standard deviations :math:`\sigma > 0`, shape ``(*B, D)``.
         component_logits: unnormalized log weights, shape ``(*B, K)``.
-        transport: the velocity field for the weights: ``"displacement"`` (components slide to a
-            moment-matched hub, in the space that the means span), ``"pairwise"`` (mass moves along
-            the lines between the means; arrays of shape ``S x K x K``, in slices),
-            ``"telescoping"`` (one coordinate at a time; arrays of shape ``S x K x D``, in slices)
-            or ``"implicit"`` (samples keep their conditional quantiles, coordinate after
-            coordinate: Figurnov et al., to compare with; arrays as for telescoping).
+        transport: the velocity field for the weights, ``"auto"`` for the first of them:
+            ``"displacement"`` (components slide to a moment-matched hub, in the space that the
+            means span), ``"pairwise"`` (mass moves along the lines between the means; arrays of
+            shape ``S x K x K``, in slices), ``"telescoping"`` (one coordinate at a time; arrays of
+            shape ``S x K x D``, in slices) or ``"implicit"`` (samples keep their conditional
+            quantiles, coordinate after coordinate: Figurnov et al., to compare with; arrays as for
+            telescoping).
         weight_gradient: ``"clustered"``, ``"pathwise"`` or ``"hybrid"``: how the weights get
             their gradient (:class:`~pyro_mixtures.distributions.MixtureDistribution`).
         validate_args: check the values of the arguments and of ``log_prob``'s argument (to be set
@@ -147,7 +148,7 @@ class MixtureOfDiagNormalsSharedCovariance(ParametricMixture):
         coord_scale: Tensor,
         component_logits: Tensor,
         *,
-        transport: str = "displacement",
+        transport: str = "auto",
         weight_gradient: str = "clustered",
         validate_args: bool | None = None,
     ) -> None:

@@ -83,33 +83,47 @@ def sample_gradients(
     weigh = rule.transport is not None and (alone or groups is not None)
     if used is False:
         _check_alone(components, known.grouping, rule, *passed[:1])
-    compiled = None if rule.draws is not None else components.compiled(place, grad)
+    transport = rule.transport if weigh else None
+    compiled = components.compiled(place, grad)
+    found: tuple[tuple[Tensor, ...], Tensor | None] | None = None
     if compiled is not None:
-        transport = rule.transport if weigh else None
         found = compiled.sample_gradients(logits, place, grad, densities, groups, transport)
-        if found is not None:
-            return _typed(found, (logits, *parameters))
-    here = SampleRecord(components, logits, place, known.grouping, densities).cast()
-    dtype = here.log_prob.dtype
-    weighting = None
-    if weigh:
-        within = within_group(here.log_weights, groups)
+    here = SampleRecord(components, logits, place, known.grouping, densities)
+    if found is None:
         precision = torch.promote_types(logits.dtype, torch.float32)
-        weighting = Weighting(rule.transport, within, precision, rule.learns)
-    gradients, contributions = here.components.pullback(here, grad.to(dtype), weighting)
-    if weighting is None or contributions is None:
-        return _typed((torch.zeros_like(logits), *gradients), (logits, *parameters))
-    total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
-    # of a component without weight, far away, it may have overflown
-    total = total.masked_fill((here.log_weights == -math.inf).unsqueeze(-2), 0)
-    average = (weighting.within.to(total) @ total.mT).squeeze(-1)  # (*B, K or 1)
-    by_logits = here.log_weights.exp() * (total.squeeze(-2) - average)
-    if rule.draws is not None and groups is not None:
+        found = _by_torch(here.cast(), rule, grad, groups, weigh, precision)
+    (by_logits, *gradients), contributions = found
+    if rule.draws is not None and groups is not None and contributions is not None:
         shares = passed[1] if passed else rule.draws.shares(groups)
         by_logits = by_logits * shares.to(by_logits)
         if itself and not torch.compiler.is_compiling():  # what is told has no place in a graph
             rule.draws.tell_transport(here.transported(contributions, groups))
     return _typed((by_logits, *gradients), (logits, *parameters))
+
+
+def _by_torch(
+    here: SampleRecord,
+    rule: Rule,
+    grad: Tensor,
+    groups: Tensor | None,
+    weigh: bool,
+    precision: torch.dtype,
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Gradients of the logits and of the parameters, and the contributions of the weights."""
+    dtype = here.log_prob.dtype
+    weighting = None
+    if weigh:
+        within = within_group(here.log_weights, groups)
+        weighting = Weighting(rule.transport, within, precision, rule.learns)
+    gradients, contributions = here.components.pullback(here, grad.to(dtype), weighting)
+    if weighting is None or contributions is None:
+        return (torch.zeros_like(here.logits), *gradients), None
+    total = contributions.sum(-2, keepdim=True)  # (*B, 1, K)
+    # of a component without weight, far away, it may have overflown
+    total = total.masked_fill((here.log_weights == -math.inf).unsqueeze(-2), 0)
+    average = (weighting.within.to(total) @ total.mT).squeeze(-1)  # (*B, K or 1)
+    by_logits = here.log_weights.exp() * (total.squeeze(-2) - average)
+    return (by_logits, *gradients), contributions
 
 
 def _typed(gradients: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -63,9 +63,8 @@ class Grouping:
 
         def find() -> Tensor:
             cut = linkage_cut(components.event_shape.numel())
-            few = not chained and components.num_components < MANY
-            compiled = components.compiled() if few else None
-            labels = None if compiled is None else compiled.groups(cut)
+            compiled = components.compiled() if components.num_components < MANY else None
+            labels = None if compiled is None else compiled.groups(cut, chained)
             return linkage(components.distances(), cut) if labels is None else labels
 
         with torch.no_grad():

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from pyro_mixtures.components import Components
-from pyro_mixtures.numerics.precision import widest
+from pyro_mixtures.numerics.precision import LEAST_EXPONENT, widest
 from pyro_mixtures.samples.groups import Grouping
 from pyro_mixtures.samples.weights import group_shares, within_group
+
+MANY = 2**12
+"""Numbers from which on it pays to bound exponents before they are too small for the processor's
+fast way (:data:`~pyro_mixtures.numerics.precision.LEAST_EXPONENT`)."""
 
 
 class SampleRecord:
@@ -73,7 +80,10 @@ class SampleRecord:
             return densities
         log_weights, each = self._evaluated()
         log_joint = log_weights.unsqueeze(-2) + each
-        return log_joint, log_joint.logsumexp(-1, keepdim=True)
+        if log_joint.numel() < MANY:
+            return log_joint, log_joint.logsumexp(-1, keepdim=True)
+        least = log_joint.detach().amax(-1, keepdim=True) + LEAST_EXPONENT[log_joint.dtype]
+        return log_joint, log_joint.clamp_min(least).logsumexp(-1, keepdim=True)
 
     @property
     def log_weights(self) -> Tensor:
@@ -92,7 +102,13 @@ class SampleRecord:
         r""":math:`r_j = \pi_j q_j / q`, ``(*B, S, K)``."""
         if self._responsibilities is None:
             log_joint, log_prob = self.densities
-            self._responsibilities = (log_joint - log_prob).exp()
+            exponent = log_joint - log_prob
+            if exponent.numel() < MANY:
+                self._responsibilities = exponent.exp()
+            else:
+                least = LEAST_EXPONENT[exponent.dtype]
+                bounded = exponent.clamp_min(least).exp()
+                self._responsibilities = threshold(bounded, math.exp(least + 0.01), 0.0)
         return self._responsibilities
 
     @property

@@ -114,8 +114,8 @@ def path(loc, scale, place, flow, back, precision):
 
 
 @loop
-def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, work):
-    """The sum over samples of the weight contributions of a component.
+def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, work, result):
+    """Weight contributions of a component.
 
     Args:
         z: ``(S, D)``.
@@ -128,13 +128,13 @@ def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, wo
         count: of the nodes.
         growth: of the path.
         work: three rows, of at least ``MAX_NODES`` numbers.
+        result: for the contribution of each sample, ``(S,)``.
     """
     mean, stddev, inverse = place[0], place[1], place[2]
     rate, drift, shift = flow[0], flow[1], flow[2]
     standard, centered, exponent = work[0], work[1], work[2]
     D = z.shape[1]
     start = count * (count - 1) // 2
-    total = 0.0
     for s in range(len(z)):
         speed = 0.0
         for d in range(D):
@@ -151,5 +151,4 @@ def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, wo
         integral = 0.0
         for t in range(count):
             integral += exp(exponent[t])
-        total += integral * speed
-    return total
+        result[s] = integral * speed

@@ -57,8 +57,8 @@ def factors(z, locs, inverse, log_scales, group, labels, within, own, hub):
 
 
 @loop
-def contributions(grad, log_prob, group, labels, own, hub, work, totals):
-    """Add the weight contributions of a sample, averaged over both orders of the coordinates.
+def contributions(grad, log_prob, group, labels, own, hub, work, result):
+    """Weight contributions at a sample, averaged over both orders of the coordinates.
 
     Args:
         grad: ``(D,)``.
@@ -68,7 +68,7 @@ def contributions(grad, log_prob, group, labels, own, hub, work, totals):
         own: of the components, as ``factors`` left them.
         hub: of the hub.
         work: two rows.
-        totals: of the components, ``(K,)``; those of the group grow.
+        result: for those of the group's components, ``(K,)``.
     """
     forward, reverse = work[0], work[1]
     K = len(labels)
@@ -94,4 +94,4 @@ def contributions(grad, log_prob, group, labels, own, hub, work, totals):
             second = reverse[d] if reverse[d] < LARGEST else LARGEST
             others = (exp(first) + exp(second)) / 2
             total += grad[d] * (sf[k, d] * hub[1, d] - cdf[k, d] * hub[2, d]) * others
-        totals[k] += total
+        result[k] = total
