@@ -15,19 +15,22 @@ from pyro_mixtures.distributions import (
     MixtureOfDiagNormals,
     MixtureOfNormals,
 )
+from pyro_mixtures.infer.search.elbo_record import ElboRecord
 from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.growing import DEPTHS, Candidates, grown
+from pyro_mixtures.infer.search.improving import GROWN_UP, endless, improved
 from pyro_mixtures.infer.search.natural_normals import DiagonalNormals, FullNormals
-from pyro_mixtures.infer.search.parts import TRUST, Parts
-from pyro_mixtures.infer.search.sample_store import SampleStore, Seen
+from pyro_mixtures.infer.search.sample_store import SampleStore
 from pyro_mixtures.infer.search.search_state import restore, state_of
 from pyro_mixtures.infer.search.simplifying import (
+    dead_below,
+    ended,
     refitted,
     without_dead,
     without_doubles,
     without_needless,
 )
-from pyro_mixtures.infer.search.starts import prior_scale, started
+from pyro_mixtures.infer.search.starts import check_starts, prior_scale, started
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
 
 KINDS = {"full": FullNormals, "diagonal": DiagonalNormals}
@@ -57,26 +60,6 @@ CYCLE = EVERY * len(DEPTHS)
 
 SETTLING = 60
 """Steps at the end, in which nothing is added and step sizes fall."""
-
-YOUNG, GROWN_UP = 15, 20
-"""Steps in which a component keeps its first weight, and after which it may be dead."""
-
-LEAST = 1.5e-3
-"""Weight of a young component at least."""
-
-UP, DOWN, LEAST_TRUST = 1.1, 0.8, 0.02
-"""Of the trust region, after a step that was a gain or a loss for a component (VIPS)."""
-
-RATE, LARGEST = 0.5, 2.0
-"""Of a step of the logarithms of the weights, and its length at most."""
-
-GAIN, SPREAD, EXACT, SLOW = 0.01, 0.05, 0.01, 0.01
-"""The ELBO is flat if in a cycle it gains less nats than the first, and the variance of log p -
-log q is below the second; or if that is below the third; or, in many dimensions, if the gain is
-below the fourth times the variance, so that to close the gap would take very long."""
-
-TOO_WIDE = 1e4
-"""Standard deviations of the prior: a component as wide as that has no end."""
 
 
 class ModeSearch:
@@ -110,7 +93,6 @@ class ModeSearch:
         evaluations: counts them (:class:`~pyro_mixtures.infer.search.evaluations.Evaluations`).
         optima: what the ascents have found.
         converged: share of the ascents that have ended at an optimum.
-        elbos: in each step, by its samples.
         improper: coordinates along which the density has no end, as it seems.
         log: what was added and left out, and when.
         stopped: ``None`` while it grows, and then why that has ended: ``"flat"``, ``"budget"``,
@@ -148,7 +130,7 @@ class ModeSearch:
         seed: int = 0,
         executor: Executor | None = None,
     ) -> None:
-        _check_starts(starts)
+        check_starts(starts)
         if max_evaluations is None:
             dimension = min(starts.shape[-1], LARGEST_FULL)
             max_evaluations = int(EVALUATIONS * max(1.0, dimension / PLAIN_DIMENSION))
@@ -167,8 +149,7 @@ class ModeSearch:
         self.kind = KINDS[covariance]
         self.generator = torch.Generator().manual_seed(seed)
         self.store = SampleStore(BATCHES, self._wanted(), [], [])
-        self.elbos: list[float] = []
-        self.spreads: list[float] = []
+        self.record = ElboRecord()
         self.counts: list[int] = []
         self.log: list[str] = []
         self.improper: list[int] = []
@@ -178,6 +159,11 @@ class ModeSearch:
         self.candidates: Any = None
         self.optima: Any = None
         self.converged = 0.0
+
+    @property
+    def elbos(self) -> list[float]:
+        """In each step, by its samples."""
+        return self.record.elbos
 
     @property
     def done(self) -> bool:
@@ -202,16 +188,14 @@ class ModeSearch:
         """Whether there are as many components as there may be."""
         return len(self.parts) >= self._cap
 
-    def _endless(self) -> list[int]:
-        """Coordinates in which a component with weight is wider than any proper posterior."""
-        heavy = self.parts.log_weights > math.log(LEAST)
-        wide = self.parts.normals.stddevs[heavy] > TOO_WIDE * self.scale
-        return wide.any(0).nonzero().squeeze(-1).tolist()
-
     def _wanted(self) -> int:
         """Samples of each component in a step: of a Hessian D unknowns a row, or one."""
         unknowns = self.starts.shape[-1] if self.kind is FullNormals else 1
         return max(8 if self.kind is FullNormals else 16, 2 * math.ceil(unknowns / 2))
+
+    @property
+    def _many_dimensions(self) -> bool:
+        return self.starts.shape[-1] > PLAIN_DIMENSION
 
     @property
     def _cap(self) -> int:
@@ -299,58 +283,27 @@ class ModeSearch:
 
     def _improve(self, share: float) -> None:
         """A natural gradient step of all components and of the weights."""
-        parts = self.parts
-        seen = self.store.draw(self.evaluations, parts, self.generator)
+        seen = self.store.draw(self.evaluations, self.parts, self.generator)
         newest = self.store.batches[-1]
         self.candidates.add(newest.z, newest.values)
-        log_q = seen.log_q(parts.log_weights)
-        responsibilities = (
-            seen.scaled * (parts.log_weights + (seen.largest - log_q)[:, None]).exp()
-        )
-        score = parts.normals.score(seen.whitened, responsibilities, seen.inverse)
-        gains = seen.gains(log_q)
-        residual = torch.where(seen.with_mass.unsqueeze(-1), seen.gradients - score, 0.0)
-        means = seen.weights.mT @ gains  # (K,)
-        trusts = parts.trusts * torch.where(means > parts.gains, UP, DOWN)
-        trusts = trusts.clamp(LEAST_TRUST, TRUST)
-        normals, _ = parts.normals.moved(
-            seen.whitened, seen.weights, residual, share * trusts, seen.jumps
-        )
-        elbo = self._measured(gains, means, seen)
-        change = RATE * max(share, 0.1) * (means - elbo)
-        log_weights = (parts.log_weights + change.clamp(-LARGEST, LARGEST)).log_softmax(0)
-        least = torch.where(parts.ages < YOUNG, math.log(LEAST), -math.inf)
-        log_weights = torch.maximum(log_weights, least).log_softmax(0)
-        self.parts = Parts(normals, log_weights, parts.ages + 1, trusts, means)
-
-    def _measured(self, gains: Tensor, means: Tensor, seen: Seen) -> float:
-        """The ELBO of the components that have had time, which is kept with its variance."""
-        parts = self.parts
-        old = parts.ages > GROWN_UP
-        weights = parts.log_weights
-        if bool(old.any()):
-            weights = torch.where(old, weights, -math.inf)
-        weights = weights.softmax(0)
-        elbo = float(weights @ means)
-        self.elbos.append(elbo)
-        self.spreads.append(float(weights @ (seen.weights.mT @ (gains - elbo).square())))
-        return elbo
+        self.parts, elbo, spread = improved(self.parts, seen, share)
+        self.record.add(elbo, spread)
 
     def _tidy(self) -> None:
         before = len(self.parts)
-        self.parts = without_dead(self.parts, min_weight=_dead_below(before), min_age=GROWN_UP)
+        self.parts = without_dead(self.parts, min_weight=dead_below(before), min_age=GROWN_UP)
         if len(self.parts) < before:
             self._note(f"{before - len(self.parts)} without weight left out")
 
     def _grow_or_stop(self) -> None:
-        self.improper = self._endless()
+        self.improper = endless(self.parts, self.scale)
         if self.improper:
             self.settle("improper")
             return
         recent = sum(self.counts[-EVERY:]) / EVERY
         if self.evaluations.count + SETTLING * recent > self.max_evaluations:
             self.settle("budget")
-        elif self._is_flat():
+        elif self.record.is_flat(CYCLE, many_dimensions=self._many_dimensions):
             self.settle("flat")
         if self.stopped is None or self.num_components is not None:
             self._grow()
@@ -362,16 +315,6 @@ class ModeSearch:
         seen = self.store.seen(self.parts)
         self.parts = without_needless(refitted(self.parts, seen), seen)
         self._note(f"{before - len(self.parts)} needless left out")
-
-    def _is_flat(self) -> bool:
-        if len(self.elbos) < 3 * CYCLE:
-            return False
-        recent, before = self.elbos[-CYCLE:], self.elbos[-2 * CYCLE : -CYCLE]
-        spread = sum(self.spreads[-CYCLE:]) / CYCLE
-        gain = (sum(recent) - sum(before)) / CYCLE
-        if self.starts.shape[-1] > PLAIN_DIMENSION and gain < SLOW * spread:
-            return True
-        return spread < EXACT or (gain < GAIN and spread < SPREAD)
 
     def _grow(self) -> None:
         before = len(self.parts)
@@ -399,18 +342,9 @@ class ModeSearch:
     def _finish(self) -> None:
         if not self.store.batches:  # interrupted before the first step
             return
-        parts = self.parts
-        drawn = parts.ages > 0
-        if not bool(drawn.all()):  # interrupted after it grew: no sample knows the new ones
-            if self.num_components is not None:
-                return
-            parts = parts.chosen(drawn)
-        seen = self.store.seen(parts)
-        parts = refitted(parts, seen)
-        if self.num_components is None:
-            parts = without_doubles(parts)
-            parts = without_dead(parts, min_weight=_dead_below(len(parts)), min_age=0)
-            parts = refitted(parts, self.store.seen(parts))
+        parts = ended(self.parts, self.store, fixed=self.num_components is not None)
+        if parts is None:
+            return
         before, self.parts = len(self.parts), parts
         if len(parts) < before:
             self._note(f"{before - len(parts)} needless left out")
@@ -420,23 +354,4 @@ class ModeSearch:
         self.log.append(
             f"step {len(self.elbos)}, K = {len(self.parts)},"
             f" {self.evaluations.count} evaluations: {event}"
-        )
-
-
-def _dead_below(count: int) -> float:
-    """Weight below which one of so many components is of no use."""
-    return min(1e-3, 0.02 / count)
-
-
-def _check_starts(starts: Tensor) -> None:
-    if starts.dim() != 2 or len(starts) < 2 or not bool(starts.isfinite().all()):
-        raise ValueError(
-            "Expected starts of shape (B, D) with B of at least 2, all finite, but got shape"
-            f" {tuple(starts.shape)}"
-        )
-    same = (starts == starts[0]).all(0).nonzero().squeeze(-1).tolist()
-    if same or starts.shape[1] == 0:
-        raise ValueError(
-            "Expected starts that differ in each coordinate, since their spread is taken for its"
-            f" scale, but got shape {tuple(starts.shape)} with all rows the same in {same}"
         )

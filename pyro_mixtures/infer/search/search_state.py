@@ -23,8 +23,11 @@ Search = Any
 SETTINGS = ("starts", "num_components", "max_evaluations", "covariance", "seed")
 """Of a search, which those of the state must equal."""
 
-PLAIN = ("elbos", "spreads", "counts", "log", "improper", "stopped", "settling", "converged")
+PLAIN = ("counts", "log", "improper", "stopped", "settling", "converged")
 """Attributes that are numbers, words, or lists of these."""
+
+RECORDED = ("elbos", "spreads")
+"""Of each step."""
 
 PROBES = 8
 """Points at which a density is compared with that of the state."""
@@ -37,8 +40,9 @@ def state_of(search: Search) -> dict[str, Any]:
     """Tensors, numbers and words, in lists and dicts, which ``torch.load`` reads as weights."""
     state = {name: getattr(search, name) for name in SETTINGS}
     state |= {name: getattr(search, name) for name in PLAIN}
-    for name in ("elbos", "spreads", "counts", "log", "improper"):
+    for name in ("counts", "log", "improper"):
         state[name] = list(state[name])
+    state |= {name: list(getattr(search.record, name)) for name in RECORDED}
     state["evaluations"] = {name: getattr(search.evaluations, name) for name in COUNTED}
     state["generator"] = search.generator.get_state()
     store, candidates = search.store, search.candidates
@@ -74,6 +78,8 @@ def restore(search: Search, state: dict[str, Any]) -> None:
     for name in PLAIN:
         value = state[name]
         setattr(search, name, list(value) if isinstance(value, list) else value)
+    for name in RECORDED:
+        setattr(search.record, name, list(state[name]))
     for name in COUNTED:
         setattr(search.evaluations, name, state["evaluations"][name])
     search.generator.set_state(state["generator"])

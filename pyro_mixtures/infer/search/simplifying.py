@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.infer.search.parts import Parts
-from pyro_mixtures.infer.search.sample_store import Seen
+from pyro_mixtures.infer.search.sample_store import SampleStore, Seen
 from pyro_mixtures.normals.bounds import bhattacharyya_distances
 
 REFITS, RATE = 60, 0.5
@@ -34,6 +34,35 @@ def refitted(parts: Parts, seen: Seen) -> Parts:
         gains = seen.gains(seen.log_q(log_weights))
         log_weights = (log_weights + RATE * (seen.weights.mT @ gains)).log_softmax(0)
     return parts.weighted(log_weights)
+
+
+def ended(parts: Parts, store: SampleStore, *, fixed: bool) -> Parts | None:
+    """The mixture at the end of a search, by the samples in store.
+
+    Args:
+        parts: the mixture as it is.
+        store: samples.
+        fixed: whether all components stay.
+
+    Returns:
+        None if one that has to stay is not known by any sample.
+    """
+    drawn = parts.ages > 0
+    if not bool(drawn.all()):  # interrupted after it grew: no sample knows the new ones
+        if fixed:
+            return None
+        parts = parts.chosen(drawn)
+    parts = refitted(parts, store.seen(parts))
+    if not fixed:
+        parts = without_doubles(parts)
+        parts = without_dead(parts, min_weight=dead_below(len(parts)), min_age=0)
+        parts = refitted(parts, store.seen(parts))
+    return parts
+
+
+def dead_below(count: int) -> float:
+    """Weight below which one of so many components is of no use."""
+    return min(1e-3, 0.02 / count)
 
 
 def without_dead(parts: Parts, *, min_weight: float, min_age: int) -> Parts:

@@ -140,6 +140,21 @@ def prior_scale(draws: Tensor) -> Tensor:
     return torch.where(high > low, (high - low) / 2, draws.std(0).clamp(min=1e-8))
 
 
+def check_starts(starts: Tensor) -> None:
+    """Draws of the prior have to tell a scale for each coordinate."""
+    if starts.dim() != 2 or len(starts) < 2 or not bool(starts.isfinite().all()):
+        raise ValueError(
+            "Expected starts of shape (B, D) with B of at least 2, all finite, but got shape"
+            f" {tuple(starts.shape)}"
+        )
+    same = (starts == starts[0]).all(0).nonzero().squeeze(-1).tolist()
+    if same or starts.shape[1] == 0:
+        raise ValueError(
+            "Expected starts that differ in each coordinate, since their spread is taken for its"
+            f" scale, but got shape {tuple(starts.shape)} with all rows the same in {same}"
+        )
+
+
 def _distinct(ascents: Ascents, scale: Tensor) -> Ascents:
     """One of each optimum, the highest first."""
     order = ascents.values.argsort(descending=True, stable=True)
