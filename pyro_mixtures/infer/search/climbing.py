@@ -43,6 +43,12 @@ class Ascents:
         return Ascents(self.points[index], self.values[index], self.converged[index])
 
 
+def joined_ascents(*ascents: Ascents) -> Ascents:
+    """One after another."""
+    names = ("points", "values", "converged")
+    return Ascents(*(torch.cat([getattr(each, name) for each in ascents]) for name in names))
+
+
 def climb(
     evaluations: Evaluations, starts: Tensor, scale: Tensor, *, max_steps: int, max_count: int
 ) -> Ascents:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pyro_mixtures.infer.search.evaluations import Evaluations
 from pyro_mixtures.infer.search.growing import Candidates
+from pyro_mixtures.infer.search.laplace import Optima
 from pyro_mixtures.infer.search.natural_normals import FullNormals
 from pyro_mixtures.infer.search.parts import Parts
 from pyro_mixtures.infer.search.sample_store import Batch
-from pyro_mixtures.infer.search.starts import Optima
 
 Search = Any
 """A ``ModeSearch``, whose file imports this one."""

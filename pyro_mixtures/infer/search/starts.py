@@ -8,26 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mixtures.infer.search.climbing import Ascents, climb
+from pyro_mixtures.infer.search.climbing import Ascents, climb, joined_ascents
+from pyro_mixtures.infer.search.crossing import MAX_STEPS, crossed, distinct
 from pyro_mixtures.infer.search.evaluations import Evaluations
-from pyro_mixtures.infer.search.natural_normals import LOG_2PI, DiagonalNormals, FullNormals
+from pyro_mixtures.infer.search.laplace import Optima, laplace
+from pyro_mixtures.infer.search.natural_normals import FullNormals
 from pyro_mixtures.infer.search.parts import Parts
 from pyro_mixtures.infer.search.sample_store import NO_MASS
-
-MAX_STEPS = 150
-"""Of an ascent."""
 
 SHARE = 0.3
 """Of the budget, at most, for the ascents: in a funnel they run away and never end."""
 
-SAME = 1e-2
-"""Distance, in prior standard deviations, below which two ascents have found one optimum."""
+CROSSING_SHARE = 0.05
+"""Of the budget, at most, for children of optima."""
 
-MAX_OPTIMA = 100
-"""Of which Hessians are taken, the highest first."""
-
-FLATTEST = 1e-4
-"""Least curvature of an optimum, in prior precisions: flatter ones have run away."""
+PARENTS = 100
+"""Optima that have children, the highest ones."""
 
 LOCAL_FITS, LOCAL_STEPS, LOCAL_TRUST = 60, 25, 1.0
 """Of a Normal each: half from prior draws, and half from optima without a Hessian of their own."""
@@ -41,20 +37,6 @@ deviation for each further 20. In few, all local fits are kept: a curved place n
 
 LEAST = 0.01
 """Share of an equal weight that each first component has at least."""
-
-
-class Optima(NamedTuple):
-    """Distinct optima with a Laplace approximation.
-
-    Args:
-        points: ``(N, D)``.
-        values: of the log density, ``(N,)``.
-        log_masses: of the Laplace approximations, ``(N,)``.
-    """
-
-    points: Tensor
-    values: Tensor
-    log_masses: Tensor
 
 
 class Start(NamedTuple):
@@ -109,11 +91,25 @@ def started(
             "Expected a log density with mass at one of the starts, but got none at"
             f" {len(draws)} of them" + (f"; the first failure: {failure}" if failure else "")
         )
-    found = _distinct(ascents, scale)
-    normals, optima, rest = _laplace(evaluations, found, scale, kind, max_parts)
+    found = distinct(ascents, scale)
+    normals, optima, rest = laplace(evaluations, found, scale, kind, max_parts)
+    better = crossed(
+        evaluations,
+        Ascents(optima.points, optima.values, torch.ones(len(optima.points), dtype=torch.bool)),
+        scale,
+        generator,
+        parents=PARENTS,
+        max_count=int(CROSSING_SHARE * max_count),
+    )
+    if len(better.points) > len(optima.points):
+        found = distinct(joined_ascents(found, better), scale)
+        normals, optima, rest = laplace(evaluations, found, scale, kind, max_parts)
     order = torch.randperm(len(draws), generator=generator)
     fits = min(LOCAL_FITS, 2 + int(LOCAL_SHARE * max_count / (LOCAL_STEPS * wanted)))
-    firsts = torch.cat([rest[: fits // 2], draws[order[: fits - fits // 2]]])
+    from_draws = fits - fits // 2
+    if len(scale) > FEW_DIMENSIONS:  # they are dear, and of use where ascents run away
+        from_draws = math.ceil(from_draws * len(rest) / len(found.points))
+    firsts = torch.cat([rest[: fits // 2], draws[order[:from_draws]]])
     local = kind.of_stddevs(firsts, (scale / 2).expand_as(firsts))
     local, elbos, visited = _fitted(evaluations, local, wanted, generator)
     best = _best_of_each(local, elbos)
@@ -127,8 +123,8 @@ def started(
     return Start(
         parts=Parts.new(every, log_weights),
         optima=optima,
-        points=torch.cat([ascents.points, visited[0]]),
-        values=torch.cat([ascents.values, visited[1]]),
+        points=torch.cat([found.points, visited[0]]),
+        values=torch.cat([found.values, visited[1]]),
         converged=float(ascents.converged.double().mean()),
     )
 
@@ -153,62 +149,6 @@ def check_starts(starts: Tensor) -> None:
             "Expected starts that differ in each coordinate, since their spread is taken for its"
             f" scale, but got shape {tuple(starts.shape)} with all rows the same in {same}"
         )
-
-
-def _distinct(ascents: Ascents, scale: Tensor) -> Ascents:
-    """One of each optimum, the highest first."""
-    order = ascents.values.argsort(descending=True, stable=True)
-    ascents = ascents[order[ascents.values[order].isfinite()]]
-    points = ascents.points / scale
-    exact = "donot_use_mm_for_euclid_dist"  # expanded squares lose the digits far from zero
-    near = torch.cdist(points, points, compute_mode=exact) < SAME
-    taken, chosen = torch.zeros(len(near), dtype=torch.bool), []
-    for index in range(len(near)):
-        if not taken[index]:
-            chosen.append(index)
-            taken |= near[index]
-    return ascents[torch.tensor(chosen[:MAX_OPTIMA], dtype=torch.long)]
-
-
-def _laplace(
-    evaluations: Evaluations,
-    found: Ascents,
-    scale: Tensor,
-    kind: type[FullNormals],
-    max_parts: int,
-) -> tuple[FullNormals, Optima, Tensor]:
-    """Normals at optima, all optima with a mass, and points that have none."""
-    dimension = len(scale)
-    if kind is DiagonalNormals:  # Hessians are too many numbers: a local fit finds the widths
-        nothing = Optima(found.points[:0], found.values[:0], found.values[:0])
-        return kind(found.points[:0], found.points[:0]), nothing, found.points
-    precisions = -evaluations.hessians(found.points) * scale * scale.unsqueeze(-1)
-    precisions = torch.where(precisions.isfinite(), precisions, 0.0)
-    widths, basis = torch.linalg.eigh(precisions)
-    proper = (widths > FLATTEST).all(-1) & found.converged
-    volumes = scale.log().sum() - widths.clamp(min=1e-300).log().sum(-1) / 2
-    masses = (found.values + dimension / 2 * LOG_2PI + volumes).masked_fill(~proper, -math.inf)
-    order = masses.argsort(descending=True, stable=True)[: int(proper.sum())]
-    optima = Optima(found.points[order], found.values[order], masses[order])
-    apart = _apart(optima.points / scale, precisions[order], 2 + math.sqrt(dimension) / 2)
-    optima = Optima(*(each[apart] for each in optima))
-    chosen = order[apart][:max_parts]
-    covariances = (basis[chosen] / widths[chosen].unsqueeze(-2)) @ basis[chosen].mT
-    factor, failed = torch.linalg.cholesky_ex(covariances)
-    factor = torch.where((failed > 0)[:, None, None], torch.eye(dimension).to(factor), factor)
-    normals = kind(found.points[chosen], factor * scale.unsqueeze(-1))
-    return normals, optima, found.points[~proper]
-
-
-def _apart(points: Tensor, precisions: Tensor, radius: float) -> Tensor:
-    """Indices of points outside of the ellipsoids of all that were chosen before them."""
-    chosen: list[int] = []
-    for index in range(len(points)):
-        offset = points[index] - points[chosen]
-        squares = (offset.unsqueeze(-2) @ precisions[chosen] @ offset.unsqueeze(-1)).flatten()
-        if bool((squares >= radius**2).all()):
-            chosen.append(index)
-    return torch.tensor(chosen, dtype=torch.long)
 
 
 def _best_of_each(normals: FullNormals, elbos: Tensor) -> Tensor:
