@@ -53,8 +53,9 @@ FIRST_COMPONENTS = 60
 BATCHES, LAST_BATCHES = 3, 8
 """Whose samples are kept while the mixture grows, and while it settles."""
 
-EVERY = 4
-"""Steps after which the mixture grows."""
+EVERY, PAUSE = 4, 24
+"""Steps after which the mixture grows, and in many dimensions, where components are dear: there
+the last ones have grown up before there are others."""
 
 CYCLE = EVERY * len(DEPTHS)
 
@@ -198,6 +199,11 @@ class ModeSearch:
         return self.starts.shape[-1] > PLAIN_DIMENSION
 
     @property
+    def _every(self) -> int:
+        """Steps between two growths."""
+        return PAUSE if self._many_dimensions else EVERY
+
+    @property
     def _cap(self) -> int:
         return self.num_components or MAX_COMPONENTS
 
@@ -305,7 +311,8 @@ class ModeSearch:
             self.settle("budget")
         elif self.record.is_flat(CYCLE, many_dimensions=self._many_dimensions):
             self.settle("flat")
-        if self.stopped is None or self.num_components is not None:
+        due = self.stopped is None and len(self.record) % self._every == 0
+        if due or (self.stopped is not None and self.num_components is not None):
             self._grow()
         if self.stopped is not None and self.num_components is None:
             self._simplify()
@@ -321,9 +328,10 @@ class ModeSearch:
         self.parts = parts = without_doubles(self.parts)
         if len(parts) < before:
             self._note(f"{before - len(parts)} doubles left out")
-        turn = len(self.elbos) // EVERY - 1
+        turn = len(self.elbos) // self._every - 1
         room = self._cap - len(parts)
-        count = room if self.stopped is not None else min(room, 2 + len(parts) // 20)
+        share = len(parts) * self._every // (20 * EVERY)
+        count = room if self.stopped is not None else min(room, 2 + share)
         if count > 0:
             depth = DEPTHS[turn % len(DEPTHS)]
             parts = grown(

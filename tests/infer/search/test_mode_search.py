@@ -110,6 +110,23 @@ def test_one_normal_stays_one():
     assert len(search.elbos) < 150
 
 
+def test_one_skewed_mode_in_many_dimensions_gets_few_components():
+    """None of them gains much, since each direction is a little skewed."""
+
+    def log_density(z):
+        return -(z.square().sum(-1) / 2 + (z - 1).exp().sum(-1))
+
+    search = ModeSearch(log_density, starts(40, 3.0), seed=0)
+    search.run()
+    single = ModeSearch(log_density, starts(40, 3.0), seed=0, num_components=1)
+    single.run()
+    assert len(search.parts) <= 10
+    assert search.evaluations.count < 30_000
+    elbo, error = measured(search, log_density)
+    of_single, single_error = measured(single, log_density)
+    assert elbo > of_single - 3 * math.hypot(error, single_error)
+
+
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_a_fixed_number_of_components_is_kept(count):
     log_density, _, _ = five_normals(2)
