@@ -92,7 +92,7 @@ def test_logits(family, logits):
 @each_family
 def test_choices(family):
     parameters = family.parameters()
-    with pytest.raises(ValueError, match="transport to be one of displacement, .* got 'teleport'"):
+    with pytest.raises(ValueError, match="transport to be one of auto, displ.* got 'teleport'"):
         family.build(parameters, transport="teleport")
     with pytest.raises(
         ValueError,

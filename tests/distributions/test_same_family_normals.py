@@ -169,8 +169,10 @@ def test_moments_and_shapes_of_normals(make):
 
 def test_default_transports():
     weights = Categorical(logits=torch.zeros(2))
-    normal = MixtureSameFamily(weights, Normal(torch.zeros(2), 1.0))
+    normal = MixtureSameFamily(weights, Independent(Normal(torch.zeros(2, 3), 1.0), 1))
     assert normal.transport == normal.expand((3,)).transport == "displacement"
+    scalar = MixtureSameFamily(weights, Normal(torch.zeros(2), 1.0))
+    assert scalar.transport == scalar.expand((3,)).transport == "telescoping"
     laplace = MixtureSameFamily(weights, Laplace(torch.zeros(2), 1.0))
     assert laplace.transport == laplace.expand((3,)).transport == "telescoping"
     explicit = MixtureSameFamily(weights, Laplace(torch.zeros(2), 1.0), transport="telescoping")
