@@ -50,6 +50,14 @@ DIAGONAL = (
     Case(100, 10, 1000, target=0.7),
     Case(1, 3, 50, batch=256, target=1.5),
 )
+AMORTIZED = (
+    Case(1, 2, 32, batch=20),
+    Case(1, 3, 32, batch=20),
+    Case(1, 3, 50, batch=256),
+    Case(1, 2, 2, batch=100),
+    Case(1, 20, 20, batch=1),
+)
+"""Small mixtures, as networks give one to each datum or each time step."""
 FULL = (Case(1, 10, 20), Case(100, 10, 20), Case(1000, 10, 50), Case(1000, 20, 100))
 FAMILIES = (Case(1, 10, 20), Case(100, 10, 20), Case(1000, 10, 50))
 QUICK = (Case(20, 3, 4, target=1.5), Case(1, 2, 3, batch=4))

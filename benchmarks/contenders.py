@@ -22,8 +22,18 @@ from torch.distributions import (
     StudentT,
 )
 
-from benchmarks.cases import DIAGONAL, FAMILIES, FULL, QUICK, Case, Parameters, apart, overlapping
-from benchmarks.steps import Step, compiled_elbo_step, density_step, elbo_step
+from benchmarks.cases import (
+    AMORTIZED,
+    DIAGONAL,
+    FAMILIES,
+    FULL,
+    QUICK,
+    Case,
+    Parameters,
+    apart,
+    overlapping,
+)
+from benchmarks.steps import Step, compiled_elbo_step, density_step, elbo_step, without_loops
 from pyro_mixtures import distributions as ours
 
 NOT_MEASURED = "not measured"
@@ -47,6 +57,8 @@ class Contender:
     """The cases that it takes part in; all by default."""
     floor: Callable[..., Distribution] | None = None
     """Its own floor, of the same arguments, where it is not the group's."""
+    loops: bool = True
+    """Whether it may use compiled loops."""
 
     def absent(self, case: Case) -> str | None:
         """Why it does not take part in a case, or None."""
@@ -60,7 +72,8 @@ class Contender:
         """The ELBO step."""
         arguments = self.arguments(self.setting(case))
         make = compiled_elbo_step if self.compiled else elbo_step
-        return make(self.distribution, arguments, case.sample_shape)
+        step = make(self.distribution, arguments, case.sample_shape)
+        return step if self.loops else without_loops(step)
 
     def floor_step(self, case: Case) -> Step | None:
         """The log density by torch's mixture of the same components, and its backward pass."""
@@ -79,11 +92,14 @@ class Group:
     cases: tuple[Case, ...]
     contenders: tuple[Contender, ...]
     quick_cases: tuple[Case, ...] = QUICK[:1]
+    whole_floor: bool = False
+    """Whether the floor draws, too."""
 
     def floor_step(self, case: Case) -> Step:
         """The log density by torch's own mixture, and its backward pass."""
         arguments = self.arguments(overlapping(case))
-        return density_step(self.floor, arguments, case.sample_shape)
+        make = elbo_step if self.whole_floor else density_step
+        return make(self.floor, arguments, case.sample_shape)
 
 
 def diagonal(parameters: Parameters) -> tuple[Tensor, ...]:
@@ -110,6 +126,11 @@ def full(parameters: Parameters) -> tuple[Tensor, ...]:
 def full_shared(parameters: Parameters) -> tuple[Tensor, ...]:
     """``(locs, scale_tril, component_logits)``, the covariance the same for all components."""
     return parameters.locs, parameters.scale_tril[..., 0, :, :], parameters.logits
+
+
+def first_normal(locs: Tensor, scales: Tensor, logits: Tensor) -> Distribution:
+    """The first component alone."""
+    return pyro.Normal(locs[..., 0, :], scales[..., 0, :]).to_event(1)
 
 
 def diagonal_floor(locs: Tensor, scales: Tensor, logits: Tensor) -> Distribution:
@@ -172,6 +193,28 @@ PYRO = Contender("Pyro's", pyro.MixtureOfDiagNormals, diagonal, array=pairs)
 
 GROUPS = (
     Group(
+        "Amortized: many small mixtures",
+        first_normal,
+        diagonal,
+        AMORTIZED,
+        (
+            DISPLACEMENT,
+            replace(DISPLACEMENT, name="displacement, apart", setting=apart),
+            TELESCOPING,
+            Contender(
+                "hybrid",
+                functools.partial(ours.MixtureOfDiagNormals, weight_gradient="hybrid"),
+                diagonal,
+            ),
+            CLUSTERED,
+            replace(DISPLACEMENT, name="displacement, torch alone", loops=False),
+            replace(CLUSTERED, name="clustered, torch alone", loops=False),
+            PYRO,
+        ),
+        quick_cases=QUICK[1:],
+        whole_floor=True,
+    ),
+    Group(
         "MixtureOfDiagNormals",
         diagonal_floor,
         diagonal,
@@ -179,6 +222,7 @@ GROUPS = (
         (
             DISPLACEMENT,
             replace(DISPLACEMENT, name="displacement, apart", setting=apart),
+            replace(DISPLACEMENT, name="displacement, torch alone", loops=False),
             replace(DISPLACEMENT, name="displacement, compiled", compiled=True),
             TELESCOPING,
             CLUSTERED,

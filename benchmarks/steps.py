@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pyro
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
@@ -43,6 +44,11 @@ def compiled_elbo_step(
             compiled(*parameters).backward()
 
     return run
+
+
+def without_loops(step: Step) -> Step:
+    """The same by torch's operations alone."""
+    return pyro.settings.context(compiled_mixtures=False)(step)
 
 
 def density_step(
