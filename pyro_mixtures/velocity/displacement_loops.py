@@ -23,6 +23,16 @@ TIMES = numpy.concatenate([(nodes + 1) / 2 for nodes, _ in _rules])
 LOG_WEIGHTS = numpy.concatenate([numpy.log(weights / 2) for _, weights in _rules])
 
 
+MEAN, STDDEV, INVERSE = 0, 1, 2
+"""Rows of a hub's place."""
+
+RATE, DRIFT, SHIFT = 0, 1, 2
+"""Rows of a flow."""
+
+
+# Rows are not taken out of work arrays: a view costs as much as a hundred numbers.
+
+
 @loop
 def hub(within, locs, scales, place):
     """The Normal with the mean and the variance of a group.
@@ -36,26 +46,25 @@ def hub(within, locs, scales, place):
     Returns:
         The logarithm of its normalization.
     """
-    mean, stddev, inverse = place[0], place[1], place[2]
     K, D = locs.shape
     for d in range(D):
-        mean[d] = stddev[d] = 0
+        place[MEAN, d] = place[STDDEV, d] = 0
     for k in range(K):
         weight = within[k]
         if weight > 0:
             for d in range(D):
-                mean[d] += weight * locs[k, d]
+                place[MEAN, d] += weight * locs[k, d]
     for k in range(K):
         weight, row = within[k], min(k, len(scales) - 1)
         if weight > 0:
             for d in range(D):
-                offset, scale = locs[k, d] - mean[d], numpy.float64(scales[row, d])
-                stddev[d] += weight * (offset * offset + scale * scale)
+                offset, scale = locs[k, d] - place[MEAN, d], numpy.float64(scales[row, d])
+                place[STDDEV, d] += weight * (offset * offset + scale * scale)
     volume = D / 2 * LOG_2_PI
     for d in range(D):
-        stddev[d] = math.sqrt(stddev[d])
-        inverse[d] = 1 / stddev[d]
-        volume += log(stddev[d], stddev[d] - 1)
+        scale = math.sqrt(place[STDDEV, d])
+        place[STDDEV, d], place[INVERSE, d] = scale, 1 / scale
+        volume += log(scale, scale - 1)
     return volume
 
 
@@ -75,22 +84,21 @@ def path(loc, scale, place, flow, back, precision):
         The number of nodes, more than ``MAX_NODES`` if these are not enough, and the sum of
         :math:`\lambda`.
     """
-    mean, stddev, inverse = place[0], place[1], place[2]
-    rate, drift, shift = flow[0], flow[1], flow[2]
     D = len(loc)
     for d in range(D):
-        size = numpy.float64(scale[d])
+        size, inverse = numpy.float64(scale[d]), place[INVERSE, d]
         # never zero: where the scales agree the flow is a translation to rounding
-        excess = (size - stddev[d]) * inverse[d] + TINY
-        rate[d] = log(size * inverse[d], excess)
-        drift[d] = (loc[d] - mean[d]) * inverse[d] / excess
-        shift[d] = rate[d] * drift[d]
+        excess = (size - place[STDDEV, d]) * inverse + TINY
+        rate = log(size * inverse, excess)
+        drift = (loc[d] - place[MEAN, d]) * inverse / excess
+        flow[RATE, d], flow[DRIFT, d], flow[SHIFT, d] = rate, drift, rate * drift
     square = growth = fastest = 0.0
     for d in range(D):
-        square += shift[d] * shift[d] + 2 * rate[d] * rate[d]
-        growth += rate[d]
+        rate, shift = flow[RATE, d], flow[SHIFT, d]
+        square += shift * shift + 2 * rate * rate
+        growth += rate
     for d in range(D):
-        speed = rate[d] * rate[d]
+        speed = flow[RATE, d] * flow[RATE, d]
         fastest = speed if speed > fastest else fastest
     base, slope, bend = precision
     needed = base + slope * math.sqrt(square) + bend * math.sqrt(fastest)
@@ -104,7 +112,7 @@ def path(loc, scale, place, flow, back, precision):
     for t in range(count):
         part = -TIMES[start + t] / 2**doublings
         for d in range(D):
-            x = part * rate[d]
+            x = part * flow[RATE, d]
             p = 1 / 120 + x * (1 / 720 + x * (1 / 5040 + x / 40320))
             back[t, d] = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * p))))
         for _ in range(doublings):
@@ -130,25 +138,23 @@ def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, wo
         work: three rows, of at least ``MAX_NODES`` numbers.
         result: for the contribution of each sample, ``(S,)``.
     """
-    mean, stddev, inverse = place[0], place[1], place[2]
-    rate, drift, shift = flow[0], flow[1], flow[2]
-    standard, centered, exponent = work[0], work[1], work[2]
     D = z.shape[1]
     start = count * (count - 1) // 2
     for s in range(len(z)):
         speed = 0.0
         for d in range(D):
-            y = (z[s, d] - mean[d]) * inverse[d]
-            standard[d], centered[d] = y, y + drift[d]
-            speed += (rate[d] * y + shift[d]) * grad[s, d] * stddev[d]
+            y = (z[s, d] - place[MEAN, d]) * place[INVERSE, d]
+            work[0, d], work[1, d] = y, y + flow[DRIFT, d]
+            along = flow[RATE, d] * y + flow[SHIFT, d]
+            speed += along * grad[s, d] * place[STDDEV, d]
         for t in range(count):
             square = 0.0
             for d in range(D):
-                y = standard[d] + back[t, d] * centered[d]
+                y = work[0, d] + back[t, d] * work[1, d]
                 square += y * y
             constant = volume + log_prob[s] + growth * TIMES[start + t]
-            exponent[t] = LOG_WEIGHTS[start + t] - constant - square / 2
+            work[2, t] = LOG_WEIGHTS[start + t] - constant - square / 2
         integral = 0.0
         for t in range(count):
-            integral += exp(exponent[t])
+            integral += exp(work[2, t])
         result[s] = integral * speed

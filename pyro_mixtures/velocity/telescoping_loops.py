@@ -30,30 +30,28 @@ def factors(z, locs, inverse, log_scales, group, labels, within, own, hub):
         hub: for those of the group's mixture, three rows.
     """
     K = len(labels)
-    log_pdf, cdf, sf = own[:K], own[K : 2 * K], own[2 * K :]
-    most, below, above = hub[0], hub[1], hub[2]
     for d in range(len(z)):
-        most[d], below[d], above[d] = -math.inf, 0, 0
-    for k in range(len(labels)):
+        hub[0, d], hub[1, d], hub[2, d] = -math.inf, 0, 0
+    for k in range(K):
         if labels[k] != group:
             continue
         row, weight = min(k, len(inverse) - 1), within[k]
         for d in range(len(z)):
             x = (z[d] - locs[k, d]) * inverse[row, d]
-            log_pdf[k, d] = -(x * x + LOG_2_PI) / 2 - log_scales[row, d]
             tail = normal_tail(abs(x))
-            cdf[k, d] = tail if x < 0 else 1 - tail
-            sf[k, d] = 1 - tail if x < 0 else tail
+            own[k, d] = -(x * x + LOG_2_PI) / 2 - log_scales[row, d]
+            own[K + k, d] = tail if x < 0 else 1 - tail
+            own[2 * K + k, d] = 1 - tail if x < 0 else tail
         for d in range(len(z)):
-            below[d] += weight * cdf[k, d]
-            above[d] += weight * sf[k, d]
-            most[d] = log_pdf[k, d] if log_pdf[k, d] > most[d] else most[d]
+            hub[1, d] += weight * own[K + k, d]
+            hub[2, d] += weight * own[2 * K + k, d]
+            hub[0, d] = own[k, d] if own[k, d] > hub[0, d] else hub[0, d]
     for d in range(len(z)):
         density = 0.0
-        for k in range(len(labels)):
+        for k in range(K):
             if labels[k] == group:
-                density += within[k] * exp(log_pdf[k, d] - most[d])
-        most[d] += log(density, density - 1) if density > 0 else -math.inf
+                density += within[k] * exp(own[k, d] - hub[0, d])
+        hub[0, d] += log(density, density - 1) if density > 0 else -math.inf
 
 
 @loop
@@ -70,28 +68,26 @@ def contributions(grad, log_prob, group, labels, own, hub, work, result):
         work: two rows.
         result: for those of the group's components, ``(K,)``.
     """
-    forward, reverse = work[0], work[1]
-    K = len(labels)
-    log_pdf, cdf, sf = own[:K], own[K : 2 * K], own[2 * K :]
-    size = len(grad)
-    for k in range(len(labels)):
+    K, D = len(labels), len(grad)
+    for k in range(K):
         if labels[k] != group:
             continue
         before = after = -log_prob
-        for d in range(size):  # of its own factors before d, and of the hub's, and so from behind
-            forward[d], reverse[size - 1 - d] = before, after
-            before += log_pdf[k, d]
-            after += log_pdf[k, size - 1 - d]
+        for d in range(D):  # of its own factors before d, and of the hub's, and so from behind
+            work[0, d], work[1, D - 1 - d] = before, after
+            before += own[k, d]
+            after += own[k, D - 1 - d]
         before = after = 0.0
-        for d in range(size):
-            reverse[d] += before
-            forward[size - 1 - d] += after
+        for d in range(D):
+            work[1, d] += before
+            work[0, D - 1 - d] += after
             before += hub[0, d]
-            after += hub[0, size - 1 - d]
+            after += hub[0, D - 1 - d]
         total = 0.0
-        for d in range(size):
-            first = forward[d] if forward[d] < LARGEST else LARGEST
-            second = reverse[d] if reverse[d] < LARGEST else LARGEST
+        for d in range(D):
+            first = work[0, d] if work[0, d] < LARGEST else LARGEST
+            second = work[1, d] if work[1, d] < LARGEST else LARGEST
             others = (exp(first) + exp(second)) / 2
-            total += grad[d] * (sf[k, d] * hub[1, d] - cdf[k, d] * hub[2, d]) * others
+            exchanged = own[2 * K + k, d] * hub[1, d] - own[K + k, d] * hub[2, d]
+            total += grad[d] * exchanged * others
         result[k] = total
