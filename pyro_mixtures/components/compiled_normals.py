@@ -52,15 +52,19 @@ class CompiledNormals:
         elements = rows * self._K * self._D * (count or 1)
         return LOOPS.run(name, UNITS[self._locs.dtype], arguments, rows, elements)
 
+    def _serve(self, logits: Tensor) -> bool:
+        """Whether the logits are of the same mixtures, and of the same dtype."""
+        return logits.shape == (*self._batch, self._K) and serves(self._locs, logits)
+
     def are_valid(self, logits: Tensor) -> bool:
         """Whether means are numbers, scales positive, and some logit of each mixture finite."""
-        if not serves(logits):
+        if not self._serve(logits):
             return False
         return self._run("valid", self._locs, self._factor, logits.contiguous()) == 0
 
     def draw(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
         """Samples ``(*B, count, D)``, and the components that they are of, ``(*B, count)``."""
-        if not serves(logits):
+        if not self._serve(logits):
             return None
         shape = *self._batch, count
         uniform = torch.rand(shape, dtype=torch.float64)
@@ -74,7 +78,7 @@ class CompiledNormals:
 
         ``(*B, S, D) -> (*B, S, K), (*B, S, 1)``.
         """
-        if not serves(logits):
+        if not self._serve(logits):
             return None
         count = z.shape[-2]
         log_joint = torch.empty(*self._batch, count, self._K, dtype=torch.float64)
@@ -126,7 +130,7 @@ class CompiledNormals:
         """
         computed = ((name, self._transports.get(name)) for name in FIELDS)
         field = next((name for name, field in computed if field is transport), None)
-        if field is None:
+        if field is None or not self._serve(logits):
             return None
         known = self.evaluate(logits, z) if known is None else known
         if known is None:

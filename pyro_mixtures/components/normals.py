@@ -94,6 +94,9 @@ class Normals(Components):
     def compiled(self, *samples):
         if not self.scale.compiles or not serves(*self.given, *samples):
             return None
+        shape = self.batch_shape, self.event_shape.numel()
+        if any((x.shape[:-2], x.shape[-1]) != shape for x in samples):
+            return None
         count = samples[0].shape[-2] if samples else 1
         if count > 1 and count * self.num_components * max(self.event_shape.numel(), 16) > MOST:
             return None

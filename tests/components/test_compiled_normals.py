@@ -15,6 +15,7 @@ from pyro_mixtures.components.compiled_normals import CompiledNormals
 from pyro_mixtures.distributions import (
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
+    MixtureSameFamily,
 )
 from pyro_mixtures.numerics import compiled
 from tests.pairwise import in_pairs
@@ -92,7 +93,7 @@ def test_a_step_is_six_loops(monkeypatch):
     q = MixtureOfDiagNormals(*parameters(*KIND, (4,), 3, 2))
     z = q.rsample()
     (z.sin().sum() + sum(part.sum() for part in q.score_parts(z)[:2])).backward()
-    expected = ["valid", "draw", "complete_linkage", "densities"]
+    expected = ["valid", "draw", "linkage", "densities"]
     assert names == [*expected, "density_gradients", "sample_gradients"]
 
 
@@ -268,6 +269,28 @@ def test_others_are_torchs():
     seen = []
     torch.func.vmap(lambda x: seen.append(components.compiled(x.unsqueeze(0))) or x)(locs)
     assert seen == [None]
+
+
+@pytest.mark.parametrize("kind", ["one for all", "another dtype", "another batch"])
+def test_logits_and_points_of_another_kind(kind):
+    """The loops know nothing of shapes: what does not fit is torch's."""
+    locs, scales, logits = (x.detach() for x in parameters(*KIND, (4,), 3, 2))
+    components = MixtureOfDiagNormals(locs, scales, logits).components
+    z = torch.randn(4, 1, 2, dtype=torch.float64)
+    if kind == "another batch":
+        assert components.compiled(z[:1]) is None
+        assert components.compiled(z[..., :1]) is None
+        return
+    other = logits[:1] if kind == "one for all" else logits.float()
+    loops = components.compiled(z)
+    assert loops.draw(other, 1) is None
+    assert loops.evaluate(other, z) is None
+    assert loops.sample_gradients(other, z, z, None, None, None) is None
+    weights = torch.distributions.Categorical(logits=other.expand(4, 3))
+    normals = torch.distributions.Independent(torch.distributions.Normal(locs, scales), 1)
+    expected = torch.distributions.MixtureSameFamily(weights, normals).log_prob(z.squeeze(-2))
+    actual = MixtureSameFamily(weights, normals).log_prob(z.squeeze(-2))
+    torch.testing.assert_close(actual, expected, check_dtype=False)
 
 
 def test_setting():
