@@ -183,6 +183,7 @@ def pairs(case: Case) -> int:
 
 
 DISPLACEMENT = Contender("displacement", pathwise(ours.MixtureOfDiagNormals), diagonal)
+TORCH_ALONE = replace(DISPLACEMENT, name="displacement, torch alone", loops=False)
 CLUSTERED = Contender("clustered, the default", ours.MixtureOfDiagNormals, diagonal)
 TELESCOPING = Contender(
     "telescoping",
@@ -193,28 +194,6 @@ PYRO = Contender("Pyro's", pyro.MixtureOfDiagNormals, diagonal, array=pairs)
 
 GROUPS = (
     Group(
-        "Amortized: many small mixtures",
-        first_normal,
-        diagonal,
-        AMORTIZED,
-        (
-            DISPLACEMENT,
-            replace(DISPLACEMENT, name="displacement, apart", setting=apart),
-            TELESCOPING,
-            Contender(
-                "hybrid",
-                functools.partial(ours.MixtureOfDiagNormals, weight_gradient="hybrid"),
-                diagonal,
-            ),
-            CLUSTERED,
-            replace(DISPLACEMENT, name="displacement, torch alone", loops=False),
-            replace(CLUSTERED, name="clustered, torch alone", loops=False),
-            PYRO,
-        ),
-        quick_cases=QUICK[1:],
-        whole_floor=True,
-    ),
-    Group(
         "MixtureOfDiagNormals",
         diagonal_floor,
         diagonal,
@@ -222,7 +201,7 @@ GROUPS = (
         (
             DISPLACEMENT,
             replace(DISPLACEMENT, name="displacement, apart", setting=apart),
-            replace(DISPLACEMENT, name="displacement, torch alone", loops=False),
+            TORCH_ALONE,
             replace(DISPLACEMENT, name="displacement, compiled", compiled=True),
             TELESCOPING,
             CLUSTERED,
@@ -277,5 +256,27 @@ GROUPS = (
             family_contender("Beta", Beta, positive),
             family_contender("StudentT", student_t, diagonal),
         ),
+    ),
+    Group(
+        "Amortized: many small mixtures",
+        first_normal,
+        diagonal,
+        AMORTIZED,
+        (
+            DISPLACEMENT,
+            replace(DISPLACEMENT, name="displacement, apart", setting=apart),
+            TELESCOPING,
+            Contender(
+                "hybrid",
+                functools.partial(ours.MixtureOfDiagNormals, weight_gradient="hybrid"),
+                diagonal,
+            ),
+            CLUSTERED,
+            TORCH_ALONE,
+            replace(CLUSTERED, name="clustered, torch alone", loops=False),
+            PYRO,
+        ),
+        quick_cases=QUICK[1:],
+        whole_floor=True,
     ),
 )

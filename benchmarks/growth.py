@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases import Case
-from benchmarks.contenders import DISPLACEMENT, GROUPS
+from benchmarks.contenders import GROUPS, TORCH_ALONE
 from benchmarks.limits import nodes
 from benchmarks.processes import KEEP, in_fresh_process
 from benchmarks.report import milliseconds, table
@@ -44,7 +44,7 @@ def sweep(size: str, cases: Sequence[Case], seconds: float) -> Row:
     counts = []
     for case in cases:
         torch.manual_seed(0)
-        steps = {"displacement": DISPLACEMENT.step(case), "floor": GROUPS[0].floor_step(case)}
+        steps = {"displacement": TORCH_ALONE.step(case), "floor": GROUPS[0].floor_step(case)}
         counts.append(nodes(steps["displacement"]))
         for name, value in medians(steps, rounds_within(seconds, steps)).items():
             taken[name].append(value)

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cases import DIAGONAL, QUICK, Case
-from benchmarks.contenders import DISPLACEMENT
+from benchmarks.contenders import TORCH_ALONE
 from benchmarks.processes import KEEP, in_fresh_process
 from benchmarks.report import milliseconds, table
 from benchmarks.settings import Settings
@@ -62,7 +62,7 @@ def measure_cases(cases: Sequence[Case], seconds: float) -> list[Row]:
 def measure_case(case: Case, rates: Work, seconds: float) -> Row:
     """Work, limit and time of a case."""
     torch.manual_seed(0)
-    step = DISPLACEMENT.step(case)
+    step = TORCH_ALONE.step(case)
     T = nodes(step)
     work = least_work(case, T, operations(step))
     parts = work.seconds(rates)

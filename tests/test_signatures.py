@@ -68,11 +68,14 @@ def functions():
 
 
 def test_no_function_takes_more_than_seven_values_by_place():
-    """What belongs together is a record; options have names."""
+    """What belongs together is a record; options have names.
+
+    Compiled loops take addresses and sizes, which they could not name.
+    """
     too_many = {}
     for place, node in functions():
         names = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
         values = [name for name in names if name not in ("self", "cls")]
-        if len(values) > 7:
+        if len(values) > 7 and not place.split(":")[0].endswith("_loops.py"):
             too_many[place] = (node.name, values)
     assert too_many == {}

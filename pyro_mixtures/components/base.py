@@ -86,7 +86,7 @@ class Components:
 
     @property
     def best_transport(self) -> str:
-        """The field that is the default: of least variance, and of those the cheapest."""
+        """Name of the default, of least variance and, of those that have it, the cheapest."""
         return next(iter(self.transports))
 
     @property

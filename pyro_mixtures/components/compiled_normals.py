@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mixtures.numerics.compiled import Loops, serves
+from pyro_mixtures.numerics.pathwise_function import needs_gradient
 from pyro_mixtures.velocity.diagonal_components import diag_normal_log_prob
 from pyro_mixtures.velocity.displacement import NODES
 
@@ -90,7 +91,11 @@ class CompiledNormals:
     def densities(self, logits: Tensor, z: Tensor) -> Densities | None:
         """The same with gradients."""
         known = self.evaluate(logits, z)
-        return None if known is None else _Densities.apply(z, logits, *self.given, self, *known)
+        if known is None or torch.is_inference_mode_enabled():
+            return known
+        if not needs_gradient(z, logits, *self.given):
+            return known
+        return _Densities.apply(self, z, logits, *self.given, *known)
 
     def density_gradients(
         self, logits: Tensor, z: Tensor, known: Densities, grads: Sequence[Tensor | None]
@@ -163,27 +168,28 @@ def reference(z: Tensor, logits: Tensor, locs: Tensor, factor: Tensor) -> Densit
 
 class _Densities(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z, logits, locs, factor, compiled, log_joint, log_prob):
+    def forward(ctx, compiled, *tensors):
         ctx.set_materialize_grads(False)
         ctx.compiled = compiled
-        ctx.save_for_backward(z, logits, locs, factor, log_joint, log_prob)
+        ctx.save_for_backward(*tensors)
+        *_, log_joint, log_prob = tensors
         return log_joint.detach(), log_prob.detach()
 
     @staticmethod
     def backward(ctx, *grads):
         z, *parameters, log_joint, log_prob = ctx.saved_tensors
-        nothing = None, None, None
         slopes = [x for x in grads if x is not None]
         if not slopes:
-            return (None,) * 4 + nothing
+            return (None,) * 7
         if torch.is_grad_enabled() or not serves(*slopes):
             given = z, *parameters
-            needed = [x for x, needs in zip(given, ctx.needs_input_grad, strict=False) if needs]
+            wanted = ctx.needs_input_grad[1:5]
+            needed = [x for x, needs in zip(given, wanted, strict=True) if needs]
             with torch.enable_grad():
                 densities = reference(*(x.double() for x in given))
             outputs = [x for x, slope in zip(densities, grads, strict=True) if slope is not None]
             left = iter(torch.autograd.grad(outputs, needed, slopes, create_graph=True))
-            named = (next(left) if needs else None for needs in ctx.needs_input_grad[:4])
-            return *named, *nothing
+            return None, *(next(left) if needs else None for needs in wanted), None, None
         known = log_joint, log_prob
-        return *ctx.compiled.density_gradients(parameters[0], z, known, grads), *nothing
+        found = ctx.compiled.density_gradients(parameters[0], z, known, grads)
+        return None, *found, None, None

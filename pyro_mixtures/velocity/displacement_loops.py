@@ -62,9 +62,9 @@ def hub(within, locs, scales, place):
                 place[STDDEV, d] += weight * (offset * offset + scale * scale)
     volume = D / 2 * LOG_2_PI
     for d in range(D):
-        scale = math.sqrt(place[STDDEV, d])
-        place[STDDEV, d], place[INVERSE, d] = scale, 1 / scale
-        volume += log(scale, scale - 1)
+        stddev = math.sqrt(place[STDDEV, d])
+        place[STDDEV, d], place[INVERSE, d] = stddev, 1 / stddev
+        volume += log(stddev, stddev - 1)
     return volume
 
 

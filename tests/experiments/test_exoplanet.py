@@ -29,7 +29,7 @@ def test_the_density_of_the_frequency_is_the_exact_one():
     frequencies, log_size = axis(0.02, 0.98, 4000)
     values = radial_velocity_log_density(frequencies) + log_size
     exact = (values - values.logsumexp(0)).exp()
-    result = fit(TARGETS["radial_velocity"]().model, max_evaluations=30_000, progress=False)
+    result = fit(TARGETS["radial_velocity"]().model, progress=False)
     found = frequency_density(result, frequencies) * torch.tensor(log_size).exp()
     assert abs(found.sum() - 1) < 1e-3
     assert (found - exact).abs().sum() / 2 < 0.05  # total variation

@@ -135,11 +135,11 @@ def test_contenders_are_repeatable(name):
 
 def test_fit_is_the_search_of_the_package():
     target = TARGETS["radial_velocity"]()
-    states = list(CONTENDERS["fit"](target, 0, 30_000))
+    states = list(CONTENDERS["fit"](target, 0, 100_000))
     counts = [state.evaluations for state in states]
     assert counts == sorted(set(counts))
     assert len(counts) > 2
-    posterior = pm.fit(target.model, max_evaluations=30_000, progress=False).posterior
+    posterior = pm.fit(target.model, progress=False).posterior
     torch.manual_seed(0)
     theirs = State(0, lambda count: posterior.sample((count,)), posterior.log_prob)
     rows = [judge(target, state, draws=4000) for state in (states[-1], theirs)]
