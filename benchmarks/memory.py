@@ -36,6 +36,8 @@ def measure(settings: Settings) -> list[Row]:
     case = Case(200, 5, 20) if settings.quick else LARGE
     rows = []
     for index, group in enumerate(GROUPS[:1] if settings.quick else GROUPS):
+        if group.whole_floor:  # of small mixtures
+            continue
         names = [c.name for c in group.contenders if not c.compiled and not c.absent(case)]
         names = ["floor", *(names[:1] if settings.quick else names)]
         grown = {
