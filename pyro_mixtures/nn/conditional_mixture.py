@@ -21,6 +21,7 @@ from pyro_mixtures.distributions import (
 )
 from pyro_mixtures.nn.floors import AboveFloor, CholeskyAboveFloor
 from pyro_mixtures.nn.named_outputs import NamedOutputs
+from pyro_mixtures.nn.spread import START_SCALE, evenly, spread_locs
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
 
 FAMILIES: dict[str, type[ParametricMixture]] = {
@@ -32,9 +33,6 @@ FAMILIES: dict[str, type[ParametricMixture]] = {
     "centered_scale": GaussianScaleMixture,
 }
 """Mixtures of Normals by name; the last has no ``locs``."""
-
-START_SCALE = 0.5
-"""Of the components at first, where their means are between -1 and 1."""
 
 
 @ConditionalDistribution.register  # as a base its metaclass would keep PyroModule out
@@ -252,14 +250,11 @@ class ConditionalMixture(nn.Module):
     def _spread_out(self) -> dict[str, Tensor]:
         """Standardized parameters whose components are apart."""
         count, size = self.num_components, self.event_size
-        line = torch.linspace(-1, 1, count) if count > 1 else torch.zeros(1)
-        orders = [torch.arange(count), *(torch.randperm(count) for _ in range(1, size))]
-        locs = torch.stack([line[order] for order in orders], -1)  # (K, D)
-        sized = torch.ones(count) if "locs" in self._letters else line.exp2()
+        sized = torch.ones(count) if "locs" in self._letters else evenly(count).exp2()
         letters = self._letters.get("coord_scale", "D")
         coord_scale = torch.full((count, size) if letters == "KD" else (size,), START_SCALE)
         return {
-            "locs": locs,
+            "locs": spread_locs(count, size),
             "coord_scale": coord_scale,
             "component_scale": sized,
             "scale_tril": START_SCALE * torch.eye(size),

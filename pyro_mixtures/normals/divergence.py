@@ -54,14 +54,20 @@ def kl_bounds(p: Distribution, q: Distribution) -> tuple[Tensor, Tensor]:
             "Expected distributions of the same event shape, but got"
             f" {tuple(p.event_shape)} and {tuple(q.event_shape)}"
         )
-    return mixture_kl_bounds(*_as_normals(p), *_as_normals(q))
+    return mixture_kl_bounds(*as_normals(p, "kl_bounds"), *as_normals(q, "kl_bounds"))
 
 
-def _as_normals(distribution: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Log weights ``(*B, K)``, means and scales of the Normals that a distribution consists of."""
+def as_normals(distribution: Any, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Log weights ``(*B, K)``, means and scales of the Normals that a distribution consists of.
+
+    Means and scales are those of :meth:`~pyro_mixtures.components.Components.normals`.
+
+    Raises:
+        NotImplementedError: for other distributions, naming the purpose.
+    """
     components = getattr(distribution, "components", None)
     if isinstance(components, Components):
-        return distribution.log_weights, *components.normals("kl_bounds")
+        return distribution.log_weights, *components.normals(purpose)
     if isinstance(distribution, MultivariateNormal):
         loc, scale = distribution.loc, distribution.scale_tril.unsqueeze(-3)
     elif (
@@ -72,7 +78,7 @@ def _as_normals(distribution: Any) -> tuple[Tensor, Tensor, Tensor]:
         loc, scale = distribution.base_dist.loc, distribution.base_dist.scale.unsqueeze(-2)
     else:
         raise NotImplementedError(
-            "Divergences from and to mixtures of Normals are known for other such mixtures,"
-            f" Normal(...).to_event(1) and MultivariateNormal, but not for {distribution}"
+            f"{purpose} is for mixtures of Normals, Normal(...).to_event(1) and"
+            f" MultivariateNormal, but not for {distribution}"
         )
     return loc.new_zeros(loc.shape[:-1] + (1,)), loc.unsqueeze(-2), scale

@@ -1,0 +1,1 @@
+"""Priors with parameters, and divergences from them."""
