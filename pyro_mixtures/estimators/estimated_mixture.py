@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_mixtures.components import Components
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ class EstimatedMixture(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         return self.mixture.support
+
+    @property
+    def components(self) -> Components:
+        """Those of the mixture."""
+        return self.mixture.components
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Those of the mixture."""
+        return self.mixture.log_weights
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,7 @@ from pyro_mixtures import (
     BaselinedTrace_ELBO,
     MixtureOfDiagNormals,
     MixtureOfNormals,
+    estimators,
 )
 from pyro_mixtures.nn import (
     ConditionalMixture,
@@ -258,6 +259,18 @@ def test_of_an_encoder_of_normals(full):
     assert p.num_components == 6
     each = prior.encoder(prior.pseudo_inputs).log_prob(z.unsqueeze(1))
     torch.testing.assert_close(p.log_prob(z), each.logsumexp(-1) - math.log(6))
+
+
+def test_of_an_encoder_with_an_estimator():
+    torch.manual_seed(0)
+    encoder = mixtures(2, features=4)
+    prior = VampPrior(lambda x: estimators.score(encoder(x)), torch.rand(6, 4).double())
+    same = VampPrior(encoder, prior.pseudo_inputs)
+    z = randn(10, 2)
+    torch.testing.assert_close(prior().log_prob(z), same().log_prob(z))
+    q = estimators.implicit(encoder(randn(4)))
+    low, high = (prior_kl(q, prior(), way=f"{side}_bound") for side in ("lower", "upper"))
+    assert low < prior_kl(q, prior(), num_samples=10_000) < high
 
 
 def test_pseudo_inputs_stay_within_their_interval():
