@@ -50,7 +50,7 @@ class ELBOTerms:
             first order; zero without one. By as much ``mutual_information`` is too high and
             ``marginal_kl`` too low. It is itself too near to zero where the minibatch lacks the
             posteriors that are next to a datum's.
-        num_data: N.
+        num_data: N, the number of data.
         num_samples: draws for each datum.
         minibatch: how many posteriors have stood for all in each draw, or None for all.
     """

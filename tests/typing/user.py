@@ -252,6 +252,11 @@ def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     summary: pm.diagnostics.ComponentSummary = pm.diagnostics.component_summary(q, num_samples=100)
     overlaps: Tensor = summary.overlaps
     bounds: pm.diagnostics.Evaluation = pm.diagnostics.evaluate(model, guide, data, num_samples=99)
+    terms: pm.diagnostics.ELBOTerms = pm.diagnostics.elbo_terms(
+        model, guide, data, plate="data", minibatch=50
+    )
+    coordinates: Tensor | None = terms.dimension_kl
+    print(terms.rate, terms.errors["rate"], terms.active_units, coordinates)
     smoothed, shape = pm.diagnostics.pareto_smoothed(torch.randn(99))
     site: str | None = pm.diagnostics.nonfinite_site(Trace_ELBO(), model, guide, data)
     print(bounds.elbo, smoothed, shape, site, pm.diagnostics.nonfinite_gradient(guide))
@@ -270,12 +275,19 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.codebook = pm.nn.VectorQuantize(8, 2)
         self.encoder = pm.nn.ConditionalMixture(4, event_size=2, num_components=3, family="full")
+        self.prior = pm.nn.VampPrior(self.encoder, torch.rand(5, 4), lo=0.0, hi=1.0)
+        top = pm.nn.MixturePrior(2, 3, init_spread=2.0).init_from(torch.randn(10, 2))
+        self.levels = pm.nn.HierarchicalPrior(top, self.encoder)
         self.rates = pm.nn.ConditionalMixtureSameFamily(4, Gamma(torch.ones(3), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         quantized: pm.nn.Quantized = self.codebook(x)
         q: MixtureDistribution = self.encoder(x)
         rates: MixtureDistribution = self.rates(x)
+        kl: Tensor = pm.nn.prior_kl(q, self.prior(), way="upper_bound")
+        joint: pm.nn.Hierarchical = self.levels()
+        kl = kl + self.levels.kl_divergence(q, self.encoder, num_samples=3)
+        print(kl, joint.split(joint.sample()), self.prior.pseudo_inputs, self.levels.event_size)
         return quantized.quantized + q.rsample() + rates.rsample().unsqueeze(-1)
 
 

@@ -27,7 +27,7 @@ class MixturePrior(nn.Module):
 
     Args:
         event_size: D, the size of a latent.
-        num_components: K.
+        num_components: K, the number of components.
         init_spread: of the means at first.
         scale_floor: the lowest scale in terms of the unit.
         options: ``transport``, ``weight_gradient`` and ``validate_args`` of
