@@ -182,11 +182,12 @@ class _Densities(torch.autograd.Function):
         if not slopes:
             return (None,) * 7
         if torch.is_grad_enabled() or not serves(*slopes):
-            given = z, *parameters
             wanted = ctx.needs_input_grad[1:5]
-            needed = [x for x, needs in zip(given, wanted, strict=True) if needs]
             with torch.enable_grad():
+                # views, for one may depend on another, a sample on what it was drawn with
+                given = [x.view_as(x) for x in (z, *parameters)]
                 densities = reference(*(x.double() for x in given))
+            needed = [x for x, needs in zip(given, wanted, strict=True) if needs]
             outputs = [x for x, slope in zip(densities, grads, strict=True) if slope is not None]
             left = iter(torch.autograd.grad(outputs, needed, slopes, create_graph=True))
             return None, *(next(left) if needs else None for needs in wanted), None, None
