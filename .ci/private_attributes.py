@@ -35,6 +35,8 @@ ALLOWED = {
     "torch._C._functorch": "torch: whether a graph is transformed",
     "torch._C._has_storage": "torch: whether a tensor has numbers of its own",
     "torch._C._len_torch_dispatch_stack": "torch: whether a mode looks at its operations",
+    "forward_ad._current_level": "torch: whether derivatives go forward",
+    "x._is_zerotensor": "torch: whether a tensor has no memory for its zeros",
     "torch._C._get_tracing_state": "torch: whether a graph is recorded",
     "pyro.distributions.diag_normal_mixture._MixDiagNormalSample": "Pyro: what is measured",
     "sys._getframe": "Python: who calls",

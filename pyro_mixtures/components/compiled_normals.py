@@ -14,6 +14,9 @@ from pyro_mixtures.numerics.pathwise_function import needs_gradient
 from pyro_mixtures.velocity.diagonal_components import diag_normal_log_prob
 from pyro_mixtures.velocity.displacement import NODES
 
+CPU = torch.device("cpu")
+"""Where arrays of the loops are, whatever torch's default is."""
+
 UNITS = {torch.float32: numpy.float32(1), torch.float64: 1.0}
 
 LOOPS = Loops("pyro_mixtures.components.normal_loops")
@@ -68,9 +71,9 @@ class CompiledNormals:
         if not self._serve(logits):
             return None
         shape = *self._batch, count
-        uniform = torch.rand(shape, dtype=torch.float64)
-        noise = torch.randn(*shape, self._D, dtype=self._locs.dtype)
-        z, index = torch.empty_like(noise), torch.empty(shape, dtype=torch.int64)
+        uniform = torch.rand(shape, dtype=torch.float64, device=CPU)
+        noise = torch.randn(*shape, self._D, dtype=self._locs.dtype, device=CPU)
+        z, index = torch.empty_like(noise), torch.empty(shape, dtype=torch.int64, device=CPU)
         given = self._locs, self._factor, logits.contiguous(), uniform, noise, z, index
         return None if self._run("draw", *given, count=count) is None else (z, index)
 
@@ -82,8 +85,8 @@ class CompiledNormals:
         if not self._serve(logits):
             return None
         count = z.shape[-2]
-        log_joint = torch.empty(*self._batch, count, self._K, dtype=torch.float64)
-        log_prob = torch.empty(*self._batch, count, 1, dtype=torch.float64)
+        log_joint = torch.empty(*self._batch, count, self._K, dtype=torch.float64, device=CPU)
+        log_prob = torch.empty(*self._batch, count, 1, dtype=torch.float64, device=CPU)
         given = z.contiguous(), self._locs, self._factor, logits.contiguous(), log_joint, log_prob
         status = self._run("densities", *given, count=count)
         return None if status is None else (log_joint, log_prob)
@@ -153,7 +156,7 @@ class CompiledNormals:
 
     def groups(self, cut: float, chained: bool) -> Tensor | None:
         """Labels of groups of overlapping components, or of chains of them, ``(*B, K)``."""
-        labels = torch.empty(*self._batch, self._K, dtype=torch.int64)
+        labels = torch.empty(*self._batch, self._K, dtype=torch.int64, device=CPU)
         status = self._run("linkage", self._locs, self._factor, labels, cut, int(chained))
         return None if status is None else labels
 

@@ -20,6 +20,7 @@ from typing import Any
 import pyro.settings
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pyro_mixtures.numerics.precision import is_transformed, records_graph
 
@@ -53,19 +54,21 @@ def _validate(enabled: bool) -> None:
 def serves(*tensors: Tensor) -> bool:
     """Whether compiled loops can work on these: plain tensors of one dtype on the CPU.
 
-    Nothing may look over torch's shoulder: no transform, no compiler, no mode, no batch of
-    backward passes.
+    Nothing may look over torch's shoulder: no transform, no compiler, no mode, no derivative that
+    goes forward, no batch of backward passes. What tensors say has to be what is in their memory.
     """
     if not ENABLED or records_graph() or is_transformed():
         return False
     dtype = tensors[0].dtype
     if dtype not in FLOATS or torch._C._len_torch_dispatch_stack():
         return False
+    if forward_ad._current_level >= 0:
+        return False
     for x in tensors:
         kind = type(x)
         if (kind is not Tensor and kind is not torch.nn.Parameter) or x.dtype != dtype:
             return False
-        if not x.is_cpu or x.layout is not torch.strided or not torch._C._has_storage(x):
+        if not x.is_cpu or not torch._C._has_storage(x) or x.is_neg() or x._is_zerotensor():
             return False
     return True
 

@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from tests.components.test_compiled_normals import KIND, parameters
@@ -33,3 +34,45 @@ def test_derivatives_where_arguments_depend_on_each_other(depends):
     )
     for a, b in zip(second, reference, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_another_default_device():
+    """Arrays of the loops are where their mixture is."""
+    given = parameters(*KIND, (2,), 3, 2)
+    z = torch.zeros(2, 2, dtype=torch.float64)
+    with torch.device("meta"):
+        q = MixtureOfDiagNormals(*given)
+        sample, log_prob = q.rsample((2,)), q.log_prob(z)
+        (sample.sum() + log_prob.sum()).backward()
+        groups = q.groups
+    for x in (sample, log_prob, groups, *(x.grad for x in given)):
+        assert x.device.type == "cpu"
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own
+def test_forward_derivatives():
+    locs, scales, logits = (x.detach() for x in parameters(*KIND, (2,), 3, 2))
+    z, tangent = torch.randn(2, 2, dtype=torch.float64), torch.randn_like(locs)
+
+    def log_prob(locs):
+        return MixtureOfDiagNormals(locs, scales, logits).log_prob(z)
+
+    with forward_ad.dual_level():
+        actual = forward_ad.unpack_dual(log_prob(forward_ad.make_dual(locs, tangent))).tangent
+    (gradients,) = torch.autograd.functional.jacobian(log_prob, (locs,))  # (2, *locs.shape)
+    expected = (gradients * tangent).sum((1, 2, 3))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_tensors_whose_numbers_are_not_in_memory():
+    """Some stand for minus what is there, some for zeros that are nowhere."""
+    locs, scales, logits = parameters(*KIND, (2,), 3, 2)
+    z = torch.ones(2, 2, dtype=torch.float64)
+    turned = torch._neg_view(locs.detach())
+    actual = MixtureOfDiagNormals(turned, scales, logits).log_prob(z)
+    expected = MixtureOfDiagNormals(-locs.detach(), scales, logits).log_prob(z)
+    torch.testing.assert_close(actual, expected)
+    q, nothing = MixtureOfDiagNormals(locs, scales, logits), torch._efficientzerotensor
+    torch.testing.assert_close(q.log_prob(nothing(2, 2, dtype=torch.float64)), q.log_prob(0 * z))
+    q.log_prob(z).backward(nothing(2, dtype=torch.float64))
+    assert not any(x.grad.any() for x in (locs, scales, logits))
