@@ -102,13 +102,14 @@ class CompiledNormals:
 
     def density_gradients(
         self, logits: Tensor, z: Tensor, known: Densities, grads: Sequence[Tensor | None]
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, ...] | None:
         """Of z, the logits, the means and the factor, by those of both densities."""
         made = [x if x is None else x.contiguous() for x in grads]
         z, logits = z.contiguous(), logits.contiguous()
         result = [torch.empty_like(x) for x in (z, self._locs, self._factor, logits)]
         given = z, self._locs, self._factor, logits, *known, *made, *result
-        self._run("density_gradients", *given, count=z.shape[-2])
+        if self._run("density_gradients", *given, count=z.shape[-2]) is None:
+            return None
         by_z, by_locs, by_factor, by_logits = result
         return by_z, by_logits, by_locs, by_factor
 
@@ -184,16 +185,17 @@ class _Densities(torch.autograd.Function):
         slopes = [x for x in grads if x is not None]
         if not slopes:
             return (None,) * 7
-        if torch.is_grad_enabled() or not serves(*slopes):
-            wanted = ctx.needs_input_grad[1:5]
-            with torch.enable_grad():
-                # views, for one may depend on another, a sample on what it was drawn with
-                given = [x.view_as(x) for x in (z, *parameters)]
-                densities = reference(*(x.double() for x in given))
-            needed = [x for x, needs in zip(given, wanted, strict=True) if needs]
-            outputs = [x for x, slope in zip(densities, grads, strict=True) if slope is not None]
-            left = iter(torch.autograd.grad(outputs, needed, slopes, create_graph=True))
-            return None, *(next(left) if needs else None for needs in wanted), None, None
-        known = log_joint, log_prob
-        found = ctx.compiled.density_gradients(parameters[0], z, known, grads)
-        return None, *found, None, None
+        if not torch.is_grad_enabled() and serves(*slopes):
+            known = log_joint, log_prob
+            found = ctx.compiled.density_gradients(parameters[0], z, known, grads)
+            if found is not None:
+                return None, *found, None, None
+        wanted = ctx.needs_input_grad[1:5]
+        with torch.enable_grad():
+            # views, for one may depend on another, a sample on what it was drawn with
+            given = [x.view_as(x) for x in (z, *parameters)]
+            densities = reference(*(x.double() for x in given))
+        needed = [x for x, needs in zip(given, wanted, strict=True) if needs]
+        outputs = [x for x, slope in zip(densities, grads, strict=True) if slope is not None]
+        left = iter(torch.autograd.grad(outputs, needed, slopes, create_graph=True))
+        return None, *(next(left) if needs else None for needs in wanted), None, None

@@ -8,6 +8,8 @@ reference and the fallback. ``pyro.settings.set(compiled_mixtures=False)`` turns
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import threading
@@ -142,8 +144,7 @@ def _say() -> None:
 def _give_up(error: Exception) -> None:
     global ENABLED
     ENABLED = False
-    numba = importlib.import_module("numba") if importlib.util.find_spec("numba") else None
-    version = getattr(numba, "__version__", "?")
+    version = importlib.metadata.version("numba")  # which may not even be importable
     first = str(error).strip().splitlines()[:1]
     warnings.warn(
         f"numba {version} cannot compile the loops of pyro_mixtures on this machine"

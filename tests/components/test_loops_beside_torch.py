@@ -1,12 +1,18 @@
 """Compiled loops beside what torch offers: derivatives of derivatives, modes, devices."""
 
+import importlib.metadata
+
 import pyro
 import pytest
 import torch
 from torch.autograd import forward_ad
 
+from pyro_mixtures.components import compiled_normals
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from tests.components.test_compiled_normals import KIND, parameters
+from pyro_mixtures.numerics import compiled
+from tests.components.test_compiled_normals import KIND, assert_same, outcome, parameters
+
+BACKWARD = "density_gradients", "sample_gradients"
 
 
 @pytest.mark.parametrize("depends", ["point", "logits"])
@@ -76,3 +82,41 @@ def test_tensors_whose_numbers_are_not_in_memory():
     torch.testing.assert_close(q.log_prob(nothing(2, 2, dtype=torch.float64)), q.log_prob(0 * z))
     q.log_prob(z).backward(nothing(2, dtype=torch.float64))
     assert not any(x.grad.any() for x in (locs, scales, logits))
+
+
+def test_a_numba_that_cannot_be_imported(monkeypatch):
+    """Its own error is part of the one warning, with its version."""
+    monkeypatch.setattr(compiled, "ENABLED", True)
+    monkeypatch.setattr(compiled_normals, "LOOPS", compiled.Loops("tests.components.any_loops"))
+    asked = []
+
+    def refused(name):
+        asked.append(name)
+        raise ImportError("Numba needs NumPy 2.2 or less")
+
+    monkeypatch.setattr(compiled.importlib, "import_module", refused)
+    version = importlib.metadata.version("numba")
+    with pytest.warns(RuntimeWarning, match=rf"numba {version} cannot .*needs NumPy 2.2 or less"):
+        q = MixtureOfDiagNormals(*parameters(*KIND, (3,), 3, 2))
+    assert asked == ["tests.components.any_loops"]
+    assert q.rsample().isfinite().all()
+
+
+@pytest.mark.parametrize("loop", ["valid", "linkage", "densities", *BACKWARD])
+def test_loops_that_do_not_compile_when_others_have(monkeypatch, loop):
+    given = parameters(*KIND, (2,), 3, 2)
+    with pyro.settings.context(compiled_mixtures=False):
+        expected = outcome(*KIND, given, (2,), "clustered", "displacement")
+    monkeypatch.setattr(compiled, "ENABLED", True)
+    find = compiled.Loops._function
+
+    def found(self, name, *arguments):
+        if name == loop:
+            monkeypatch.setattr(compiled, "ENABLED", False)
+            return None
+        return find(self, name, *arguments)
+
+    monkeypatch.setattr(compiled.Loops, "_function", found)
+    actual = outcome(*KIND, given, (2,), "clustered", "displacement")
+    assert not compiled.ENABLED
+    assert_same(actual, expected, 1e-10)
