@@ -100,6 +100,7 @@ def densities(unit, z, locs, scales, logits, log_joint, log_prob, B, R, K, S, D,
                     square += x * x
                 log_joint[b, s, k] = log_weights[k] - volume[row] - square / 2
                 most = max(most, log_joint[b, s, k])
+            most = most if most > -math.inf else 0.0  # so that all of zero make zero
             total = 0.0
             for k in range(K):
                 total += exp(log_joint[b, s, k] - most)

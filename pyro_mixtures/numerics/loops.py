@@ -105,7 +105,7 @@ def exp(x):
 def log(x, excess):
     """Of a float64 number, to its last digit, if that is known of its ``excess`` over 1.
 
-    NaN for what is not positive, or infinite.
+    NaN for what is not positive.
     """
     bits = numpy.float64(x).view(numpy.int64)
     power = (bits - numpy.int64(SQRT_HALF_BITS)) >> 52
@@ -117,7 +117,8 @@ def log(x, excess):
     p = 1 / 9 + w * (1 / 11 + w * (1 / 13 + w * p))
     p = 1 / 3 + w * (1 / 5 + w * (1 / 7 + w * p))
     y = 2 * s * (1 + w * p) + power * LOG_2
-    return y if (x > 0.0) & (x < math.inf) else math.nan
+    y = y if x < math.inf else x
+    return y if x > 0.0 else math.nan
 
 
 @exactly

@@ -120,3 +120,32 @@ def test_loops_that_do_not_compile_when_others_have(monkeypatch, loop):
     actual = outcome(*KIND, given, (2,), "clustered", "displacement")
     assert not compiled.ENABLED
     assert_same(actual, expected, 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", ["far", "farther", "wide", "nowhere", "none"])
+def test_densities_of_zero_and_infinite_numbers(dtype, case):
+    """What is infinitely improbable has a logarithm, and so has what a wide component says."""
+    locs, scales, logits = parameters(*KIND, (2,), 3, 2, dtype)
+    z = torch.zeros(2, 2, dtype=dtype)
+    with torch.no_grad():
+        if case == "far":
+            z[0, 0] = torch.finfo(dtype).max ** 0.6
+        elif case == "farther":
+            z[0, 0] = -torch.inf
+        elif case == "wide":
+            scales[0, 1, 0] = torch.inf
+        elif case == "nowhere":
+            locs[0, 1, 0] = torch.inf
+        else:
+            logits[0] = -torch.inf
+    found = []
+    for on in (True, False):
+        with pyro.settings.context(compiled_mixtures=on):
+            q = MixtureOfDiagNormals(locs, scales, logits, validate_args=False)
+            log_prob = q.log_prob(z)
+            gradients = torch.autograd.grad(log_prob[1], [locs, scales, logits])
+            found.append([log_prob.detach(), *(x[1] for x in gradients)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+    assert found[0][0].isnan().tolist() == [case == "none", False]
