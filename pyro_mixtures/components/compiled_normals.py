@@ -141,6 +141,8 @@ class CompiledNormals:
         field = next((name for name, field in computed if field is transport), None)
         if field is None or not self._serve(logits):
             return None
+        if groups is not None and groups.shape != logits.shape:
+            return None
         known = self.evaluate(logits, z) if known is None else known
         if known is None:
             return None

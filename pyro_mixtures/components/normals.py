@@ -97,10 +97,13 @@ class Normals(Components):
         shape = self.batch_shape, self.event_shape.numel()
         if any((x.shape[:-2], x.shape[-1]) != shape for x in samples):
             return None
+        locs, factor = self.given
+        shared = isinstance(self.scale, Shared)
+        if factor.shape != (locs.shape[:-2] + locs.shape[-1:] if shared else locs.shape):
+            return None
         count = samples[0].shape[-2] if samples else 1
         if count > 1 and count * self.num_components * max(self.event_shape.numel(), 16) > MOST:
             return None
-        locs, factor = self.given
         return CompiledNormals(locs, factor, self.scale.compiled_transports(count))
 
     def pullback(self, here, grad, weighting):

@@ -8,6 +8,8 @@ import torch
 from torch.autograd import forward_ad
 
 from pyro_mixtures.components import compiled_normals
+from pyro_mixtures.components.normals import Normals
+from pyro_mixtures.components.scale import Diagonal
 from pyro_mixtures.distributions import MixtureOfDiagNormals
 from pyro_mixtures.numerics import compiled
 from tests.components.test_compiled_normals import KIND, assert_same, outcome, parameters
@@ -149,3 +151,25 @@ def test_densities_of_zero_and_infinite_numbers(dtype, case):
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
     assert found[0][0].isnan().tolist() == [case == "none", False]
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 2), (1, 3, 2), (3, 2)])
+def test_scales_that_components_have_in_common(shape):
+    """The loops take one for each, or those that all of a mixture share by their kind."""
+    locs, _, logits = (x.detach() for x in parameters(*KIND, (3,), 3, 2))
+    factor = torch.tensor([1.0, 2.0], dtype=torch.float64).expand(shape)
+    z = torch.randn(3, 1, 2, dtype=torch.float64)
+    normals = Normals(locs, Diagonal(factor))
+    assert normals.compiled() is None
+    expected = Normals(locs, Diagonal(factor.expand_as(locs))).log_prob(z, logits)
+    torch.testing.assert_close(normals.log_prob(z, logits), expected)
+
+
+def test_groups_of_another_batch():
+    locs, scales, logits = (x.detach() for x in parameters(*KIND, (3,), 3, 2))
+    components = MixtureOfDiagNormals(locs, scales, logits).components
+    z = torch.randn(3, 1, 2, dtype=torch.float64)
+    loops, field = components.compiled(z), components.transports["displacement"]
+    groups = torch.zeros(3, dtype=torch.int64)
+    assert loops.sample_gradients(logits, z, z, None, groups.expand(3, 3), field) is not None
+    assert loops.sample_gradients(logits, z, z, None, groups, field) is None
