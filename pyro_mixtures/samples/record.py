@@ -70,7 +70,8 @@ class SampleRecord:
             self.known_densities = self._densities()
             if self.twin is not None:
                 joint, log_prob = (detach_provenance(x).detach() for x in self.known_densities)
-                self.twin.known_densities = joint, log_prob
+                # the density is handed out, and may be changed in place
+                self.twin.known_densities = joint, log_prob.clone()
         return self.known_densities
 
     def _densities(self) -> tuple[Tensor, Tensor]:

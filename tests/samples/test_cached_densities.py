@@ -139,6 +139,11 @@ def without_gradient(mixture, z):
         mixture.log_prob(z)
 
 
+def changed_density(mixture, z):
+    with torch.no_grad():
+        mixture.log_prob(z).sub_(5)
+
+
 def inference(mixture, z):
     with torch.inference_mode():
         mixture.log_prob(z)
@@ -162,6 +167,7 @@ def other_parameters(mixture, z):
         first_after_second_sample,
         unlike_shape,
         without_gradient,
+        changed_density,
         inference,
         other_parameters,
     ],
