@@ -156,9 +156,10 @@ def _give_up(error: Exception) -> None:
 
 
 def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of a parent do not survive a fork."""
+    """At least so many threads of this process: those of a parent do not survive a fork."""
     global _pool
-    key = os.getpid(), count
-    if _pool is None or _pool[:2] != key:
-        _pool = *key, ThreadPoolExecutor(count, thread_name_prefix="pyro_mixtures")
-    return _pool[2]
+    pool, process = _pool, os.getpid()
+    if pool is None or pool[0] != process or pool[1] < count:
+        pool = process, count, ThreadPoolExecutor(count, thread_name_prefix="pyro_mixtures")
+        _pool = pool
+    return pool[2]

@@ -173,3 +173,10 @@ def test_groups_of_another_batch():
     groups = torch.zeros(3, dtype=torch.int64)
     assert loops.sample_gradients(logits, z, z, None, groups.expand(3, 3), field) is not None
     assert loops.sample_gradients(logits, z, z, None, groups, field) is None
+
+
+def test_threads_are_kept():
+    """Batches of several sizes share them."""
+    most = compiled._threads(3)
+    assert compiled._threads(2) is most
+    assert compiled._threads(4) is not most
