@@ -6,8 +6,10 @@ exponentials and logarithms are polynomials here, without a branch and without a
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -32,7 +34,18 @@ SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 LOG_2_PI = math.log(2 * math.pi)
 
 
+def stamp(package: Path) -> str:
+    """Of the sources of all loops in a package, and of the constants that they use."""
+    sources = sorted([*package.rglob("*loops.py"), *package.rglob("displacement.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
+STAMP = stamp(Path(__file__).parents[1])
+
+
 def _compiled(function: Callable[..., Any], *flags: str) -> Any:
+    # of the name that numba keeps it by: of changes it sees those of the function's own file alone
+    function.__qualname__ += f"_{STAMP}"
     options: dict[str, Any] = {"fastmath": set(flags), "error_model": "numpy", "nogil": True}
     try:
         return numba.njit(function, cache=True, **options)

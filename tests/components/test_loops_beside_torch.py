@@ -1,17 +1,18 @@
 """Compiled loops beside what torch offers: derivatives of derivatives, modes, devices."""
 
 import importlib.metadata
+from pathlib import Path
 
 import pyro
 import pytest
 import torch
 from torch.autograd import forward_ad
 
-from pyro_mixtures.components import compiled_normals
+from pyro_mixtures.components import compiled_normals, normal_loops
 from pyro_mixtures.components.normals import Normals
 from pyro_mixtures.components.scale import Diagonal
 from pyro_mixtures.distributions import MixtureOfDiagNormals
-from pyro_mixtures.numerics import compiled
+from pyro_mixtures.numerics import compiled, loops
 from tests.components.test_compiled_normals import KIND, assert_same, outcome, parameters
 
 BACKWARD = "density_gradients", "sample_gradients"
@@ -180,3 +181,18 @@ def test_threads_are_kept():
     most = compiled._threads(3)
     assert compiled._threads(2) is most
     assert compiled._threads(4) is not most
+
+
+def test_what_is_kept_on_disk_is_of_these_sources(tmp_path):
+    """Numba would go on with what it has compiled when a loop that is called has changed."""
+    for name in ("some_loops.py", "displacement.py", "others.py"):
+        (tmp_path / name).write_text("A = 1")
+    stamps = [loops.stamp(tmp_path)]
+    for name in ("others.py", "some_loops.py", "displacement.py"):
+        (tmp_path / name).write_text("A = 2")
+        stamps.append(loops.stamp(tmp_path))
+    assert stamps[0] == stamps[1]
+    assert len(set(stamps)) == 3
+    assert loops.stamp(Path(loops.__file__).parents[1]) == loops.STAMP
+    for function in (normal_loops.densities, loops.exp):
+        assert function.py_func.__qualname__.endswith(loops.STAMP)
