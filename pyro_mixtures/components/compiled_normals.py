@@ -107,6 +107,10 @@ class CompiledNormals:
         made = [x if x is None else x.contiguous() for x in grads]
         z, logits = z.contiguous(), logits.contiguous()
         result = [torch.empty_like(x) for x in (z, self._locs, self._factor, logits)]
+        known = (
+            known[0].contiguous(),
+            known[1].contiguous(),
+        )  # hooks of saved tensors may turn them
         given = z, self._locs, self._factor, logits, *known, *made, *result
         if self._run("density_gradients", *given, count=z.shape[-2]) is None:
             return None

@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.autograd.graph import saved_tensors_hooks
 
 from pyro_mixtures.components import compiled_normals, normal_loops
 from pyro_mixtures.components.normals import Normals
@@ -196,3 +197,20 @@ def test_what_is_kept_on_disk_is_of_these_sources(tmp_path):
     assert loops.stamp(Path(loops.__file__).parents[1]) == loops.STAMP
     for function in (normal_loops.densities, loops.exp):
         assert function.py_func.__qualname__.endswith(loops.STAMP)
+
+
+def test_saved_tensors_of_other_strides():
+    """Hooks may keep them in any layout."""
+    given = parameters(*KIND, (2,), 3, 2)
+    z = torch.randn(5, 2, 2, dtype=torch.float64)
+    log_prob = MixtureOfDiagNormals(*given).log_prob(z)
+    expected = torch.autograd.grad(log_prob.square().sum(), given)
+
+    def turned(x):
+        return x.mT.contiguous().mT if x.dim() > 1 else x
+
+    with saved_tensors_hooks(turned, lambda x: x):
+        log_prob = MixtureOfDiagNormals(*given).log_prob(z)
+    actual = torch.autograd.grad(log_prob.square().sum(), given)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
