@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -30,10 +31,6 @@ SAMPLES_ALONE = (TraceMeanField_ELBO, TraceTailAdaptive_ELBO, TraceTMC_ELBO, Tra
 
 FURTHEST = 4
 """An objective is so many calls away from where the trace asks for score parts."""
-
-
-known: list[Asker] = []
-"""Who said so."""
 
 
 class Asker(NamedTuple):
@@ -161,22 +158,30 @@ class Asker(NamedTuple):
         )
 
 
+_asking: ContextVar[Asker | None] = ContextVar("asking", default=None)
+"""Who has said so, in this thread."""
+
+
 @contextmanager
 def asked_by(asker: Asker) -> Iterator[None]:
     """Within it score parts are asked for on the behalf of an objective that says so itself."""
-    known.append(asker)
+    if torch.compiler.is_compiling():  # where nobody asks
+        yield
+        return
+    token = _asking.set(asker)
     try:
         yield
     finally:
-        known.pop()
+        _asking.reset(token)
 
 
 def asker() -> Asker:
     """Who asks; of Pyro's objectives looked up in the functions that called for score parts."""
     if torch.compiler.is_compiling():
         return Asker()
-    if known:
-        return known[-1]
+    said = _asking.get()
+    if said is not None:
+        return said
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not Trace.compute_score_parts.__code__:
         frame = frame.f_back

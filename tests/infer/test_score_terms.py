@@ -1,6 +1,7 @@
 """What else meets the score terms of mixtures: other sites, empty models, single precision."""
 
 import math
+import threading
 from contextlib import nullcontext
 from unittest import mock
 
@@ -17,6 +18,7 @@ from pyro_mixtures.infer import (
     AutoMultivariateNormalMixture,
     BaselinedTrace_ELBO,
 )
+from pyro_mixtures.samples.pyro_context import Asker, asked_by, asker
 from tests.pairwise import in_pairs
 
 LOCS = torch.tensor([[-2.0], [2.0]])
@@ -242,3 +244,15 @@ def test_the_first_baseline_is_a_cost():
     with mock.patch.object(elbo, "_update_averages"):
         elbo.differentiable_loss(two_sites, guide)
     assert elbo._averages["z"] < -3  # log p - log q, of densities below these
+
+
+def test_each_thread_asks_for_itself():
+    """What one thread's objective says of itself is not heard in another."""
+    heard = []
+    with asked_by(Asker(objective=Trace_ELBO())):
+        thread = threading.Thread(target=lambda: heard.append(asker()))
+        thread.start()
+        thread.join()
+        assert asker().objective is not None
+    assert heard == [Asker()]
+    assert asker() == Asker()
