@@ -12,7 +12,7 @@ import math
 
 import numpy
 
-from pyro_mixtures.numerics.loops import LOG_2_PI, array, exp, log, log_softmax, loop, rows
+from pyro_mixtures.numerics.loops import LOG_2_PI, array, exp, inside, log, log_softmax, loop, rows
 from pyro_mixtures.velocity.displacement import MAX_NODES
 from pyro_mixtures.velocity.displacement_loops import contribution, hub, path
 from pyro_mixtures.velocity.telescoping_loops import contributions, factors
@@ -221,8 +221,9 @@ def sample_gradients(
                     factors(
                         z[b, s], locs[b], inverse, log_scales, group, label, within, own, place
                     )
-                    here = grad[b, s], log_prob[b, s]
-                    contributions(*here, group, label, own, place, flow, moved[b, s])
+                    contributions(
+                        grad[b, s], log_prob[b, s], group, label, own, place, flow, moved[b, s]
+                    )
             else:
                 volume = hub(within, locs[b], scales[b], place)
                 for j in range(K):
@@ -232,8 +233,10 @@ def sample_gradients(
                     count, growth = path(locs[b, j], scale, place, flow, back, (base, slope, bend))
                     if count > MAX_NODES:
                         return 1
-                    samples = z[b], grad[b], log_prob[b], place, volume
-                    contribution(*samples, flow, back, count, growth, work, moved[b, :, j])
+                    contribution(
+                        z[b], grad[b], log_prob[b], place, volume, flow, back, count, growth, work,
+                        moved[b, :, j],
+                    )  # fmt: skip
             average = 0.0
             for j in range(K):
                 totals[j] = 0
@@ -247,7 +250,7 @@ def sample_gradients(
     return 0
 
 
-@loop
+@inside
 def _shares(log_weights, labels, group, within):
     """Weights within a group, zero outside it; whether it has several members."""
     most, members = FURTHEST, 0

@@ -63,6 +63,14 @@ def loop(function: Callable[..., Any]) -> Any:
     return _compiled(function, "reassoc", "contract", "nsz", "arcp")
 
 
+def inside(function: Callable[..., Any]) -> Any:
+    """A function that becomes a part of each loop that calls it.
+
+    Arrays cost something each time they are handed on: their references are counted.
+    """
+    return numba.njit(function, inline="always")
+
+
 @intrinsic
 def _pointer(_, address, unit):
     """An address as a pointer to numbers of the type of another."""

@@ -10,7 +10,7 @@ import math
 
 import numpy
 
-from pyro_mixtures.numerics.loops import LOG_2_PI, exp, log, loop
+from pyro_mixtures.numerics.loops import LOG_2_PI, exp, inside, log
 from pyro_mixtures.velocity.displacement import MAX_NODES, TINY
 
 SMALL = 0.15
@@ -33,7 +33,7 @@ RATE, DRIFT, SHIFT = 0, 1, 2
 # Rows are not taken out of work arrays: a view costs as much as a hundred numbers.
 
 
-@loop
+@inside
 def hub(within, locs, scales, place):
     """The Normal with the mean and the variance of a group.
 
@@ -68,7 +68,7 @@ def hub(within, locs, scales, place):
     return volume
 
 
-@loop
+@inside
 def path(loc, scale, place, flow, back, precision):
     r"""The flow from a hub to a component, and back along it at the nodes of the integral.
 
@@ -121,7 +121,7 @@ def path(loc, scale, place, flow, back, precision):
     return count, growth
 
 
-@loop
+@inside
 def contribution(z, grad, log_prob, place, volume, flow, back, count, growth, work, result):
     """Weight contributions of a component.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-from pyro_mixtures.numerics.loops import LOG_2_PI, exp, log, loop, normal_tail
+from pyro_mixtures.numerics.loops import LOG_2_PI, exp, inside, log, normal_tail
 
 LARGEST = math.log(1.7e308) - 3
 """Of a logarithm: a bound for points where no sample gets."""
 
 
-@loop
+@inside
 def factors(z, locs, inverse, log_scales, group, labels, within, own, hub):
     r"""Univariate distributions of the coordinates at a sample.
 
@@ -54,7 +54,7 @@ def factors(z, locs, inverse, log_scales, group, labels, within, own, hub):
         hub[0, d] += log(density, density - 1) if density > 0 else -math.inf
 
 
-@loop
+@inside
 def contributions(grad, log_prob, group, labels, own, hub, work, result):
     """Weight contributions at a sample, averaged over both orders of the coordinates.
 
