@@ -142,7 +142,7 @@ def log(x, excess):
     return y if x > 0.0 else math.nan
 
 
-@exactly
+@inside
 def normal_tail(x):
     r"""The probability that a standard Normal number exceeds ``x >= 0``, to 13 digits.
 
