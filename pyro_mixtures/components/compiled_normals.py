@@ -107,11 +107,8 @@ class CompiledNormals:
         made = [x if x is None else x.contiguous() for x in grads]
         z, logits = z.contiguous(), logits.contiguous()
         result = [torch.empty_like(x) for x in (z, self._locs, self._factor, logits)]
-        known = (
-            known[0].contiguous(),
-            known[1].contiguous(),
-        )  # hooks of saved tensors may turn them
-        given = z, self._locs, self._factor, logits, *known, *made, *result
+        kept = [x.contiguous() for x in known]  # hooks of saved tensors may turn them
+        given = z, self._locs, self._factor, logits, *kept, *made, *result
         if self._run("density_gradients", *given, count=z.shape[-2]) is None:
             return None
         by_z, by_locs, by_factor, by_logits = result

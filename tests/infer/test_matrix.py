@@ -8,6 +8,7 @@ import itertools
 import math
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
@@ -72,6 +73,13 @@ def test_the_page_has_every_cell():
 @pytest.mark.parametrize("guide", GUIDES)
 def test_gradients(guide, objective):
     check(guide, objective)
+
+
+@pytest.mark.parametrize("objective", shown())
+@pytest.mark.parametrize("guide", GUIDES)
+def test_gradients_by_torch_alone(guide, objective):
+    with pyro.settings.context(compiled_mixtures=False):
+        check(guide, objective)
 
 
 @in_turn
