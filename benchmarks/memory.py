@@ -19,7 +19,7 @@ from benchmarks.contenders import GROUPS, Group
 from benchmarks.processes import RETURN, in_fresh_process
 from benchmarks.report import table
 from benchmarks.settings import Settings
-from benchmarks.steps import Step
+from benchmarks.steps import Step, without_loops
 
 STATUS = Path("/proc/self/status")
 TINY = Case(2, 3, 4)
@@ -51,8 +51,10 @@ def measure(settings: Settings) -> list[Row]:
 def growth(index: int, name: str, case: Case) -> int:
     """Bytes by which this process grows during one step, at the step's peak."""
     torch.set_num_threads(1)
-    for _ in range(2):
-        build(GROUPS[index], name, TINY)()
+    tiny = build(GROUPS[index], name, TINY)
+    for load in (tiny, without_loops(tiny)):  # a large step may go another way than a tiny one
+        load()
+        load()
     step = build(GROUPS[index], name, case)
     before = resident("VmRSS")
     step()
