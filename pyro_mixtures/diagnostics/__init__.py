@@ -5,6 +5,7 @@ from pyro_mixtures.diagnostics.distribution_gradients import gradient_variance
 from pyro_mixtures.diagnostics.elbo_gradients import elbo_gradient_variance
 from pyro_mixtures.diagnostics.elbo_terms import ELBOTerms, elbo_terms
 from pyro_mixtures.diagnostics.evaluate import Evaluation, evaluate
+from pyro_mixtures.diagnostics.evaluate_data import evaluate_data
 from pyro_mixtures.diagnostics.moments import GradientVariance
 from pyro_mixtures.diagnostics.nonfinite_sites import nonfinite_gradient, nonfinite_site
 from pyro_mixtures.diagnostics.psis import PSIS, psis
@@ -20,6 +21,7 @@ __all__ = [
     "elbo_gradient_variance",
     "elbo_terms",
     "evaluate",
+    "evaluate_data",
     "gradient_variance",
     "nonfinite_gradient",
     "nonfinite_site",

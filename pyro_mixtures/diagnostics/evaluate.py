@@ -29,7 +29,9 @@ class Evaluation:
 
     All but the last are tensors of shape ``()``, or ``(N,)`` for the elements of a plate. The
     errors are those of the draws: what other draws would change, not other data. They are
-    asymptotic, and too small where few weights prevail, of which :math:`\hat k` tells.
+    asymptotic, and too small where few weights prevail, of which :math:`\hat k` tells. The table
+    of a plate has means over its elements with two errors: that of the draws, and that over data
+    (``elbo_data_error``, ``iw_bound_data_error``).
 
     Attributes:
         elbo: :math:`\frac1S \sum_s \log w_s`. It is ``-inf``, with an error of NaN, where a draw
@@ -62,12 +64,28 @@ class Evaluation:
         r"""The largest :math:`\hat k` that S draws can bear, ``min(1 - 1 / log10(S), 0.7)``."""
         return largest_khat(self.num_samples)
 
+    @property
+    def elbo_data_error(self) -> Tensor:
+        """The standard error over data of the mean ELBO, ``()``; NaN of fewer than two.
+
+        What other data would change, with draws of their own, whose noise is part of it.
+        """
+        return _error_over_data(self.elbo)
+
+    @property
+    def iw_bound_data_error(self) -> Tensor:
+        """The standard error over data of the mean bound, as ``elbo_data_error``."""
+        return _error_over_data(self.iw_bound)
+
     def __str__(self) -> str:
         count = self.khat.numel()
         figures = {
             "ELBO": _mean(self.elbo, self.elbo_error, 3),
             "importance-weighted bound": _mean(self.iw_bound, self.iw_bound_error, 3),
         }
+        if count > 1:
+            over = zip(figures, (self.elbo_data_error, self.iw_bound_data_error), strict=True)
+            figures = {name: f"{figures[name]}, over data {error:.3f}" for name, error in over}
         khat, size = "PSIS k-hat", "effective sample size"
         if self.khat.dim():
             above = int((self.khat > self.threshold).sum())
@@ -151,7 +169,8 @@ def evaluate(
 
     With ``plate`` each of its elements gets figures of its own, as :math:`\log p(y_n)` of each
     datum by an amortized guide. Then all sites have to be in that plate, in model and guide: a
-    latent that the data share leaves them no evidence of their own.
+    latent that the data share leaves them no evidence of their own. :func:`evaluate_data` takes
+    more data than fit in a run.
 
     Args:
         model: a Pyro model.
@@ -199,19 +218,25 @@ def evaluate(
         True
         >>> print(found)
         means over 3 data, 1000 samples of each
-        ELBO                      -1.697 ± 0.004
-        importance-weighted bound -1.680 ± 0.003
+        ELBO                      -1.697 ± 0.004, over data 0.299
+        importance-weighted bound -1.680 ± 0.003, over data 0.299
         PSIS k-hat                -1.92 to -1.74, 0 above 0.67
         effective sample size     974.9 to 977.1
     """
     check_at_least(FEWEST_SAMPLES, num_samples=num_samples)
-    if chunk_size is not None:
-        check_at_least(1, chunk_size=chunk_size)
-    if chunk_size is not None and vectorize is False:
-        raise ValueError(f"Expected no chunk_size with vectorize = False, but got {chunk_size}")
+    check_chunk_size(chunk_size, vectorize)
     draws = Draws(model, guide, args, kwargs, vectorize=vectorize, within=plate)
     chunks = draws.chunks(num_samples, chunk_size)
     return Evaluation.from_log_weights(torch.cat([log_weights for log_weights, _ in chunks]))
+
+
+def check_chunk_size(chunk_size: int | None, vectorize: bool | None) -> None:
+    """Raise a ``ValueError`` for samples of a batch where there are none."""
+    if chunk_size is None:
+        return
+    check_at_least(1, chunk_size=chunk_size)
+    if vectorize is False:
+        raise ValueError(f"Expected no chunk_size with vectorize = False, but got {chunk_size}")
 
 
 def _check_batch(log_weights: Tensor) -> None:
@@ -236,6 +261,11 @@ def _khat_error(khat: Tensor, count: int) -> Tensor:
     tail = tail_length(count)
     error = (1 + khat.clamp_min(-0.5)) * math.sqrt(tail) / (tail + 10)
     return error.where(khat.isfinite(), math.nan)
+
+
+def _error_over_data(values: Tensor) -> Tensor:
+    several = values.numel() > 1
+    return mean_error(values.flatten()) if several else values.new_tensor(math.nan)
 
 
 def _mean(values: Tensor, errors: Tensor, digits: int) -> str:

@@ -252,6 +252,10 @@ def diagnosed(q: pm.MixtureOfDiagNormals, data: Tensor) -> str:
     summary: pm.diagnostics.ComponentSummary = pm.diagnostics.component_summary(q, num_samples=100)
     overlaps: Tensor = summary.overlaps
     bounds: pm.diagnostics.Evaluation = pm.diagnostics.evaluate(model, guide, data, num_samples=99)
+    each: pm.diagnostics.Evaluation = pm.diagnostics.evaluate_data(
+        model, guide, data, plate="data", num_samples=99, checkpoint="bounds.pt"
+    )
+    print(each.iw_bound_data_error)
     terms: pm.diagnostics.ELBOTerms = pm.diagnostics.elbo_terms(
         model, guide, data, plate="data", minibatch=50
     )

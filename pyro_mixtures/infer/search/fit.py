@@ -15,6 +15,7 @@ from pyro_mixtures.infer.search.fit_result import FitResult
 from pyro_mixtures.infer.search.mode_search import ModeSearch
 from pyro_mixtures.infer.search.model_log_density import ModelLogDensity
 from pyro_mixtures.infer.search.search_state import save
+from pyro_mixtures.numerics.saving import check_folder
 from pyro_mixtures.numerics.validation import check_at_least
 
 SAVE_EVERY = 20
@@ -88,8 +89,8 @@ def fit(
     began = time.perf_counter()
     check_at_least(2, num_starts=num_starts)
     path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"Expected checkpoint in a folder that exists, but got {checkpoint}")
+    if path is not None:
+        check_folder(path)
     density = ModelLogDensity(model, args, kwargs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pyro_mixtures.infer.search.laplace import Optima
 from pyro_mixtures.infer.search.natural_normals import FullNormals
 from pyro_mixtures.infer.search.parts import Parts
 from pyro_mixtures.infer.search.sample_store import Batch
+from pyro_mixtures.numerics.saving import save_whole
 
 Search = Any
 """A ``ModeSearch``, whose file imports this one."""
@@ -129,6 +129,4 @@ def _with_normals(made: Any, values: dict[str, Any], kind: type[FullNormals]) ->
 
 def save(search: Search, path: Path) -> None:
     """Write the state to a file, which is whole at any time."""
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save(state_of(search), partial)
-    os.replace(partial, path)
+    save_whole(state_of(search), path)
