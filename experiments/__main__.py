@@ -17,6 +17,7 @@ from experiments.modes import Modes
 from experiments.modes.exoplanet import Exoplanet
 from experiments.modes.polish import Polish
 from experiments.state_space import StateSpace
+from experiments.vae import VAE
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "modes": Modes,
     "polish": Polish,
     "state-space": StateSpace,
+    "vae": VAE,
     "weight-gradient-bias": WeightGradientBias,
 }
 

@@ -29,6 +29,10 @@ ORIGINS = {
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
         "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
     ),
+    # three MATLAB files there, which become `train`, `valid` and `test`, (N, 28, 28) of 0 and 1
+    "mnist_binarized.npz": Origin(
+        "https://github.com/mingzhang-yin/ARM-gradient/tree/9b5f74da", None
+    ),
     # those of posteriordb are zipped there: a folder has to hold them
     **{
         f"posteriordb/{name}.data.json": Origin(
@@ -73,7 +77,7 @@ def data_file(name: str) -> Path:
     if origin.sha256 is None:
         raise ValueError(
             f"Expected {name} in a folder that the environment variable {VARIABLE} names, but"
-            f" {VARIABLE} is not set: unzip it from {origin.address}"
+            f" {VARIABLE} is not set: make it of {origin.address}"
         )
     try:
         found = pooch.retrieve(

@@ -47,6 +47,7 @@ class Trainer:
         guide: a Pyro guide that is a module.
         training: settings.
         configuration: whatever else the numbers depend on; JSON's types.
+        further: figures of the model and guide as they are, which each row gets besides.
         resume: go on from the checkpoint, if there is one.
         progress: show a bar.
 
@@ -64,6 +65,7 @@ class Trainer:
         training: Training,
         configuration: Mapping[str, Any],
         *,
+        further: Callable[[], Mapping[str, float]] = dict,
         resume: bool = False,
         progress: bool = True,
     ) -> None:
@@ -81,6 +83,7 @@ class Trainer:
             "processes": fabric.world_size,
         }
         self.path = folder / "checkpoint.pt"
+        self.further = further
         self.progress = progress and fabric.is_global_zero
         self.resume = resume
         self._objective: Any = None
@@ -165,7 +168,8 @@ class Trainer:
     def _check_parameters(self) -> None:
         """Evaluate for the first time, which also lets the objective guess its plates."""
         with poutine.trace(param_only=True) as capture:
-            self._validation_elbo([next(iter(self._held_out))])
+            with self._evaluating():
+                self._validation_elbo([next(iter(self._held_out))])
         trained = {id(parameter) for parameter in self._objective.parameters()}
         sites: Any = capture.trace.nodes.items()
         foreign = [name for name, x in sites if id(x["value"].unconstrained()) not in trained]
@@ -211,13 +215,21 @@ class Trainer:
                 raise
             raise FloatingPointError(site) from None
 
-    @torch.no_grad()
-    def _validation_elbo(self, batches: Iterable[list[Tensor]]) -> float:
-        """The ELBO of a datum, with the same random numbers each time."""
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """In evaluation mode, with the same random numbers each time."""
         before = get_rng_state()
         pyro.set_rng_seed(self.fabric.global_rank)
         modes = {module: module.training for module in self._objective.modules()}
         self._objective.eval()
+        with torch.no_grad():
+            yield
+        for module, mode in modes.items():
+            module.training = mode
+        set_rng_state(before)
+
+    def _validation_elbo(self, batches: Iterable[list[Tensor]]) -> float:
+        """The ELBO of a datum, by the objective."""
         total, count = 0.0, 0
         for batch in batches:
             batch = self.fabric.to_device(batch)
@@ -225,9 +237,6 @@ class Trainer:
                 loss = self.elbo.loss(self.model, self.guide, *batch)
                 check_finite("validation loss", torch.tensor(loss))
             total, count = total - loss, count + len(batch[0])
-        for module, mode in modes.items():
-            module.training = mode
-        set_rng_state(before)
         return mean_over_processes(self.fabric, total, count)
 
     def _row(self, step: int) -> dict[str, Any]:
@@ -239,11 +248,14 @@ class Trainer:
                 "learning_rate": self._loop.scheduler.get_last_lr()[0],
                 "data_per_second": len(self._data) / (time.perf_counter() - self._began),
             }
-        epoch, elbo = step // len(self._batches), self._validation_elbo(self._held_out)
+        epoch = step // len(self._batches)
+        with self._evaluating():
+            elbo = self._validation_elbo(self._held_out)
+            further = dict(self.further())
         if elbo > self._best["elbo"]:
             parameters = copy.deepcopy(self._objective.state_dict())
             self._best = {"elbo": elbo, "epoch": epoch, "parameters": parameters}
-        return {"epoch": epoch, "step": step, **figures, "validation_elbo": elbo}
+        return {"epoch": epoch, "step": step, **figures, "validation_elbo": elbo, **further}
 
     def _stalled(self) -> bool:
         patience = self.training.patience

@@ -61,8 +61,8 @@ def dim_in_plate(owner: str, name: str, site: Any, within: str) -> int:
 
 def bytes_of_draw(site: Any) -> int:
     """Of the value and the log density of one draw at a site."""
-    value = site["value"]
-    return value.numel() * value.element_size() + 8 * site["fn"].batch_shape.numel()
+    value, batch_shape = site["value"], site["fn"].batch_shape  # a tuple, if Pyro has expanded fn
+    return value.numel() * value.element_size() + 8 * math.prod(batch_shape)
 
 
 def subsamples_of(*traces: Trace) -> Trace:

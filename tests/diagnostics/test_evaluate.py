@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 
 from pyro_mixtures import MixtureOfDiagNormals
 from pyro_mixtures.diagnostics import Evaluation, evaluate, psis
+from pyro_mixtures.nn import HierarchicalPrior
 
 each_way = pytest.mark.parametrize("vectorize", [False, True, None])
 
@@ -249,6 +250,29 @@ def test_an_amortized_mixture(vectorize):
         model, guide, Y, num_samples=number(vectorize), plate="data", vectorize=vectorize
     )
     check_scores(found.iw_bound, exact(Y)[0], found.iw_bound_error)
+
+
+@each_way
+def test_a_prior_that_pyro_expands(vectorize):
+    def model(y):
+        with pyro.plate("data", len(y)):  # a distribution without an expand of its own
+            z = pyro.sample("z", prior())
+            pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("data", len(y)):
+            pyro.sample("z", dist.Normal(y.unsqueeze(-1) / 3, torch.ones(2)).to_event(1))
+
+    normal = torch.distributions.Normal(torch.zeros(1), 1.0)
+    prior = HierarchicalPrior(
+        lambda: torch.distributions.Independent(normal, 1),
+        lambda z2: dist.Normal(torch.zeros_like(z2), 1.0).to_event(1),
+    )
+    found = evaluate(
+        model, guide, Y, num_samples=number(vectorize), plate="data", vectorize=vectorize
+    )
+    evidence = dist.Normal(0.0, 3.0**0.5).log_prob(Y)
+    check_scores(found.iw_bound, evidence, found.iw_bound_error)
 
 
 @each_way

@@ -1,0 +1,168 @@
+"""What is compared: the fits of each study."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.lab.trainer_settings import Training
+from experiments.vae.autoencoder import ESTIMATORS, PRIORS
+from experiments.vae.fits import GATED, TINY, Candidate
+
+BATCH = {"small": 256, "gated": 100}
+RATES = {"small": 1e-3, "gated": 5e-4}
+"""Learning rates, which fall to a tenth."""
+BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit of a study.
+
+    Attributes:
+        name: of its row, the same for all seeds.
+        candidate: what is fitted.
+        training: settings.
+    """
+
+    name: str
+    candidate: Candidate
+    training: Training
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table of fits.
+
+    Attributes:
+        title: of the table.
+        jobs: of a number of seeds, in the order of the rows.
+        num_samples: of each test image, for the bounds.
+        seeds: by default.
+    """
+
+    title: str
+    jobs: Callable[[int], list[Job]]
+    num_samples: int = 200
+    seeds: int = 1
+
+
+def training(size: str, epochs: int, seed: int = 0, patience: int | None = None) -> Training:
+    """Settings of a fit of the small or the gated network."""
+    return Training(
+        epochs,
+        BATCH[size],
+        learning_rate=RATES[size],
+        final_fraction=0.1,
+        patience=patience,
+        seed=seed,
+    )
+
+
+def readings(seeds: int) -> list[Job]:
+    """One Normal, by the reading of the pixels."""
+    return [
+        Job(reading, Candidate(reading=reading), training("small", 30, seed))
+        for reading in ("grey", "dynamic", "fixed")
+        for seed in range(seeds)
+    ]
+
+
+def estimators(seeds: int) -> list[Job]:
+    """Table 2 of Jankowiak and Karaletsos."""
+    candidates = {"K = 1": Candidate()}
+    for count in (3, 4, 5):
+        for name in ESTIMATORS:
+            candidates[f"K = {count}, {name}"] = Candidate(count, name)
+    return [
+        Job(name, candidate, training("small", 30, seed))
+        for seed in range(seeds)
+        for name, candidate in candidates.items()
+    ]
+
+
+def longer(seeds: int) -> list[Job]:
+    """Two rows of Table 2 until the validation ELBO has stalled."""
+    return [
+        Job(name, candidate, training("small", 300, seed, patience=40))
+        for seed in range(seeds)
+        for name, candidate in {
+            "K = 1": Candidate(),
+            "K = 3, clustered": Candidate(3, "clustered"),
+        }.items()
+    ]
+
+
+def encoders(seeds: int) -> list[Job]:
+    """One network or one for each component, at equal numbers of decoded images."""
+    four = {
+        "shared, one draw": (Candidate(4, "clustered"), 80),
+        "shared, each component": (Candidate(4, bound="marginalized"), 20),
+        "separate, each component": (Candidate(4, bound="marginalized", separate=True), 20),
+        "K = 1": (Candidate(), 80),
+    }
+    return [
+        Job(name, candidate, training("small", epochs, seed))
+        for seed in range(seeds)
+        for name, (candidate, epochs) in four.items()
+    ]
+
+
+def priors(seeds: int) -> list[Job]:
+    """Priors crossed with posteriors and bounds, in the setting of Tomczak and Welling."""
+    posteriors = [(1, "elbo"), (4, "elbo"), (1, "iwae"), (4, "iwae"), (4, "siwae")]
+    return [
+        Job(
+            f"{prior}, K = {count}, {bound}",
+            Candidate(count, "clustered", bound, prior, sizes=GATED),
+            training("gated", 15, seed),
+        )
+        for seed in range(seeds)
+        for prior in PRIORS
+        for count, bound in posteriors
+    ]
+
+
+def best(seeds: int) -> list[Job]:
+    """The best of the priors' table, until its validation bound has stalled."""
+    candidate = Candidate(4, "clustered", "siwae", "vamp", sizes=GATED)
+    return [
+        Job("vamp, K = 4, siwae", candidate, training("gated", 60, seed, patience=10))
+        for seed in range(seeds)
+    ]
+
+
+def rates(seeds: int) -> list[Job]:
+    """Weights of the divergence: rate against distortion."""
+    return [
+        Job(
+            f"K = {count}, beta = {beta:g}",
+            Candidate(count, "clustered", beta=beta),
+            training("small", 15, seed),
+        )
+        for seed in range(seeds)
+        for count in (1, 4)
+        for beta in BETAS
+    ]
+
+
+STUDIES = {
+    "readings": Study("Readings of the pixels, K = 1", readings),
+    "estimators": Study("Table 2", estimators, num_samples=50, seeds=2),
+    "longer": Study("Until the validation ELBO stalls", longer, num_samples=50),
+    "encoders": Study("Shared or separate encoders, K = 4", encoders, seeds=2),
+    "priors": Study("Priors, posteriors and bounds", priors),
+    "best": Study("The best", best, num_samples=5000),
+    "rates": Study("Rate and distortion", rates),
+}
+"""By name, in the order of a run."""
+
+
+def quick(job: Job) -> Job:
+    """The same on small images, for two epochs of small batches."""
+    return Job(
+        job.name,
+        dataclasses.replace(job.candidate, reading="digits", sizes=TINY),
+        dataclasses.replace(job.training, epochs=2, batch_size=50, patience=None),
+    )
