@@ -239,6 +239,17 @@ def test_checkpoints_of_other_data_models_and_guides_are_refused(linear, tmp_pat
         quick(linear.model, linear.guide, x, checkpoint="no/such/folder/bounds.pt")
 
 
+def test_one_warning_of_draws_one_by_one_at_the_users_line(linear):
+    def mixing(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", linear.prior())
+            pyro.sample("x", linear.decoder(z - z.mean()), obs=x)
+
+    with pytest.warns(UserWarning, match="Draws are made one by one") as warned:
+        quick(mixing, linear.guide, points(linear, 14), num_samples=25)
+    assert [each.filename for each in warned] == [__file__]
+
+
 def test_the_bar(linear, capsys):
     quick(linear.model, linear.guide, points(linear), progress=True)
     shown = capsys.readouterr().err
