@@ -2,6 +2,7 @@
 
 from pyro_mixtures.infer.annealing import Annealing, annealing_weight
 from pyro_mixtures.infer.early_stopping import EarlyStopping
+from pyro_mixtures.infer.free_bits import FreeBits
 from pyro_mixtures.infer.guides.auto_avf import (
     AutoAVFMultivariateNormal,
     AutoAVFMultivariateStudentT,
@@ -48,6 +49,7 @@ __all__ = [
     "BaselinedTrace_ELBO",
     "EarlyStopping",
     "FitResult",
+    "FreeBits",
     "GumbelSoftmaxReparam",
     "ImportanceWeighted_ELBO",
     "MarginalizedMixture_ELBO",

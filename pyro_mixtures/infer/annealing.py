@@ -20,6 +20,7 @@ class Annealing(Messenger):
     Scales that differ are refused by ``SIWAE_ELBO`` and ``ImportanceWeighted_ELBO``, which take a
     logarithm over several samples, and by ``TraceEnum_ELBO`` where the model enumerates a site
     that the guide lacks. Pyro's ``RenyiELBO`` takes them without a word, and means another bound.
+    Its Jit objectives keep the weight of the step that they were compiled in.
 
     Args:
         weight: w, at least 0; below 1 components spread before they settle.

@@ -16,9 +16,11 @@ from pyro_mixtures import (
     Annealing,
     AutoDiagonalNormalMixture,
     BaselinedTrace_ELBO,
+    ImportanceWeighted_ELBO,
     MarginalizedMixture_ELBO,
     annealing_weight,
 )
+from pyro_mixtures.nn import ConditionalMixture, MixturePrior
 
 DATA = torch.tensor([0.5, -1.0, 2.0])
 
@@ -157,3 +159,73 @@ def test_a_weight_grows_linearly_and_stays():
 def test_bad_schedules(arguments, told):
     with pytest.raises(ValueError, match=told):
         annealing_weight(**arguments)
+
+
+# ------------------------------------------------- amortized guides, priors with parameters
+
+
+class Autoencoder(torch.nn.Module):
+    """A mixture for each datum in a plate, and a mixture with parameters as the prior."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.prior = ConditionalMixture(1, 1, 2), MixturePrior(1, 3)
+        self.decoder = torch.nn.Linear(1, 1)
+
+    def model(self):
+        pyro.module("autoencoder", self)
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Normal(self.decoder(z).squeeze(-1), 0.5), obs=DATA)
+
+    def guide(self):
+        pyro.module("autoencoder", self)
+        with pyro.plate("data", 3):
+            pyro.sample("z", self.encoder(DATA.unsqueeze(-1)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Trace_ELBO,
+        TraceGraph_ELBO,
+        TraceMeanField_ELBO,
+        BaselinedTrace_ELBO,
+        partial(BaselinedTrace_ELBO, 3, vectorize_particles=True),
+        partial(BaselinedTrace_ELBO, 2),
+        MarginalizedMixture_ELBO,
+        partial(MarginalizedMixture_ELBO, sticking_the_landing=True),
+    ],
+)
+def test_losses_and_gradients_of_amortized_mixtures_are_linear(make):
+    """In the weight; those of encoder, decoder and prior, whose density has it, too."""
+    pyro.set_rng_seed(0)
+    autoencoder = Autoencoder()
+
+    def found(weight):
+        pyro.set_rng_seed(1)
+        autoencoder.zero_grad()
+        with Annealing(weight):
+            loss = make(max_plate_nesting=1).loss_and_grads(autoencoder.model, autoencoder.guide)
+        grads = ((p, p.grad) for p in autoencoder.parameters())
+        return loss, [torch.zeros_like(p) if g is None else g.clone() for p, g in grads]
+
+    (none, at_none), (some, at_some), (whole, at_whole) = map(found, (0.0, 0.25, 1.0))
+    assert some == pytest.approx(0.75 * none + 0.25 * whole, rel=1e-5)
+    for one, two, three in zip(at_none, at_some, at_whole, strict=True):
+        torch.testing.assert_close(two, 0.75 * one + 0.25 * three, rtol=1e-4, atol=1e-4)
+    names = [name for name, _ in autoencoder.named_parameters()]
+    for name, one, three in zip(names, at_none, at_whole, strict=True):
+        assert (one == 0).all() == name.startswith("prior")
+        assert name.startswith("decoder") or not torch.allclose(one, three)
+
+
+@pytest.mark.parametrize("make", [SIWAE_ELBO, ImportanceWeighted_ELBO])
+@pytest.mark.parametrize("particles", [1, 2])
+def test_amortized_mixtures_within_a_logarithm_refuse_a_weight(make, particles):
+    autoencoder = Autoencoder()
+    elbo = make(particles, vectorize_particles=True, max_plate_nesting=1)
+    with Annealing(0.5), pytest.raises(ValueError, match="0.5 at 'z' of the model, 1 at 'x' of"):
+        elbo.loss_and_grads(autoencoder.model, autoencoder.guide)
+    with Annealing(1.0):
+        assert math.isfinite(elbo.loss_and_grads(autoencoder.model, autoencoder.guide))

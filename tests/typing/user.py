@@ -134,6 +134,10 @@ def fit(data: Tensor) -> dict[str, Tensor]:
     weighted = pm.ImportanceWeighted_ELBO(num_particles=3, doubly_reparameterized=True)
     with pm.Annealing(pm.annealing_weight(3, 10, start=0.1)):
         total = total + weighted.differentiable_loss(model, kin[0], data)
+    free_bits = pm.FreeBits(2.0, decay=0.5)
+    with free_bits:
+        SVI(model, guide, optimizer, baselined).step(data)
+    print(free_bits.rates["x"] + free_bits.weight("x"), free_bits.state_dict())
     loss: float = stratified.loss(model, guide, data) + stratified.loss_and_grads(model, guide)
     print(loss, total)
     posterior: MixtureDistribution = guide.get_posterior(data)

@@ -16,6 +16,7 @@ from torch.distributions import Independent, TransformedDistribution
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators import EstimatedMixture
 from pyro_mixtures.estimators.strata import weighty_samples
+from pyro_mixtures.infer.free_bits import COMPONENT_LOG_WEIGHTS
 from pyro_mixtures.infer.objectives.component_terms import ComponentTerms, MixtureSite
 from pyro_mixtures.infer.objectives.importance_traces import importance_traces
 from pyro_mixtures.infer.objectives.objective import Objective
@@ -98,6 +99,7 @@ class _ComponentsMessenger(Messenger):
             )
         self.site = self._draw(msg, mixture)
         msg["value"], msg["done"] = self.site.value, True
+        msg["infer"] = {**msg["infer"], COMPONENT_LOG_WEIGHTS: self.site.log_weights.detach()}
         if self.sticking_the_landing:  # here, so that the density is evaluated once
             msg["fn"] = detached(msg["fn"])
 

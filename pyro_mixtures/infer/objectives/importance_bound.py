@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mixtures.infer.free_bits import FREE_BITS
 from pyro_mixtures.infer.objectives.objective import Loss, Objective, felt
 from pyro_mixtures.infer.objectives.terms import Term, Terms, is_drawn, plates, sum_but
 from pyro_mixtures.numerics.precision import double
@@ -150,6 +151,7 @@ class ImportanceBound(Objective):
         return LogWeights(torch.cat([part.log_weights for part in parts]), parts)
 
     def _part(self, terms: Terms) -> Part:
+        check_no_free_bits(terms)
         units = self._units(terms)
         inside: list[Term] = []
         outside: list[Term] = []
@@ -183,6 +185,17 @@ class ImportanceBound(Objective):
     def _over_draws(self, terms: Terms, log_weights: Tensor) -> Tensor:
         """Log weights of particles, from those of draws."""
         return log_weights
+
+
+def check_no_free_bits(terms: Terms) -> None:
+    """Raise a ``NotImplementedError`` for sites whose scale is that of ``FreeBits``."""
+    free = sorted(name for name, site in terms.guide_sites.items() if site["infer"].get(FREE_BITS))
+    if free:
+        raise NotImplementedError(
+            "Expected no FreeBits around an objective that takes a logarithm over samples, which"
+            f" has no rate as a part, but got it for {', '.join(free)}: use BaselinedTrace_ELBO or"
+            " MarginalizedMixture_ELBO"
+        )
 
 
 def credits(log_weights: Tensor) -> Tensor:
