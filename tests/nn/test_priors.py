@@ -141,6 +141,37 @@ def test_divergences_of_single_normals_are_exact():
     assert not torch.equal(prior_kl(q, one, way="sampled"), prior_kl(q, one, way="sampled"))
 
 
+SINGLE = {
+    "diagonal": lambda loc, scale: dist.Normal(loc, scale).to_event(1),
+    "full": lambda loc, scale: dist.MultivariateNormal(loc, scale_tril=scale.diag_embed()),
+    "mixture of one": lambda loc, scale: MixtureOfDiagNormals(
+        loc.unsqueeze(-2), scale.unsqueeze(-2), torch.zeros(1)
+    ),
+    "full mixture of one": lambda loc, scale: MixtureOfNormals(
+        loc.unsqueeze(-2), scale.diag_embed().unsqueeze(-3), torch.zeros(1)
+    ),
+    "estimator": lambda loc, scale: estimators.score(SINGLE["mixture of one"](loc, scale)),
+}
+
+
+@pytest.mark.parametrize("prior", SINGLE)
+@pytest.mark.parametrize("posterior", SINGLE)
+def test_single_normals_of_any_form_are_exact(posterior, prior):
+    """No samples: twice the same, with the same gradient."""
+    torch.manual_seed(0)
+    values = [randn(5, 2), randn(5, 2).exp(), randn(2), randn(2).exp()]
+    for each in values:
+        each.requires_grad_()
+    q, p = SINGLE[posterior](*values[:2]), SINGLE[prior](*values[2:])
+    one, two = (dist.Normal(*values[i : i + 2]).to_event(1) for i in (0, 2))
+    exact = torch.distributions.kl_divergence(one, two)
+    found = prior_kl(q, p)
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
+    pairs = zip(*(torch.autograd.grad(kl.sum(), values) for kl in (found, exact)), strict=True)
+    for gradient, same in pairs:
+        torch.testing.assert_close(gradient, same, rtol=1e-9, atol=1e-9)
+
+
 def test_the_upper_bound_is_that_of_the_joint_with_the_label():
     """Of one Normal: KL(q(c) || p(c)) + sum_c q(c) KL(q || p_c), at the best q(c)."""
     torch.manual_seed(0)

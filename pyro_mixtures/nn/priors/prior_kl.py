@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.estimators.costs import sampled_expectation
 from pyro_mixtures.normals.divergence import kl_bounds
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
@@ -28,10 +27,10 @@ def prior_kl(
     Args:
         posterior: q, with ``rsample``.
         prior: p; the batch shapes broadcast.
-        way: ``"auto"`` for the exact value if torch, Pyro or, for mixtures of one Normal, this
-            package knows it, and else by samples; ``"sampled"``; ``"upper_bound"`` or
-            ``"lower_bound"``, without samples, for mixtures of Normals and single ones, by
-            :func:`~pyro_mixtures.normals.kl_bounds`.
+        way: ``"auto"`` for the exact value if torch, Pyro or, for one Normal each in whatever
+            form (diagonal, full, a mixture of one), this package knows it, and else by samples;
+            ``"sampled"``; ``"upper_bound"`` or ``"lower_bound"``, without samples, for mixtures of
+            Normals and single ones, by :func:`~pyro_mixtures.normals.kl_bounds`.
         num_samples: of the posterior, where it is sampled.
 
     Returns:
@@ -74,16 +73,14 @@ def check_event_shapes(posterior: Distribution, prior: Distribution) -> None:
 
 def exact_kl(posterior: Distribution, prior: Distribution) -> Tensor | None:
     """The divergence in closed form, or None where there is none."""
-    if any(isinstance(each, MixtureDistribution) for each in (posterior, prior)):
-        counts = {getattr(each, "num_components", 1) for each in (posterior, prior)}
-        if counts != {1}:
-            return None
-        try:
-            return kl_bounds(posterior, prior)[1]
-        except NotImplementedError:
-            return None
     try:
         return kl_divergence(posterior, prior)
+    except NotImplementedError:
+        pass
+    if any(getattr(each, "num_components", 1) != 1 for each in (posterior, prior)):
+        return None
+    try:
+        return kl_bounds(posterior, prior)[1]  # of one Normal each
     except NotImplementedError:
         return None
 
