@@ -107,12 +107,18 @@ def latent_sites(model_trace: Trace, guide_trace: Trace) -> list[str]:
             f" a GuideMessenger, which runs the whole model), but got {', '.join(foreign)}"
         )
     for name in latent:
-        _check_shape(name, in_model[name])
+        _check_shape(name, in_model[name], in_guide[name])
     return latent
 
 
-def _check_shape(name: str, site: Any) -> None:
+def _check_shape(name: str, site: Any, of_the_guide: Any) -> None:
     """Raise a ``ValueError`` for a guide's sample that only broadcasts with the model's site."""
+    events = [tuple(each["fn"].event_shape) for each in (site, of_the_guide)]
+    if events[0] != events[1]:
+        raise ValueError(
+            f"Expected guide to sample {name} of event shape {events[0]}, but got {events[1]}:"
+            " give the prior and the guide (an encoder, say) the same size, and the same to_event"
+        )
     expected = (*site["fn"].batch_shape, *site["fn"].event_shape)
     if site["value"].shape != expected:
         raise ValueError(

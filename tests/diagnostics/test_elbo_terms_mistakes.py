@@ -129,4 +129,4 @@ def test_a_prior_of_another_size(size):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x.unsqueeze(-1).expand(-1, size), 1.0).to_event(1))
 
-    refused(rf"guide to sample z of shape \(6, 2\), but got \(6, {size}\)", wide, other)
+    refused(rf"guide to sample z of event shape \(2,\), but got \({size},\)", wide, other)

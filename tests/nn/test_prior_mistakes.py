@@ -1,6 +1,8 @@
 """What priors refuse."""
 
 import math
+import re
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from pyro_mixtures import MixtureOfDiagNormals, MixtureOfNormals
+from pyro_mixtures.diagnostics import elbo_terms, evaluate, evaluate_data, nonfinite_site
 from pyro_mixtures.nn import (
     ConditionalMixture,
     HierarchicalPrior,
@@ -15,6 +18,7 @@ from pyro_mixtures.nn import (
     VampPrior,
     prior_kl,
 )
+from tests.infer.own_objectives import OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -138,27 +142,118 @@ def test_bad_divergences():
         two.kl_divergence(q, lambda z2: q)
 
 
-@pytest.mark.parametrize(
+def narrow():
+    """One coordinate, which would broadcast with any number of them."""
+    return dist.Normal(torch.zeros(1), 1.0).to_event(1)
+
+
+def scalar():
+    return dist.Normal(0.0, 1.0)
+
+
+each_prior = pytest.mark.parametrize(
     "prior",
     [
+        MixturePrior(1, 3),
         MixturePrior(2, 3),
         VampPrior(ENCODER, torch.zeros(5, 4)),
         HierarchicalPrior(MixturePrior(1, 3), ConditionalMixture(1, 1, 2)),
+        narrow,
+        scalar,
     ],
-    ids=lambda prior: type(prior).__name__,
+    ids=lambda prior: getattr(prior, "__name__", type(prior).__name__),
 )
-def test_a_guide_of_another_size(prior):
-    """Pyro compares the shapes of sites."""
+
+
+def programs(prior, decoder):
+    """A model with a prior, and a guide with a mixture encoder of three coordinates."""
     pyro.clear_param_store()
     encoder = ConditionalMixture(4, 3, 2)
 
     def model(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", prior())
+            z = pyro.sample("z", prior())
+            pyro.sample("x", decoder(z), obs=x)
 
     def guide(x):
+        pyro.module("encoder", encoder)
         with pyro.plate("data", len(x)):
             pyro.sample("z", encoder(x))
 
-    with pytest.raises(ValueError, match="Model and guide shapes disagree at site 'z'"):
-        pyro.infer.Trace_ELBO().loss(model, guide, torch.zeros(5, 4))
+    return model, guide
+
+
+def normal(z):
+    return dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 4), 1.0).to_event(1)
+
+
+@each_prior
+@pytest.mark.parametrize("validates", [True, False])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_encoder_of_another_size(objective, prior, validates):
+    """Without validation, too: nothing broadcasts in silence."""
+    model, guide = programs(prior, normal)
+    elbo = objective(2, vectorize_particles=True, max_plate_nesting=1)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({}), elbo)
+    event_shape = re.escape(str(tuple(prior().event_shape)))
+    told = rf"event shape {event_shape} of the model at site 'z', but got \(3,\) in the guide"
+    with pyro.validation_enabled(validates), pytest.raises(ValueError, match=told):
+        svi.step(torch.rand(5, 4))
+
+
+@each_prior
+@pytest.mark.parametrize("validates", [True, False])
+def test_diagnostics_of_an_encoder_of_another_size(prior, validates):
+    model, guide = programs(prior, normal)
+    event_shape = re.escape(str(tuple(prior().event_shape)))
+    told = rf"guide to sample z of event shape {event_shape}, but got \(3,\)"
+    for diagnose in (
+        elbo_terms,
+        partial(evaluate, num_samples=25),
+        partial(evaluate_data, num_samples=25, progress=False),
+    ):
+        with pyro.validation_enabled(validates), pytest.raises(ValueError, match=told):
+            diagnose(model, guide, torch.rand(5, 4), plate="data")
+
+
+def bernoulli(z):
+    return dist.Bernoulli(logits=normal(z).base_dist.loc).to_event(1)
+
+
+def continuous_bernoulli(z):
+    return dist.ContinuousBernoulli(logits=normal(z).base_dist.loc).to_event(1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("decoder", [bernoulli, continuous_bernoulli])
+@pytest.mark.parametrize("pixel", [-0.1, 1.5])
+def test_images_outside_of_the_unit_interval(objective, decoder, pixel):
+    model, guide = programs(MixturePrior(3, 2), decoder)
+    elbo = objective(2, vectorize_particles=True, max_plate_nesting=1)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({}), elbo)
+    x = torch.ones(5, 4)
+    x[2, 1] = pixel
+    with pytest.raises(ValueError, match="(?s)at site 'x'.* support"):
+        svi.step(x)
+    with pytest.raises(ValueError, match="(?s)at site 'x' of the model.* support"):
+        evaluate(model, guide, x, plate="data", num_samples=25)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("where", ["prior", "encoder", "data"])
+def test_nan_in_training(objective, where):
+    """The error names the parameter and the distribution, and without validation the site is."""
+    prior = MixturePrior(3, 2)
+    model, guide = programs(prior, normal)
+    x = torch.rand(5, 4)
+    guide(x)
+    weights = next(iter(pyro.get_param_store().values()))
+    broken = {"prior": prior.locs, "data": x, "encoder": weights}[where]
+    with torch.no_grad():
+        broken.view(-1)[0] = math.nan
+    elbo = objective(2, vectorize_particles=True, max_plate_nesting=1)
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({}), elbo)
+    with pytest.raises(ValueError, match="parameter locs .* of distribution MixtureOfDiagNormals"):
+        svi.step(x)
+    site = "site z of the " + ("model" if where == "prior" else "guide")
+    assert nonfinite_site(elbo, model, guide, x).startswith(f"{site} has a loc")

@@ -83,8 +83,10 @@ def importance_traces(
     sites = _structure(max_plate_nesting, validates, model_trace, guide_trace)
     known = structures.knows_sites(sites)
     complete = known or check_complete(model_trace, guide_trace)
+    if not known:
+        _check_event_shapes(model_trace, guide_trace)
     if validates and not known:
-        check_model_guide_match(model_trace, guide_trace, 0)  # the events
+        check_model_guide_match(model_trace, guide_trace, 0)
         _check_batch_shapes(model_trace, guide_trace, max_plate_nesting)
     traces = model_trace, guide_trace
     for trace in traces:
@@ -174,6 +176,30 @@ def _compute_densities(model_trace: Trace, guide_trace: Trace) -> None:
 def _keep(site: Any, log_prob: Tensor) -> None:
     site["log_prob"] = log_prob
     site["log_prob_sum"] = log_prob.sum() if log_prob.dim() else log_prob
+
+
+def _check_event_shapes(model_trace: Trace, guide_trace: Trace) -> None:
+    """Raise an error if the events of a site of both differ.
+
+    Without validation, too: one coordinate in the model would broadcast with all of the guide, and
+    its density would count once for each.
+    """
+    for name, guide_site in guide_trace.nodes.items():
+        model_site = model_trace.nodes.get(name)
+        if guide_site["type"] != "sample" or model_site is None or model_site["is_observed"]:
+            continue
+        expected, given = _event_shape(model_site), _event_shape(guide_site)
+        if expected != given:
+            raise ValueError(
+                f"Expected the event shape {expected} of the model at site {name!r}, but got"
+                f" {given} in the guide: give the prior and the guide (an encoder, say) the same"
+                " size, and the same to_event"
+            )
+
+
+def _event_shape(site: Any) -> tuple[int, ...]:
+    """That of a site's samples; empty for what has no shapes, such as subsamples."""
+    return tuple(getattr(site["fn"], "event_shape", ()))
 
 
 def _check_batch_shapes(model_trace: Trace, guide_trace: Trace, max_plate_nesting: int) -> None:
