@@ -13,6 +13,7 @@ from tests.elliptical import sample_at
 from tests.families.registry import COMPONENTS
 from tests.registry import FAMILIES, Parameters
 from tests.relaxed import LAWS as RELAXED
+from tests.sticks import FAMILIES as STICKS
 
 
 def _normals(name: str, **options: Any) -> DistributionCase:
@@ -60,6 +61,17 @@ def _relaxed(name: str) -> DistributionCase:
     )
 
 
+def _sticks(name: str) -> DistributionCase:
+    family = STICKS[name]
+    return DistributionCase(
+        family.parameters,
+        family.build,
+        family.reference,
+        at=None,
+        of_tensors=name == "kumaraswamy",
+    )
+
+
 def _gumbel_softmax(parameters: Parameters) -> GumbelSoftmaxMixtureOfDiagNormals:
     return GumbelSoftmaxMixtureOfDiagNormals(**parameters, temperature=0.5)
 
@@ -76,6 +88,7 @@ KINDS = {
     **{name: _normals(name) for name in FAMILIES},
     **{name: _relaxed(name) for name in RELAXED},
     **{name: _elliptical(name) for name in ELLIPTICAL},
+    **{f"sticks_{name}": _sticks(name) for name in STICKS},
     **{f"of_{name}": _of_components(name) for name in COMPONENTS},
 }
 """As for users' own: ``pyro_mixtures.testing``."""

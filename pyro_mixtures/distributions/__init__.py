@@ -28,6 +28,7 @@ from pyro_mixtures.distributions.shared_covariance import (
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormalsSharedCovariance,
 )
+from pyro_mixtures.distributions.stick_breaking import KumaraswamyStickBreaking, StickBreaking
 from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
 from pyro_mixtures.numerics.score_use import UnusedScoreWarning
 
@@ -39,6 +40,7 @@ __all__ = [
     "ExpRelaxedCategorical",
     "GaussianScaleMixture",
     "GumbelSoftmaxMixtureOfDiagNormals",
+    "KumaraswamyStickBreaking",
     "Mixture",
     "MixtureDistribution",
     "MixtureOfDiagNormals",
@@ -52,6 +54,7 @@ __all__ = [
     "RelaxedBernoulliStraightThrough",
     "RelaxedCategorical",
     "RelaxedCategoricalStraightThrough",
+    "StickBreaking",
     "TransformedDistribution",
     "UnusedScoreWarning",
 ]

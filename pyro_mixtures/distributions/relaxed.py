@@ -7,7 +7,6 @@ from numbers import Real
 from typing import Any
 
 import torch
-from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
@@ -15,10 +14,7 @@ from pyro_mixtures.distributions.parametric import ParametricDistribution
 from pyro_mixtures.numerics.pathwise_function import pathwise
 from pyro_mixtures.numerics.precision import double_dtype
 from pyro_mixtures.numerics.validation import broadcast_shapes, check_shapes
-from pyro_mixtures.samples.remembering import current_trace, version
-
-COORDINATES = "_relaxed_coordinates"
-"""The attribute of a sample that holds them."""
+from pyro_mixtures.samples.coordinates import keep_coordinates, kept_coordinates
 
 
 class RelaxedDistribution(ParametricDistribution):
@@ -122,33 +118,14 @@ class RelaxedDistribution(ParametricDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         x = self._rsample_coordinates(self._extended_shape(torch.Size(sample_shape)))
         value = self._value(x).to(self.logits.dtype)
-        self._keep(value, x)
+        keep_coordinates(value, x, self.event_shape)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        x = self._kept(value)
+        x = kept_coordinates(value, self.event_shape)
         if x is None:
             x = self._coordinates(self._validated(value))
         return self._log_density(x).to(torch.promote_types(value.dtype, self.logits.dtype))
-
-    def _keep(self, sample: Tensor, known: Any) -> None:
-        """Keep the coordinates with the sample itself: other distributions need them, too."""
-        sample = detach_provenance(sample)
-        setattr(sample, COORDINATES, (known, self.event_shape, version(sample), current_trace()))
-
-    def _kept(self, value: Tensor) -> Tensor | None:
-        """The coordinates of a sample, if it is as it was drawn."""
-        sample = detach_provenance(value)
-        record = getattr(sample, COORDINATES, None)
-        if record is None:
-            return None
-        x, event_shape, then, trace = record
-        now = version(sample)
-        unchanged = then == now or then is None or now is None
-        unchanged = unchanged and sample.requires_grad == x.requires_grad
-        if not unchanged or event_shape != self.event_shape or trace is not current_trace():
-            return None
-        return track_provenance(x, get_provenance(value))
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def test_gradient_of_own_log_density(K, temperature):
     q = RelaxedCategorical(**parameters)
     y = drawn(q, (50,))
     actual = gradients(q.log_prob(y), parameters)
-    x = y._relaxed_coordinates[0].detach()
+    x = y._pyro_mixtures_coordinates[0].detach()
     mean = (x.exp() * x).sum(-1, keepdim=True)
     expected = {
         "logits": ((K * x.exp() - 1) / temperature).sum(0),
@@ -142,7 +142,7 @@ def test_exact_density_of_the_gumbels():
     torch.manual_seed(1)
     gumbel = -(-torch.rand(7, 20, dtype=torch.float64).log()).log()
     y = drawn(RelaxedCategorical(**parameters), (7,))
-    x = y._relaxed_coordinates[0]
+    x = y._pyro_mixtures_coordinates[0]
     expected = math.lgamma(20) + 19 * math.log(0.01) - gumbel.sum(-1)
     expected = expected - 20 * (-gumbel).logsumexp(-1) - x.sum(-1)
     actual = RelaxedCategorical(**parameters).log_prob(y)
@@ -154,7 +154,7 @@ def test_samples_under_another_law(law):
     """A model's density of its guide's samples is that of their coordinates, too."""
     guide, prior = (law.parameters((2,), temperature=0.02, seed=seed) for seed in (0, 1))
     value = drawn(law.build(guide), (50,))
-    exact = value._relaxed_coordinates[0]
+    exact = value._pyro_mixtures_coordinates[0]
     actual = law.build(prior).log_prob(value)
     torch.testing.assert_close(actual, law.build(prior)._log_density(exact), rtol=0, atol=0)
     expected = gradients(actual, {**guide, **prior})
@@ -223,7 +223,7 @@ def test_categories_of_weight_zero(name, given):
         value = drawn(q, (20,))
         alive = value[..., :3]
         assert (value[..., 3] == (-math.inf if name == "exp_categorical" else 0)).all()
-        coordinates = value if name == "exp_categorical" else value._relaxed_coordinates[0]
+        coordinates = value if name == "exp_categorical" else value._pyro_mixtures_coordinates[0]
         expected = ExpRelaxedCategorical(**rest).log_prob(coordinates[..., :3])
         if name != "exp_categorical":
             expected = expected - coordinates[..., :3].sum(-1)

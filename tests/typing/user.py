@@ -13,7 +13,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
-from torch.distributions import Categorical, Gamma, Normal
+from torch.distributions import Beta, Categorical, Gamma, Normal, kl_divergence
 from torch.distributions.constraints import Constraint
 
 import pyro_mixtures as pm
@@ -103,6 +103,21 @@ def others() -> Tensor:
     x: Tensor = gumbel.rsample() + gumbel.mean + flow.rsample((2,)) + slope
     of_flow: Tensor = flow.log_prob(x)
     return total + gumbel.log_prob(x) + of_flow
+
+
+def random_weights() -> Tensor:
+    """Weights that are broken from sticks."""
+    q = pm.KumaraswamyStickBreaking(torch.ones(2), torch.ones(2), validate_args=False)
+    sticks = pm.StickBreaking(Beta(torch.ones(2), 1.0))
+    priors = [sticks, pm.StickBreaking.gem(1.0, 3), pm.StickBreaking.dirichlet(torch.ones(3))]
+    weights: Tensor = q.rsample((2,)) + q.mean + q.variance + q.a.sum() + q.b.sum()
+    logits: Tensor = q.log_weights(weights) + q.entropy()
+    wide: pm.KumaraswamyStickBreaking = q.expand((4,))
+    density: Tensor = wide.log_prob(weights) + priors[0].log_prob(weights)
+    total: Tensor = logits.sum() + density.sum()
+    for prior in priors:
+        total = total + kl_divergence(q, prior)
+    return total
 
 
 def model(data: Tensor) -> None:
