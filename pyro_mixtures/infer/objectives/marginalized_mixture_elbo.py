@@ -33,6 +33,13 @@ class MarginalizedMixture_ELBO(ComponentDraws, EvidenceBound):
     :class:`~pyro_mixtures.infer.BaselinedTrace_ELBO`. What improves a mixture's own gradients
     (a ``transport``, groups, a ``control_var``) has no part in it.
 
+    The weights themselves may be the sample of a site before, in logarithms
+    (:meth:`~pyro_mixtures.distributions.StickBreaking.log_weights`): then each particle draws
+    them, and the bound and its gradient are those of
+    :math:`E_{q(\pi)} \sum_k \pi_k E_{q_k}[\log p(x, \pi, z_k) - \log q(\pi) - \log q(z_k | \pi)]`.
+    Their mean may stand in for them where they only weigh evaluations that do not depend on them,
+    those of the data; in the densities of z it makes a number that may exceed the evidence.
+
     Args:
         num_particles: draws of each component.
         sticking_the_landing: leave out the part of the gradient that has mean zero,
