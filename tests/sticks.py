@@ -99,6 +99,10 @@ def _joint_reference(parameters: Parameters) -> Distribution:
     return _torch_sigmoid(mixture)
 
 
+def _apart(parameters: Parameters) -> Parameters:
+    return {**parameters, "locs": 4 * parameters["locs"]}
+
+
 def _mixtures(kind: type, component: type, parameters: Parameters) -> Any:
     """For each stick a mixture of its own."""
     *own, logits = parameters.values()
@@ -132,6 +136,14 @@ FAMILIES = {
             _sigmoid(MixtureOfDiagNormals(**given), TransformedDistribution)
         ),
         _joint_reference,
+        {"locs": (3, 2), "coord_scale": (3, 2), "component_logits": (3,)},
+        signed=("locs", "component_logits"),
+    ),
+    "logit_mixture_apart": Family(
+        lambda given: StickBreaking(
+            _sigmoid(MixtureOfDiagNormals(**_apart(given)), TransformedDistribution)
+        ),
+        lambda given: _joint_reference(_apart(given)),
         {"locs": (3, 2), "coord_scale": (3, 2), "component_logits": (3,)},
         signed=("locs", "component_logits"),
     ),

@@ -8,6 +8,7 @@ from pyro_mixtures.distributions.avf import (
 from pyro_mixtures.distributions.avf_mixture_of_diag_normals import AVFMixtureOfDiagNormals
 from pyro_mixtures.distributions.gaussian_scale_mixture import GaussianScaleMixture
 from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixtureOfDiagNormals
+from pyro_mixtures.distributions.kumaraswamy_stick_breaking import KumaraswamyStickBreaking
 from pyro_mixtures.distributions.mixture import Mixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
@@ -28,7 +29,7 @@ from pyro_mixtures.distributions.shared_covariance import (
     MixtureOfDiagNormalsSharedCovariance,
     MixtureOfNormalsSharedCovariance,
 )
-from pyro_mixtures.distributions.stick_breaking import KumaraswamyStickBreaking, StickBreaking
+from pyro_mixtures.distributions.stick_breaking import StickBreaking
 from pyro_mixtures.distributions.transformed_distribution import TransformedDistribution
 from pyro_mixtures.numerics.score_use import UnusedScoreWarning
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
+from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 from torch.distributions import (
     Beta,
@@ -27,8 +28,10 @@ from pyro_mixtures.distributions.sticks import (
 )
 from pyro_mixtures.families.interior import bounds
 from pyro_mixtures.numerics.precision import double
-from pyro_mixtures.numerics.validation import broadcast_shapes, check_at_least, check_shapes
+from pyro_mixtures.numerics.validation import check_at_least, check_shapes
 from pyro_mixtures.samples.coordinates import keep_coordinates, kept_coordinates
+from pyro_mixtures.samples.remembering import recall, remember
+from pyro_mixtures.samples.score_parts import IndependentParts, ScoreTerm, mask_tensor
 from pyro_mixtures.samples.shapes import Expandable
 
 StickBreakingT = TypeVar("StickBreakingT", bound="StickBreaking")
@@ -154,11 +157,13 @@ class StickBreaking(Expandable):
         return new
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        logits, dtype = sticks_of(self.sticks).draw(torch.Size(sample_shape))
+        sticks = sticks_of(self.sticks)
+        logits, dtype, point = sticks.draw(torch.Size(sample_shape))
         log_v, log_rest = log_parts(logits)
         log_weights = pad(log_v, (0, 1)) + pad(log_rest.cumsum(-1), (1, 0))  # (*S, *B, K)
         weights = log_weights.exp().to(dtype)
         keep_coordinates(weights, log_weights, self.event_shape)
+        remember(self, weights, (sticks, point))
         return weights
 
     def log_weights(self, value: Tensor) -> Tensor:
@@ -181,6 +186,34 @@ class StickBreaking(Expandable):
         if not self.sticks.event_shape:
             density = density.sum(-1)
         return (density - self._log_volume(log_parts(logits)[1])).to(dtype)
+
+    def score_term(self, value: Tensor) -> ScoreTerm:
+        """That of mixtures among the sticks."""
+        log_prob, known = self.log_prob(value), recall(self, value)
+        if known is None:
+            return ScoreTerm(log_prob)
+        sticks, point = known
+        term = sticks.score_term(point)
+        if term is None:
+            return ScoreTerm(log_prob)
+        term = term.summed(term.log_prob.dim() - log_prob.dim())
+        return term._replace(log_prob=log_prob)
+
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
+        return self.score_term(x).parts(x)
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
+        event = super().to_event(reinterpreted_batch_ndims)
+        return event if event is self else IndependentParts(self, event.reinterpreted_batch_ndims)
+
+    def mask(self, mask: Tensor | bool) -> Any:
+        return super().mask(mask_tensor(mask, self.batch_shape, self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Of the sticks, where they tell one."""
+        known = getattr(self.sticks, "concentration1", self.sticks)
+        return getattr(known, "device", torch.device("cpu"))
 
     @property
     def mean(self) -> Tensor:
@@ -224,80 +257,6 @@ class StickBreaking(Expandable):
                 f" {type(self.sticks).__name__}, whose events are {self.sticks.event_shape[0]}"
             )
         return sticks_of(self.sticks)
-
-
-class KumaraswamyStickBreaking(StickBreaking):
-    r"""Weights of Kumaraswamy sticks, as a posterior of mixture weights that a network can have.
-
-    .. math:: v_k = (1 - u_k^{1 / b_k})^{1 / a_k}, \quad u_k \sim \mathrm{Uniform}(0, 1), \qquad
-              p(v) = a b v^{a - 1} (1 - v^a)^{b - 1}
-
-    .. math:: \pi_k = v_k \prod_{l < k} (1 - v_l), \qquad
-              E \pi_k = E v_k \prod_{l < k} (1 - E v_l), \quad E v = b B(1 + 1 / a, b)
-
-    Their ``kl_divergence`` from :meth:`StickBreaking.gem`, :meth:`StickBreaking.dirichlet` and
-    ``Dirichlet`` is in closed form but for :math:`E \log(1 - v)`, which is an integral with 12
-    digits in double and 6 in single precision (a from 0.05 on, any b). Samples and gradients are
-    right, and logarithms of weights finite, for a and b from 0.05 to 1000 in single precision,
-    where torch's own ``Kumaraswamy`` rounds to 0 and 1.
-
-    All else is as in :class:`StickBreaking`.
-
-    Args:
-        a: positive, ``(*B, K - 1)``.
-        b: positive, ``(*B, K - 1)``.
-
-    Raises:
-        ValueError: for parameters of the wrong shape or value, or none at all: K is at least 2.
-
-    Reference:
-        Nalisnick, Hertel and Smyth, *Approximate Inference for Deep Latent Gaussian Mixtures*,
-        2016.
-
-    Example:
-        >>> a, b = torch.full((3,), 0.05), torch.full((3,), 1000.0)
-        >>> q = KumaraswamyStickBreaking(a, b)
-        >>> weights = q.rsample()
-        >>> weights.tolist(), bool(q.log_weights(weights)[0] > -1000)
-        ([0.0, 0.0, 0.0, 1.0], True)
-        >>> torch.distributions.kl_divergence(q, StickBreaking.gem(1.0, 4)) > 0
-        tensor(True)
-    """
-
-    arg_constraints = {
-        "a": constraints.independent(constraints.positive, 1),
-        "b": constraints.independent(constraints.positive, 1),
-    }
-
-    def __init__(self, a: Tensor, b: Tensor, *, validate_args: bool | None = None) -> None:
-        given = {"a": a, "b": b}
-        if any(isinstance(x, Tensor) and x.shape[-1:] == (0,) for x in given.values()):
-            raise ValueError(
-                "Expected a and b of shape (*B, K - 1) for K >= 2 weights, since one weight alone"
-                f" is 1, but got {tuple(a.shape)} and {tuple(b.shape)}"
-            )
-        batch_shape, sizes = check_shapes(given, {"a": "S", "b": "S"})
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        a, b = (x.to(dtype).expand(*batch_shape, sizes["S"]) for x in given.values())
-        super().__init__(Kumaraswamy(a, b, validate_args=False), validate_args=validate_args)
-
-    @property
-    def a(self) -> Tensor:
-        """That of the sticks."""
-        return self.sticks.concentration1
-
-    @property
-    def b(self) -> Tensor:
-        """That of the sticks."""
-        return self.sticks.concentration0
-
-    @classmethod
-    def infer_shapes(cls, **arg_shapes: Sequence[int]) -> tuple[torch.Size, torch.Size]:
-        shapes = [torch.Size(shape) for shape in arg_shapes.values()]
-        batch_shape = torch.Size()
-        for shape in shapes:
-            batch_shape = broadcast_shapes(batch_shape, shape[:-1])
-        return batch_shape, torch.Size([shapes[0][-1] + 1])
 
 
 @register_kl(StickBreaking, StickBreaking)

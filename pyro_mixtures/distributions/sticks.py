@@ -17,6 +17,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import logsigmoid
 
+from pyro_mixtures.distributions import transformed_distribution
 from pyro_mixtures.distributions.kumaraswamy import (
     kumaraswamy_expected_log,
     kumaraswamy_expected_log_rest,
@@ -25,10 +26,12 @@ from pyro_mixtures.distributions.kumaraswamy import (
     kumaraswamy_moment,
 )
 from pyro_mixtures.distributions.relaxed import uniform
+from pyro_mixtures.distributions.transformed_distribution import base_score_term
 from pyro_mixtures.families.interior import within
 from pyro_mixtures.numerics.incomplete import beta_tails
 from pyro_mixtures.numerics.pathwise_function import pathwise
 from pyro_mixtures.numerics.precision import double
+from pyro_mixtures.samples.score_parts import ScoreTerm
 
 
 class Result(NamedTuple):
@@ -36,6 +39,20 @@ class Result(NamedTuple):
 
     value: Tensor
     dtype: torch.dtype
+
+
+class Draw(NamedTuple):
+    """Samples of sticks.
+
+    Args:
+        logits: with gradients, in double precision.
+        dtype: of the sticks.
+        point: what was drawn.
+    """
+
+    logits: Tensor
+    dtype: torch.dtype
+    point: Tensor
 
 
 class Sticks:
@@ -51,11 +68,15 @@ class Sticks:
     def __init__(self, distribution: Any) -> None:
         self.distribution = distribution
 
-    def draw(self, sample_shape: torch.Size) -> Result:
-        """Logits of sticks, with their gradients."""
-        value = within(self.distribution.rsample(sample_shape), 0, 1)
-        (v,) = double(value)
-        return Result(v.log() - (-v).log1p(), value.dtype)
+    def draw(self, sample_shape: torch.Size) -> Draw:
+        """Of each stick, or of all at once."""
+        point = self.distribution.rsample(sample_shape)
+        (v,) = double(within(point, 0, 1))
+        return Draw(v.log() - (-v).log1p(), point.dtype, point)
+
+    def score_term(self, point: Tensor) -> ScoreTerm | None:
+        """That goes with what was drawn, of distributions that have any: mixtures."""
+        return base_score_term(self.distribution, point)
 
     def log_density(self, logits: Tensor, dtype: torch.dtype) -> Result:
         """Of the sticks that have these logits, in this dtype or a wider one."""
@@ -64,20 +85,24 @@ class Sticks:
 
     def moments(self) -> tuple[Result, Result]:
         """The means of v and of its square."""
-        dtype = self.distribution.mean.dtype
-        mean, variance = double(self.distribution.mean, self.distribution.variance)
-        return Result(mean, dtype), Result(mean.square() + variance, dtype)
+        try:
+            mean, variance = self.distribution.mean, self.distribution.variance
+        except NotImplementedError:
+            raise self._lacks("a mean and a variance") from None
+        first, spread = double(mean, variance)
+        return Result(first, mean.dtype), Result(first.square() + spread, mean.dtype)
 
     def expected_logs(self) -> tuple[Tensor, Tensor]:
         r""":math:`E \log v` and :math:`E \log(1 - v)`, in double precision."""
-        raise NotImplementedError(
-            "Expected sticks of a Beta or a Kumaraswamy distribution, whose entropy and whose"
-            f" divergence are known, but got {type(self.distribution).__name__}"
-        )
+        raise self._lacks("an entropy in closed form, as Beta and Kumaraswamy")
 
     def entropy(self) -> Result:
         """Of each stick."""
-        raise NotImplementedError
+        raise self._lacks("an entropy in closed form, as Beta and Kumaraswamy")
+
+    def _lacks(self, what: str) -> NotImplementedError:
+        name = type(self.distribution).__name__
+        return NotImplementedError(f"Expected sticks that have {what}, but got {name}")
 
 
 class _TwoConcentrations(Sticks):
@@ -93,11 +118,14 @@ class _TwoConcentrations(Sticks):
         """In double precision."""
         return double(self.distribution.concentration1, self.distribution.concentration0)
 
+    def score_term(self, point: Tensor) -> None:
+        return None
+
 
 class BetaSticks(_TwoConcentrations):
     """Drawn in logarithms, with the implicit gradients of the Beta distribution."""
 
-    def draw(self, sample_shape: torch.Size) -> Result:
+    def draw(self, sample_shape: torch.Size) -> Draw:
         shape = sample_shape + self.distribution.batch_shape
         own = (self.distribution.concentration1, self.distribution.concentration0)
         a, b = (x.expand(shape) for x in own)
@@ -106,7 +134,7 @@ class BetaSticks(_TwoConcentrations):
         velocities = beta_tails(a, b, *(x.to(a.dtype) for x in log_parts(logits))).velocities
         if velocities:
             logits = pathwise(logits, _carried, a, b, *velocities)
-        return Result(logits, self.dtype)
+        return Draw(logits, self.dtype, logits)
 
     def log_density(self, logits: Tensor, dtype: torch.dtype) -> Result:
         log_density = beta_log_density(*log_parts(logits), self.distribution)
@@ -129,11 +157,12 @@ class BetaSticks(_TwoConcentrations):
 class KumaraswamySticks(_TwoConcentrations):
     """Drawn in logarithms: torch's own samples round to 0 and to 1."""
 
-    def draw(self, sample_shape: torch.Size) -> Result:
+    def draw(self, sample_shape: torch.Size) -> Draw:
         a, b = self.concentrations
         shape = sample_shape + self.distribution.batch_shape
         exponential = -uniform(shape, a).log().to(a)
-        return Result(kumaraswamy_logits(exponential, a, b), self.dtype)
+        logits = kumaraswamy_logits(exponential, a, b)
+        return Draw(logits, self.dtype, logits)
 
     def log_density(self, logits: Tensor, dtype: torch.dtype) -> Result:
         density = kumaraswamy_log_density(logits, *self.concentrations)
@@ -158,13 +187,15 @@ class SigmoidSticks(Sticks):
 
     def __init__(self, distribution: TransformedDistribution) -> None:
         super().__init__(distribution)
-        before = distribution.transforms[:-1]
-        base = distribution.base_dist
-        self.base = TransformedDistribution(base, before) if before else base
+        before, base = distribution.transforms[:-1], distribution.base_dist
+        self.base = transformed_distribution.TransformedDistribution(base, before)
 
-    def draw(self, sample_shape: torch.Size) -> Result:
-        logits = self.base.rsample(sample_shape)
-        return Result(double(logits)[0], logits.dtype)
+    def draw(self, sample_shape: torch.Size) -> Draw:
+        point = self.base.rsample(sample_shape)
+        return Draw(double(point)[0], point.dtype, point)
+
+    def score_term(self, point: Tensor) -> ScoreTerm | None:
+        return base_score_term(self.base, point)
 
     def log_density(self, logits: Tensor, dtype: torch.dtype) -> Result:
         log_density = self.base.log_prob(logits.to(dtype))

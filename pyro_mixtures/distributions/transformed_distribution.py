@@ -64,7 +64,7 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
         if points is None:
             return ScoreTerm(self.log_prob(value))
         points = (*points, value)
-        term = _score_term(self.base_dist, points[0])
+        term = base_score_term(self.base_dist, points[0])
         batch_dim = value.dim() - self.event_dim
         term = term.summed(term.log_prob.dim() - batch_dim)
         log_prob = term.log_prob
@@ -91,9 +91,10 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
         return super().mask(mask_tensor(mask, self.batch_shape, self.device))
 
 
-def _score_term(base: Any, z: Tensor) -> ScoreTerm:
+def base_score_term(base: Any, z: Tensor) -> ScoreTerm:
+    """That of any distribution, of a sample that it drew."""
     if hasattr(base, "score_term"):
         return base.score_term(z)
     if isinstance(base, Independent):  # torch's constructor makes one of its own
-        return _score_term(base.base_dist, z).summed(base.reinterpreted_batch_ndims)
+        return base_score_term(base.base_dist, z).summed(base.reinterpreted_batch_ndims)
     return ScoreTerm(base.log_prob(z))

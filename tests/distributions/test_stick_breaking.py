@@ -31,8 +31,6 @@ from tests.sticks import families
 
 STEP = 0.15
 AXIS = torch.arange(-30.0, 30.0, STEP, dtype=torch.float64)
-CLOSED = ("kumaraswamy", "beta", "gem", "dirichlet")
-"""Families whose moments and entropies are known."""
 
 
 def grid():
@@ -56,9 +54,6 @@ def test_expectations_by_quadrature(sticks):
     mass = log_density.exp() * volume
     torch.testing.assert_close(mass.sum(), torch.ones((), dtype=torch.float64), rtol=1e-8, atol=0)
     if type(q.sticks) not in (Beta, Kumaraswamy):
-        for moment in ("mean", "variance", "entropy"):
-            with pytest.raises(NotImplementedError):
-                getattr(q, moment)() if moment == "entropy" else getattr(q, moment)
         return
     mean = mass @ weights
     for actual, expected in (
@@ -244,6 +239,20 @@ def test_detached(sticks):
     assert not held.log_prob(weights.detach()).requires_grad
 
 
+@families(lambda name: name in ("logit_mixture", "logit_mixture_of_each", "kumaraswamy"))
+def test_score_terms(sticks):
+    """Mixtures among the sticks have theirs, through an event and a mask as well."""
+    q = sticks.build(sticks.parameters((2,)))
+    for wrapped in (q, q.to_event(1), q.mask(torch.tensor([True, False])), q.mask(True)):
+        weights = wrapped.rsample((5,))
+        score = wrapped.score_parts(weights).score_function
+        if isinstance(q, KumaraswamyStickBreaking):
+            assert score == 0
+        else:
+            assert score.shape == wrapped.log_prob(weights).shape
+            assert score.requires_grad
+
+
 def test_vmap():
     """Divergences and means of several distributions, and samples of each."""
     a, b, c = torch.rand(3, 4, 2).double() + 0.5
@@ -303,7 +312,26 @@ def test_bad_priors_and_values():
     for value in (torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.5, torch.nan, 0.5])):
         with pytest.raises(ValueError, match="support"):
             q.log_prob(value)
+
+
+def test_what_sticks_lack():
+    normal = TransformedDistribution(Normal(torch.zeros(2), 1.0), [SigmoidTransform()])
     mixture = MixtureOfDiagNormals(torch.zeros(2, 3), torch.ones(2, 3), torch.zeros(2))
-    joint = StickBreaking(TransformedDistribution(mixture, [SigmoidTransform()]))
-    with pytest.raises(NotImplementedError, match="independent of each other"):
-        joint.mean  # noqa: B018
+    joint = TransformedDistribution(mixture, [SigmoidTransform()])
+    for sticks, moments, entropy in (
+        (normal, "a mean and a variance, but got Trans", "an entropy in closed form"),
+        (Uniform(torch.zeros(2), 1.0), None, "an entropy in closed form.*but got Uniform"),
+        (joint, "independent of each other.*events are 3", "independent of each other"),
+    ):
+        q = StickBreaking(sticks)
+        if moments is None:
+            torch.testing.assert_close(q.mean, torch.tensor([0.5, 0.25, 0.25]))
+        else:
+            with pytest.raises(NotImplementedError, match=moments):
+                q.mean  # noqa: B018
+            with pytest.raises(NotImplementedError, match=moments):
+                q.variance  # noqa: B018
+        with pytest.raises(NotImplementedError, match=entropy):
+            q.entropy()
+    with pytest.raises(NotImplementedError, match="KL"):
+        kl_divergence(StickBreaking(normal), StickBreaking.gem(1.0, 3))
