@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -233,10 +234,11 @@ class StickBreaking(Expandable):
 
     def _coordinates(self, value: Tensor) -> Tensor:
         """The logarithms of weights, those that belong to a sample if it is one."""
+        least = torch.finfo(value.dtype).tiny
         kept = kept_coordinates(value, self.event_shape)
-        if kept is not None:
-            return kept
-        (weights,) = double(self._validated(value).clamp_min(torch.finfo(value.dtype).tiny))
+        if kept is not None:  # of another distribution's zeros, too
+            return kept.masked_fill(kept == -math.inf, math.log(least))
+        (weights,) = double(self._validated(value).clamp_min(least))
         return weights.log()
 
     def _log_volume(self, log_rest: Tensor) -> Tensor:

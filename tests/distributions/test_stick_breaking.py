@@ -204,6 +204,11 @@ def test_log_weights_of_samples():
     relaxed = RelaxedCategorical(0.01, logits=torch.zeros(10)).sample((20,))
     assert q.log_weights(relaxed).min() < -100
     assert kept_coordinates(weights, torch.Size([9])) is None
+    # zeros of any origin are the smallest number
+    logits = torch.zeros(2, 10)
+    logits[:, 3], logits[:, 9] = -torch.inf, -torch.inf
+    zeros = RelaxedCategorical(1.0, logits=logits).sample((20,))
+    torch.testing.assert_close(q.log_prob(zeros), q.log_prob(zeros.clone()), rtol=1e-4, atol=1e-3)
 
 
 def test_weights_of_a_mixture():
