@@ -89,7 +89,7 @@ class StickBreaking(Expandable):
     sticks: Any
 
     def __init__(self, sticks: Distribution, *, validate_args: bool | None = None) -> None:
-        while isinstance(sticks, Independent) and sticks.reinterpreted_batch_ndims == 1:
+        while isinstance(sticks, Independent) and len(sticks.event_shape) == 1:
             sticks = sticks.base_dist
         _check_sticks(sticks)
         self.sticks = sticks

@@ -279,6 +279,12 @@ def test_vmap():
     assert len(slope.flatten().unique()) == slope.numel()
 
 
+def joint():
+    """Two times three sticks that depend on each other."""
+    base = Independent(Normal(torch.zeros(2, 3), 1.0), 1)
+    return TransformedDistribution(base, [SigmoidTransform()])
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -291,6 +297,8 @@ def test_vmap():
         (lambda: KumaraswamyStickBreaking(1.0, torch.ones(2)), "a to be a tensor"),
         (lambda: StickBreaking(Normal(torch.ones(2, 0), 1.0)), r"K >= 2 weights.*\(2, 0\)"),
         (lambda: StickBreaking(Beta(1.0, 1.0)), "K >= 2 weights"),
+        (lambda: StickBreaking(Independent(Beta(torch.ones(3, 2), 1.0), 2)), r"shape \(3, 2\)"),
+        (lambda: StickBreaking(Independent(joint(), 1)), r"event shape \(2, 3\)"),
         (lambda: StickBreaking(torch.ones(2)), "sticks to be a distribution"),
         (lambda: StickBreaking(Normal(torch.zeros(2), 1.0)), "sticks on the unit interval"),
         (lambda: StickBreaking(Uniform(torch.zeros(2), 2.0)), "sticks on the unit interval"),
