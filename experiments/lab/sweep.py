@@ -55,7 +55,7 @@ def sweep(
     missing = [name for name in jobs if results[name] is None]
     if not missing:
         return results
-    with _client(scheduler, len(missing)) as client:
+    with workers(scheduler, len(missing)) as address, Client(address) as client:
         names = {
             client.submit(attempt, function, dict(jobs[name]), pure=False): name
             for name in missing
@@ -82,15 +82,12 @@ def attempt(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _client(scheduler: str | None, jobs: int) -> Iterator[Client]:
+def workers(scheduler: str | None, jobs: int = CPU_COUNT) -> Iterator[str]:
+    """The address of a scheduler: the given one, or that of a cluster of this machine's cores."""
     if scheduler is not None:
-        with Client(scheduler) as client:
-            yield client
+        yield scheduler
         return
-    with (
-        LocalCluster(
-            n_workers=min(CPU_COUNT, jobs), threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    with LocalCluster(
+        n_workers=min(CPU_COUNT, jobs), threads_per_worker=1, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster.scheduler_address

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from experiments.lab.run import Run, atomic_write, on_device
-from experiments.lab.sweep import Diverged, sweep
-from experiments.vae import fits
+from experiments.lab.sweep import sweep, workers
+from experiments.lab.timing import medians
+from experiments.vae import figures, fits, images, tables
 from experiments.vae.studies import STUDIES, Job, quick
 from pyro_mixtures.numerics.validation import check_choice
-
-Result = dict[str, Any] | Diverged
 
 
 @dataclass
@@ -50,18 +47,22 @@ class VAE:
     def run(self) -> None:
         """Run the studies, or what an unfinished run has left of them."""
         torch.set_num_threads(1)
-        for name in self.studies:
-            self._study(name)
+        with workers(self.scheduler) as address:  # one cluster for all
+            for name in self.studies:
+                self._study(name, address)
 
-    def _study(self, name: str) -> None:
+    def _study(self, name: str, scheduler: str) -> None:
+        """Fit all rows of a study, and write its table and figure."""
         study = STUDIES[name]
         jobs = study.jobs(self.seeds or (1 if self.quick else study.seeds))
-        num_samples = 30 if self.quick else study.num_samples
-        jobs = [quick(job) for job in jobs] if self.quick else jobs
+        if self.quick:
+            study = dataclasses.replace(study, num_samples=30, watched=study.watched and 20)
+            jobs = [quick(job) for job in jobs]
         told = {
             "jobs": [dataclasses.asdict(job) for job in jobs],
             "device": self.device,
-            "num_samples": num_samples,
+            "num_samples": study.num_samples,
+            "judged": study.judged,
         }
         out = self.out / ("vae" + "-quick" * self.quick)
         run = Run(out, name, told, resume=self.resume)
@@ -72,64 +73,33 @@ class VAE:
                 "candidate": job.candidate,
                 "training": job.training,
                 "num_images": 100 if self.quick else None,
-                "num_samples": num_samples,
+                "num_samples": study.num_samples,
+                "judged": study.judged,
+                "watched": study.watched,
                 "device": self.device,
                 "resume": self.resume,
                 "progress": False,
             }
             for key, job in names.items()
         }
-        found = sweep(run, fits.fit, arguments, scheduler=self.scheduler)
-        results = [(job, found[key]) for key, job in names.items()]
-        rows = table_rows(results)
-        text = table(study.title, rows)
+        found = sweep(run, fits.fit, arguments, scheduler=scheduler)
+        results = tables.by_row((job, found[key]) for key, job in names.items())
+        run.log(tables.training_rows(results))
+        firsts = {name: each[0][0] for name, each in results.items()}
+        seconds = run.stage("seconds", lambda: self._seconds(firsts))
+        rows = tables.rows(results, seconds)
+        text = tables.table(study.title, rows)
         print(text)
         atomic_write(run.folder / "table.md", lambda file: file.write(text.encode() + b"\n"))
+        if name in figures.FIGURES:
+            figures.FIGURES[name](run.folder / f"{name}.png", results)
         run.finish({"table": rows})
 
-
-def table_rows(results: Sequence[tuple[Job, Result]]) -> list[dict[str, Any]]:
-    """The figures of each row: means over its fits, and two standard errors.
-
-    That over the seeds is of the means; that over data of the differences from the first row, of
-    which the same images are judged.
-    """
-    by_name: dict[str, list[Result]] = {}
-    for job, result in results:
-        by_name.setdefault(job.name, []).append(result)
-    rows = []
-    for name, each in by_name.items():
-        good = [result for result in each if not isinstance(result, Diverged)]
-        row: dict[str, Any] = {
-            "row": name,
-            "fits": len(good),
-            "diverged": len(each) - len(good),
+    def _seconds(self, jobs: Mapping[str, Job]) -> dict[str, float]:
+        """Of a step of each row, all in turn on one core."""
+        data = {job.candidate.reading: images.load(job.candidate.reading) for job in jobs.values()}
+        steps = {
+            name: fits.step(job.candidate, data[job.candidate.reading], job.training.batch_size)
+            for name, job in jobs.items()
         }
-        for bound in ("elbo", "iw_bound"):
-            means = [result[bound].mean().item() for result in good]
-            row[bound] = statistics.mean(means) if good else math.nan
-            row[f"{bound}_se"] = standard_error(means)
-        rows.append(row)
-    return rows
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean, NaN for a single value."""
-    if len(values) < 2:
-        return math.nan
-    return statistics.stdev(values) / math.sqrt(len(values))
-
-
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        f"| {title} | fits, diverged | test ELBO | importance weighted bound |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row['row']} | {row['fits']}, {row['diverged']}"
-        f" | {row['elbo']:.2f} ± {row['elbo_se']:.2f}"
-        f" | {row['iw_bound']:.2f} ± {row['iw_bound_se']:.2f} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+        return medians(steps, 1 if self.quick else 21)

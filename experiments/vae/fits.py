@@ -27,7 +27,7 @@ from experiments.vae.autoencoder import (
     Sizes,
     prior_module,
 )
-from pyro_mixtures.diagnostics import Evaluation, evaluate_data
+from pyro_mixtures.diagnostics import Evaluation, elbo_terms, evaluate_data
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
     BaselinedTrace_ELBO,
@@ -49,6 +49,8 @@ BOUNDS: dict[str, Callable[[], Any]] = {
     "siwae": lambda: SIWAE_ELBO(max_plate_nesting=1),
 }
 """Objectives by name; the last two draw each component and need no estimator."""
+FEW = 500
+"""Test images of which the terms of the ELBO and the components are told."""
 DRAWS = {"elbo": 1, "iwae": 5}
 """Evaluations of the decoder for each image of a step; the others have one for each component."""
 
@@ -107,6 +109,8 @@ def fit(
     training: Training,
     num_images: int | None,
     num_samples: int,
+    judged: int,
+    watched: int,
     device: str,
     resume: bool,
     progress: bool,
@@ -119,18 +123,22 @@ def fit(
         training: settings.
         num_images: of each set, at most; None for all.
         num_samples: of each test image, for the bounds.
+        judged: how many test images' bounds are told, at most.
+        watched: how many validation images' :func:`terms` are told after each epoch.
         device: as for :func:`~experiments.lab.processes.launch`.
         resume: go on from a checkpoint.
         progress: show a bar.
 
     Returns:
         ``rows`` of the training, ``elbo`` and ``iw_bound`` of each test image, their
-        ``effective_sample_size`` and the ``parameters`` of model and guide.
+        ``effective_sample_size``, :func:`terms`, :func:`components` and the ``parameters`` of
+        model and guide.
     """
     torch.set_num_threads(1)
     fabric = launch(device)
     data = images.load(candidate.reading)
     model, guide, elbo = start(candidate, data, training.seed)
+    held_out = data.validation.images[: num_images and num_images // 5]
     trainer = Trainer(
         fabric,
         folder,
@@ -139,18 +147,21 @@ def fit(
         guide,
         training,
         {"candidate": dataclasses.asdict(candidate), "images": num_images},
+        further=lambda: terms(model, guide, held_out[:watched]) if watched else {},
         resume=resume,
         progress=progress,
     )
     training_data = data.training_data()
     if num_images is not None:
         training_data = type(training_data)(training_data.tensors[0][:num_images])
-    held_out = TensorDataset(data.validation.images[: num_images and num_images // 5])
     with pyro.validation_enabled(False):  # the images are checked; the trainer meets each NaN
-        rows = trainer.fit(training_data, held_out)
-    model, guide = model.cpu(), guide.cpu()
-    found = evaluate(model, guide, data.test.images[:num_images], num_samples=num_samples)
+        rows = trainer.fit(training_data, TensorDataset(held_out))
+    model, guide = model.cpu().eval(), guide.cpu().eval()
+    test = data.test.images[:num_images]
+    found = evaluate(model, guide, spread(test, judged), num_samples=num_samples)
     return {
+        **terms(model, guide, spread(test, FEW)),
+        "components": components(guide, spread(test, FEW)),
         "rows": rows,
         "elbo": found.elbo.float(),
         "iw_bound": found.iw_bound.float(),
@@ -159,18 +170,48 @@ def fit(
     }
 
 
+def spread(images: Tensor, count: int) -> Tensor:
+    """So many of the images, evenly spread, or all."""
+    return images[:: max(1, len(images) // count)]
+
+
 def evaluate(model: Model, guide: Guide, *batch: Tensor, num_samples: int) -> Evaluation:
-    """Bounds for each image, of the mixtures themselves and without a weight of the divergence."""
-    modules = model.eval(), guide.eval()
+    """Bounds for each image; model and guide are in evaluation mode."""
     with pyro.validation_enabled(False):
         return evaluate_data(
-            *modules,
+            model,
+            guide,
             *batch,
             plate="images",
             num_samples=num_samples,
             vectorize=True,
             progress=False,
         )
+
+
+def terms(model: Model, guide: Guide, images: Tensor) -> dict[str, float]:
+    """Forms of the ELBO of some images; mutual information is at most the log of their number."""
+    with pyro.validation_enabled(False):
+        found = elbo_terms(model, guide, images, plate="images", num_samples=2)
+    names = ("distortion", "rate", "mutual_information", "marginal_kl", "total_correlation")
+    each = {name: getattr(found, name).item() for name in names}
+    return {**each, "active_units": float(found.active_units)}
+
+
+@torch.no_grad()
+def components(guide: Guide, images: Tensor, num_samples: int = 20) -> float:
+    """How many components the posterior of an image has, in the geometric mean over images.
+
+    The exponential of the mutual information of component and sample,
+    E log(q(k | z) / w_k): 1 where components lie on each other, or one has all the weight, and K
+    for K that are apart and weigh the same.
+    """
+    posterior = guide.encoder(images)
+    z = posterior.sample((num_samples,))
+    joint = posterior.component_log_prob(z) + posterior.log_weights
+    posteriors = joint.log_softmax(-1)
+    information = (posteriors.exp() * (posteriors - posterior.log_weights)).nansum(-1).mean()
+    return math.exp(information)
 
 
 def trained(
@@ -196,13 +237,3 @@ def step(candidate: Candidate, data: images.Images, batch_size: int) -> Callable
         adam.step()
 
     return update
-
-
-def seconds_of(rows: list[dict[str, Any]], num_images: int) -> list[float]:
-    """Seconds of training at each row, of rows of all epochs."""
-    total, each = 0.0, []
-    for row in rows:
-        rate = row.get("data_per_second", math.inf)
-        total += num_images / rate
-        each.append(total)
-    return each

@@ -1,0 +1,138 @@
+"""Curves of the fits: against epochs, decoded images and seconds, and rate against distortion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy
+from matplotlib.axes import Axes
+
+from experiments.vae.fits import Candidate
+from experiments.vae.tables import Results, good
+
+DEPTH = 12.0
+"""Nats below the best that are shown at most."""
+
+
+def plot_estimators(path: Path, results: Results) -> None:
+    """The validation ELBO against epochs, a panel for each number of components."""
+    panels: dict[str, Results] = {}
+    first = dict([next(iter(results.items()))])
+    for name, fits in results.items():
+        count = fits[0][0].candidate.num_components
+        if count > 1:
+            panels[f"K = {count}"] = {**panels.get(f"K = {count}", first), name: fits}
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4 * len(panels), 3.6), sharey=True, layout="constrained"
+    )
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        ax.set_title(title)
+        _curves(ax, rows, lambda candidate, row: row["epoch"])
+        ax.set_xlabel("epoch")
+        ax.legend(fontsize="small", loc="lower right")
+    axes[0].set_ylabel("validation ELBO (nats)")
+    _save(path)
+
+
+def plot_longer(path: Path, results: Results) -> None:
+    """Training and validation ELBO against epochs."""
+    _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    for place, (name, fits) in enumerate(results.items()):
+        for result in good(fits)[:1]:
+            rows = result["rows"][1:]
+            epochs = [row["epoch"] for row in rows]
+            ax.plot(epochs, [row["validation_elbo"] for row in rows], f"C{place}", label=name)
+            training = [row["train_elbo"] for row in rows]
+            ax.plot(epochs, training, f"C{place}:", label=f"{name}, training")
+    _zoom(ax)
+    ax.set(xlabel="epoch", ylabel="ELBO (nats)")
+    ax.legend(fontsize="small", loc="lower right")
+    _save(path)
+
+
+def plot_encoders(path: Path, results: Results) -> None:
+    """The validation ELBO against decoded images and seconds."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    _curves(left, results, lambda candidate, row: row["epoch"] * candidate.decoded)
+    left.set(xlabel="evaluations of the decoder for each image", ylabel="validation ELBO (nats)")
+    _curves(right, results, lambda candidate, row: row["seconds"])
+    right.set(xlabel="seconds of training, on one core")
+    left.legend(fontsize="small", loc="lower right")
+    _save(path)
+
+
+def plot_rates(path: Path, results: Results) -> None:
+    """Distortion against rate by beta, and the terms of the ELBO while training."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.9), layout="constrained")
+    curves: dict[int, list[tuple[float, dict[str, Any]]]] = {}
+    for fits in results.values():
+        for result in good(fits)[:1]:
+            candidate = fits[0][0].candidate
+            curves.setdefault(candidate.num_components, []).append((candidate.beta, result))
+    for place, (count, points) in enumerate(curves.items()):
+        rates = [result["rate"] for _, result in points]
+        distortions = [result["distortion"] for _, result in points]
+        axes[0].plot(rates, distortions, f"C{place}o-", label=f"K = {count}")
+        for (beta, _), rate, distortion in zip(points, rates, distortions, strict=True):
+            if place == 0:
+                axes[0].annotate(
+                    f"$\\beta$ = {beta:g}", (rate, distortion), (6, 4), textcoords="offset points"
+                )
+    axes[0].set(
+        xlabel="rate $KL(q(z | x) || p(z))$ (nats)", ylabel="distortion $-E \\log p(x | z)$ (nats)"
+    )
+    axes[0].legend()
+    for place, (beta, result) in enumerate(next(iter(curves.values()))):
+        rows = result["rows"]
+        epochs = [row["epoch"] for row in rows]
+        axes[1].plot(epochs, [row["rate"] for row in rows], f"C{place}", label=f"{beta:g}")
+        axes[2].plot(epochs, [row["active_units"] for row in rows], f"C{place}")
+    axes[1].set(xlabel="epoch", ylabel="rate (nats), K = 1", yscale="symlog")
+    axes[1].legend(title="$\\beta$")
+    axes[2].set(xlabel="epoch", ylabel="active units, K = 1")
+    _save(path)
+
+
+FIGURES: Mapping[str, Callable[[Path, Results], None]] = {
+    "estimators": plot_estimators,
+    "longer": plot_longer,
+    "encoders": plot_encoders,
+    "rates": plot_rates,
+}
+"""Figures of studies, by name."""
+
+
+def _curves(
+    ax: Axes, results: Results, along: Callable[[Candidate, Mapping[str, Any]], float]
+) -> None:
+    """The validation ELBO of each fit, against a figure of its rows."""
+    for place, (name, fits) in enumerate(results.items()):
+        for seed, result in enumerate(good(fits)):
+            rows = with_seconds(result["rows"], 50_000)[1:]
+            x = [along(fits[0][0].candidate, row) for row in rows]
+            y = [row["validation_elbo"] for row in rows]
+            ax.plot(x, y, f"C{place}", lw=1, label=name if seed == 0 else None)
+    _zoom(ax)
+
+
+def with_seconds(rows: list[dict[str, Any]], num_images: int) -> list[dict[str, Any]]:
+    """The rows, with the seconds of training that they took."""
+    total, each = 0.0, []
+    for row in rows:
+        if "data_per_second" in row:
+            total += num_images / row["data_per_second"]
+        each.append({**row, "seconds": total})
+    return each
+
+
+def _zoom(ax: Axes) -> None:
+    ends = [numpy.asarray(line.get_ydata(), float).max() for line in ax.get_lines()]
+    ax.set_ylim(float(min(ends)) - DEPTH, float(max(ends)) + 1)
+
+
+def _save(path: Path) -> None:
+    plt.gcf().savefig(path, dpi=150)
+    plt.close()
