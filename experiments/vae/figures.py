@@ -8,9 +8,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy
+import torch
 from matplotlib.axes import Axes
 
-from experiments.vae.fits import Candidate
+from experiments.vae import images
+from experiments.vae.fits import Candidate, spread, trained
 from experiments.vae.tables import Results, good
 
 DEPTH = 12.0
@@ -96,11 +98,56 @@ def plot_rates(path: Path, results: Results) -> None:
     _save(path)
 
 
+@torch.no_grad()
+def plot_best(path: Path, results: Results, columns: int = 10) -> None:
+    """Samples of the model, and images with their reconstructions by each component."""
+    fits_of_row = next(iter(results.values()))
+    if not good(fits_of_row):
+        return
+    candidate = fits_of_row[0][0].candidate
+    data = images.load(candidate.reading)
+    model, guide = trained(candidate, data, good(fits_of_row)[0]["parameters"])
+    torch.manual_seed(0)
+    prior = model.prior()
+    shown = spread(data.test.images, columns)[:columns]
+    posterior = guide.encoder(shown)
+    weights = posterior.log_weights.exp()
+    order = weights.argsort(-1, descending=True)
+    rows = {"samples": model.decoder(prior.sample((columns,))).sigmoid()}
+    if candidate.prior == "vamp":
+        pseudo_inputs: Any = model.prior.pseudo_inputs
+        rows["pseudo-inputs"] = pseudo_inputs[:columns]
+    rows["images"] = shown
+    means = model.decoder(posterior.locs).sigmoid()  # (columns, K, pixels)
+    for rank in range(candidate.num_components):
+        chosen = order[:, rank].reshape(-1, 1, 1).expand(-1, 1, means.shape[-1])
+        rows[f"component {rank + 1}"] = means.gather(1, chosen).squeeze(1)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(0.8 * columns + 1.4, 0.95 * len(rows)), layout="constrained"
+    )
+    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for place, ax in enumerate(row):
+            ax.set(xticks=[], yticks=[])
+            if place < len(pictures):
+                picture = pictures[place].reshape(data.side, data.side)
+                ax.imshow(picture, cmap="Greys", vmin=0, vmax=1)
+            else:
+                ax.axis("off")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for rank in range(candidate.num_components):
+        for ax, each, places in zip(
+            axes[rank - candidate.num_components], weights, order, strict=True
+        ):
+            ax.set_xlabel(f"{each[places[rank]]:.2f}", fontsize="small", labelpad=2)
+    _save(path)
+
+
 FIGURES: Mapping[str, Callable[[Path, Results], None]] = {
     "estimators": plot_estimators,
     "longer": plot_longer,
     "encoders": plot_encoders,
     "rates": plot_rates,
+    "best": plot_best,
 }
 """Figures of studies, by name."""
 
