@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch.distributions import AffineTransform, SigmoidTransform, TransformedDistribution
 
-from pyro_mixtures.distributions import GumbelSoftmaxMixtureOfDiagNormals
+from pyro_mixtures.distributions import (
+    GumbelSoftmaxMixtureOfDiagNormals,
+    MixtureFlow,
+    MixtureOfDiagNormals,
+)
 from pyro_mixtures.testing import DistributionCase
 from tests.elliptical import LAWS as ELLIPTICAL
 from tests.elliptical import sample_at
 from tests.families.registry import COMPONENTS
-from tests.registry import FAMILIES, Parameters
+from tests.registry import FAMILIES, Parameters, leaves, randn
 from tests.relaxed import LAWS as RELAXED
 from tests.sticks import FAMILIES as STICKS
 
@@ -76,7 +81,31 @@ def _gumbel_softmax(parameters: Parameters) -> GumbelSoftmaxMixtureOfDiagNormals
     return GumbelSoftmaxMixtureOfDiagNormals(**parameters, temperature=0.5)
 
 
+def _flow_parameters(batch_shape: tuple[int, ...]) -> Parameters:
+    own = FAMILIES["diag_normals"].parameters(batch_shape)
+    shape = (*batch_shape, 2)
+    return leaves({**own, "shift": randn(*shape), "stretch": 0.5 + randn(*shape).abs()})
+
+
+def _flow(parameters: Parameters, **options: Any) -> MixtureFlow:
+    own = {name: parameters[name] for name in ("locs", "coord_scale", "component_logits")}
+    return MixtureFlow(MixtureOfDiagNormals(**own, **options), _bent(parameters))
+
+
+def _bent(parameters: Parameters) -> list[Any]:
+    affine = AffineTransform(parameters["shift"], parameters["stretch"], event_dim=1)
+    return [affine, SigmoidTransform()]
+
+
+def _flow_reference(parameters: Parameters) -> TransformedDistribution:
+    base = FAMILIES["diag_normals"].reference(parameters)
+    return TransformedDistribution(base, _bent(parameters), validate_args=False)
+
+
 KINDS = {
+    "flow": DistributionCase(
+        _flow_parameters, _flow, _flow_reference, at=None, of_tensors=False, moments=False
+    ),
     "gumbel_softmax": DistributionCase(
         FAMILIES["diag_normals"].parameters,
         _gumbel_softmax,

@@ -11,6 +11,7 @@ from pyro_mixtures.distributions.gumbel_softmax_mixture import GumbelSoftmaxMixt
 from pyro_mixtures.distributions.kumaraswamy_stick_breaking import KumaraswamyStickBreaking
 from pyro_mixtures.distributions.mixture import Mixture
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
+from pyro_mixtures.distributions.mixture_flow import MixtureFlow
 from pyro_mixtures.distributions.mixture_of_diag_normals import MixtureOfDiagNormals
 from pyro_mixtures.distributions.mixture_of_normals import MixtureOfNormals
 from pyro_mixtures.distributions.mixture_same_family import MixtureSameFamily
@@ -44,6 +45,7 @@ __all__ = [
     "KumaraswamyStickBreaking",
     "Mixture",
     "MixtureDistribution",
+    "MixtureFlow",
     "MixtureOfDiagNormals",
     "MixtureOfDiagNormalsSharedCovariance",
     "MixtureOfNormals",

@@ -14,6 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.distributions import Beta, Categorical, Gamma, Normal, kl_divergence
+from torch.distributions import Categorical, ExpTransform, Gamma, Normal
 from torch.distributions.constraints import Constraint
 
 import pyro_mixtures as pm
@@ -102,6 +103,10 @@ def others() -> Tensor:
     slope: Tensor = normal.variance_gradient(normal.sample(), torch.ones(2))
     x: Tensor = gumbel.rsample() + gumbel.mean + flow.rsample((2,)) + slope
     of_flow: Tensor = flow.log_prob(x)
+    bent = pm.MixtureFlow(gumbel.mixture, [ExpTransform()], validate_args=False)
+    y, index = bent.sample_with_index((2,))
+    of_flow = of_flow + bent.log_weights.sum() + bent.component_logits.sum() + bent.num_components
+    print(bent.component_log_prob(y), bent.responsibilities(y), index, bent.expand((3,)))
     return total + gumbel.log_prob(x) + of_flow
 
 

@@ -1,0 +1,110 @@
+"""Transforms of flows: run in both directions, with errors that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import OutOfMemoryError, Tensor, nn
+from torch.distributions import Transform
+from torch.distributions.transforms import ComposeTransform, _InverseTransform
+
+from pyro_mixtures.samples.remembering import version
+
+
+def parts_of(transforms: Iterable[Transform]) -> Iterator[Transform]:
+    """Transforms, and in place of those composed of others these: no point is computed twice."""
+    for transform in transforms:
+        if isinstance(transform, ComposeTransform) and _as_torch_does(transform):
+            yield from parts_of(transform.parts)
+        else:
+            yield transform
+
+
+def _as_torch_does(transform: ComposeTransform) -> bool:
+    kind, own = type(transform), ("__call__", "log_abs_det_jacobian")
+    return all(getattr(kind, name) is getattr(ComposeTransform, name) for name in own)
+
+
+def moved(transform: Transform, point: Tensor) -> Tensor:
+    """What a transform makes of a point.
+
+    Raises:
+        NotImplementedError: for inverses of transforms without an inverse.
+        ValueError: for points that it does not take.
+    """
+    try:
+        return transform(point)
+    except (KeyError, NotImplementedError) as error:
+        raise NotImplementedError(
+            "Expected transforms that can be run forward for samples, but got"
+            f" {_name(transform)}, of which there is no closed form: it has densities alone. Draw"
+            " from a flow with the transform itself, or take one with both, such as"
+            " spline_coupling or affine_autoregressive"
+        ) from error
+    except OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise _unfit(transform, point, error) from error
+
+
+def moved_back(transform: Transform, point: Tensor) -> Tensor:
+    """The point that a transform makes a given one of.
+
+    Raises:
+        NotImplementedError: for transforms without an inverse.
+        ValueError: for points that it does not take.
+    """
+    try:
+        return transform.inv(point)
+    except (KeyError, NotImplementedError) as error:
+        raise NotImplementedError(
+            "Expected transforms with an inverse for the density of a point that is no sample of"
+            f" this flow, but got {_name(transform)}, which has none in closed form. Ask for the"
+            " density of the very tensor that rsample returned; for those of data take"
+            f" {_name(transform)}.inv, without samples then, or a transform with both, such as"
+            " spline_coupling or affine_autoregressive"
+        ) from error
+    except OutOfMemoryError:
+        raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise _unfit(transform, point, error) from error
+
+
+def _unfit(transform: Transform, point: Tensor, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected transforms that take points of shape {tuple(point.shape)} and of"
+        f" {point.dtype}, but {_name(transform)} failed there: {error}"
+    )
+
+
+def _name(transform: Transform) -> str:
+    if isinstance(transform, _InverseTransform):
+        return f"{_name(transform.inv)}.inv"
+    return type(transform).__name__
+
+
+def versions(transforms: Iterable[Transform]) -> tuple[tuple[int, int | None], ...]:
+    """Each tensor in transforms, and how often it was changed in place: equal if none was."""
+    if torch.compiler.is_compiling():  # where nothing changes between a draw and its density
+        return ()
+    found = (tensor for each in transforms for tensor in _tensors(each))
+    return tuple((id(tensor), version(tensor)) for tensor in found)
+
+
+def _tensors(transform: Any) -> Iterator[Tensor]:
+    if isinstance(transform, _InverseTransform):
+        yield from _tensors(transform.inv)
+        return
+    if isinstance(transform, nn.Module):
+        yield from transform.parameters()
+        yield from transform.buffers()
+    for name, value in vars(transform).items():
+        if name.startswith("_cache") or name == "_inv":  # of the last point, and of itself
+            continue
+        if isinstance(value, Tensor):
+            yield value
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(each, Transform):
+                yield from _tensors(each)
