@@ -108,3 +108,14 @@ def _tensors(transform: Any) -> Iterator[Tensor]:
         for each in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(each, Transform):
                 yield from _tensors(each)
+
+
+def without_memory(transform: Any) -> None:
+    """Have a transform forget its last points, which have graphs that cannot be copied."""
+    modules = transform.modules() if isinstance(transform, nn.Module) else [transform]
+    for each in modules:
+        for name in list(vars(each)):
+            if name == "_cached_x_y":
+                each._cached_x_y = None, None
+            elif name.startswith("_cached_") or name == "_cache_log_detJ":
+                setattr(each, name, None)

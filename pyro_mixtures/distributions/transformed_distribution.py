@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, Transform
 
 from pyro_mixtures.distributions.moving import moved, moved_back, parts_of, versions
+from pyro_mixtures.numerics.validation import broadcast_shapes
 from pyro_mixtures.samples.remembering import recall, remember
 from pyro_mixtures.samples.score_parts import (
     IndependentParts,
@@ -94,9 +95,10 @@ class TransformedDistribution(pyro.distributions.TransformedDistribution):
             return known
         if self._validate_args:
             self._validate_sample(value)
-        # a name of its own: some transforms keep the inverse of the last value, of whatever
-        # parameters they had then
-        points = [value.view_as(value)]
+        # of the whole batch, for which conditional transforms are; and another tensor than before,
+        # as some transforms keep the inverse of the last one, of whatever parameters they had then
+        batch = value.shape[: value.dim() - self.event_dim]
+        points = [value.expand(broadcast_shapes(batch, self.batch_shape) + self.event_shape)]
         for transform in reversed(self._parts):
             points.append(moved_back(transform, points[-1]))
         size = self.base_dist.event_shape

@@ -307,6 +307,7 @@ class Autoencoder(nn.Module):
         top = pm.nn.MixturePrior(2, 3, init_spread=2.0).init_from(torch.randn(10, 2))
         self.levels = pm.nn.HierarchicalPrior(top, self.encoder)
         self.rates = pm.nn.ConditionalMixtureSameFamily(4, Gamma(torch.ones(3), 1.0))
+        self.bent = pm.nn.ConditionalMixtureFlow(self.encoder, [ExpTransform()])
 
     def forward(self, x: Tensor) -> Tensor:
         quantized: pm.nn.Quantized = self.codebook(x)
@@ -314,7 +315,9 @@ class Autoencoder(nn.Module):
         rates: MixtureDistribution = self.rates(x)
         kl: Tensor = pm.nn.prior_kl(q, self.prior(), way="upper_bound")
         joint: pm.nn.Hierarchical = self.levels()
+        bent: pm.MixtureFlow = self.bent(x)
         kl = kl + self.levels.kl_divergence(q, self.encoder, num_samples=3)
+        print(bent.component_log_prob(x), self.bent.condition(x).log_weights)
         print(kl, joint.split(joint.sample()), self.prior.pseudo_inputs, self.levels.event_size)
         return quantized.quantized + q.rsample() + rates.rsample().unsqueeze(-1)
 
