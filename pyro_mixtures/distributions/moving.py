@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import OutOfMemoryError, Tensor, nn
 from torch.distributions import Transform
-from torch.distributions.transforms import ComposeTransform, _InverseTransform
+from torch.distributions.transforms import (
+    ComposeTransform,
+    IndependentTransform,
+    _InverseTransform,
+)
 
 from pyro_mixtures.samples.remembering import version
 
@@ -62,9 +66,10 @@ def moved_back(transform: Transform, point: Tensor) -> Tensor:
         raise NotImplementedError(
             "Expected transforms with an inverse for the density of a point that is no sample of"
             f" this flow, but got {_name(transform)}, which has none in closed form. Ask for the"
-            " density of the very tensor that rsample returned; for those of data take"
-            f" {_name(transform)}.inv, without samples then, or a transform with both, such as"
-            " spline_coupling or affine_autoregressive"
+            " density of the very tensor that rsample returned, and no objective to stick the"
+            " landing, which evaluates a copy of the flow, or to draw each component; for those of"
+            f" data take {_name(transform)}.inv, without samples then, or a transform with both,"
+            " such as spline_coupling or affine_autoregressive"
         ) from error
     except OutOfMemoryError:
         raise
@@ -110,12 +115,28 @@ def _tensors(transform: Any) -> Iterator[Tensor]:
                 yield from _tensors(each)
 
 
-def without_memory(transform: Any) -> None:
-    """Have a transform forget its last points, which have graphs that cannot be copied."""
-    modules = transform.modules() if isinstance(transform, nn.Module) else [transform]
-    for each in modules:
-        for name in list(vars(each)):
-            if name == "_cached_x_y":
-                each._cached_x_y = None, None
-            elif name.startswith("_cached_") or name == "_cache_log_detJ":
-                setattr(each, name, None)
+def modules_of(transforms: Iterable[Any]) -> list[nn.Module]:
+    """The modules among transforms, in those composed of others, and behind inverses."""
+    found: list[nn.Module] = []
+    for each in transforms:
+        if isinstance(each, _InverseTransform):
+            found += modules_of([each.inv])
+        elif isinstance(each, ComposeTransform):
+            found += modules_of(each.parts)
+        elif isinstance(each, IndependentTransform):
+            found += modules_of([each.base_transform])
+        elif isinstance(each, nn.Module):
+            found.append(each)
+    return found
+
+
+def without_memory(transforms: Iterable[Any]) -> None:
+    """Have transforms forget their last points, which have graphs that cannot be copied."""
+    for transform in parts_of(transforms):
+        inner = transform.inv if isinstance(transform, _InverseTransform) else transform
+        for each in inner.modules() if isinstance(inner, nn.Module) else [inner]:
+            for name in list(vars(each)):
+                if name == "_cached_x_y":
+                    setattr(each, name, (None, None))
+                elif name.startswith("_cached_") or name == "_cache_log_detJ":
+                    setattr(each, name, None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_mixtures.distributions import MixtureDistribution, MixtureFlow
-from pyro_mixtures.distributions.moving import without_memory
+from pyro_mixtures.distributions.moving import modules_of, without_memory
 
 
 @ConditionalDistribution.register  # as a base its metaclass would keep PyroModule out
@@ -57,17 +57,16 @@ class ConditionalMixtureFlow(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        constant = isinstance(base, MixtureDistribution) and not base.batch_shape
-        # MixtureDistribution.condition is something else
-        if not constant and (
-            isinstance(base, MixtureDistribution) or not hasattr(base, "condition")
-        ):
+        is_mixture = isinstance(base, MixtureDistribution)  # whose condition is something else
+        if bool(base.batch_shape) if is_mixture else not hasattr(base, "condition"):
             raise ValueError(
                 "Expected base to make mixtures of contexts by a method condition(context), as"
                 " ConditionalMixture does, or to be a mixture of pyro_mixtures.distributions"
                 f" without batch shape, but got {base}"
             )
-        given = list(transforms) if isinstance(transforms, (list, tuple)) else [transforms]
+        given: list[Any] = (
+            list(transforms) if isinstance(transforms, (list, tuple)) else [transforms]
+        )
         for each in given:
             if not isinstance(each, (Transform, ConditionalTransform)):
                 raise ValueError(
@@ -75,8 +74,8 @@ class ConditionalMixtureFlow(nn.Module):
                     f" {type(each).__name__}"
                 )
         self.base, self.transforms, self.options = base, given, options
-        self._is_constant = constant
-        self.transform_modules = nn.ModuleList(x for x in given if isinstance(x, nn.Module))
+        self._is_constant = is_mixture
+        self.transform_modules = nn.ModuleList(modules_of(given))
 
     def forward(self, context: Tensor) -> MixtureFlow:
         """The flows of contexts ``(*B, context_features)``."""
@@ -95,6 +94,5 @@ class ConditionalMixtureFlow(nn.Module):
         return self(context)
 
     def __getstate__(self):
-        for each in self.transforms:  # the last points have graphs, which cannot be copied
-            without_memory(each)
+        without_memory(each for each in self.transforms if isinstance(each, Transform))
         return super().__getstate__()

@@ -17,7 +17,9 @@ from pyro_mixtures.distributions import (
     Mixture,
     MixtureOfDiagNormals,
     MixtureSameFamily,
+    TransformedDistribution,
 )
+from pyro_mixtures.distributions.moving import modules_of
 from pyro_mixtures.infer import (
     SIWAE_ELBO,
     AutoDiagonalNormalMixture,
@@ -177,14 +179,50 @@ def test_copies_can_be_pickled():
     assert torch.equal(again.mean, fn.mean)
 
 
-def test_trainable_transforms_are_refused():
-    flow = transforms.Planar(2)
-    fn = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), [flow])
-    with pytest.raises(NotImplementedError, match="Planar"):
-        detached(fn)
-    for parameter in flow.parameters():
-        parameter.requires_grad_(False)
-    assert detached(fn).transforms == [flow]
+TRAINABLE = {
+    "coupling": lambda: transforms.affine_coupling(2, [4]),
+    "spline coupling": lambda: transforms.spline_coupling(2, None, [4], 4),
+    "autoregressive": lambda: transforms.affine_autoregressive(2, [4]),
+    "a method of its own": lambda: transforms.affine_autoregressive(2, [4], stable=True),
+    "splines": lambda: transforms.Spline(2, count_bins=4),
+    "inverse": lambda: transforms.Spline(2, count_bins=4).inv,
+    "several": lambda: transforms.iterated(2, transforms.affine_coupling, 2, [4]),
+}
+
+
+@pytest.mark.parametrize("kind", [TransformedDistribution, dist.TransformedDistribution])
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_trainable_transforms(kind, name):
+    """The density is the same, and has the gradient of the point alone."""
+    torch.manual_seed(0)
+    loc = torch.zeros(2, requires_grad=True)
+    fn = kind(dist.Normal(loc, 1.0).to_event(1), [TRAINABLE[name]()])
+    fn.rsample((3,))
+    y = fn.sample((5,)).clone().requires_grad_()
+    expected = fn.log_prob(y)
+    (slope,) = torch.autograd.grad(expected.sum(), y)
+    copied = detached(fn)
+    found = copied.log_prob(y)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    torch.testing.assert_close(y.grad, slope)
+    modules = modules_of(fn.transforms)
+    assert modules
+    assert loc.grad is None
+    for value in nn.ModuleList(modules).parameters():
+        assert value.grad is None
+        with torch.no_grad():
+            value += 0.1
+    assert not torch.allclose(fn.log_prob(y.detach()), expected)
+    assert not torch.allclose(copied.log_prob(y.detach()), expected)  # it has the same numbers
+
+
+def test_trainable_transforms_without_an_inverse_tell_so():
+    fn = TransformedDistribution(diag_normals(parameters()), [transforms.Planar(2)])
+    y = fn.rsample()
+    fn.log_prob(y)
+    with pytest.raises(NotImplementedError, match="Planar.*stick the landing"):
+        detached(fn).log_prob(y)
 
 
 def test_hidden_parameters_are_refused():

@@ -34,6 +34,7 @@ CONDITIONAL = {
         flows.conditional_affine_coupling(2, 3, hidden_dims=[8]),
         flows.Spline(2, count_bins=4),
     ],
+    "an inverse": lambda: flows.Spline(2, count_bins=4).inv,
     "the same for all": lambda: flows.affine_coupling(2, [8]),
 }
 
@@ -63,9 +64,12 @@ def test_shapes_and_rows(name, shape):
     torch.testing.assert_close(module.condition(context).log_prob(y), q.log_prob(y))
 
 
-@pytest.mark.parametrize("name", ["affine coupling", "several"])
-def test_gradients(name):
+@pytest.mark.parametrize(
+    ("name", "modules"), [("affine coupling", 1), ("several", 3), ("an inverse", 1)]
+)
+def test_gradients(name, modules):
     module = network(name).double()
+    assert len(module.transform_modules) == modules  # a permutation is none
     context, y = torch.randn(7, 3).double(), torch.randn(7, 2).double()
     exact, central = directional(lambda: module(context).log_prob(y).sum(), module)
     torch.testing.assert_close(exact, central, rtol=1e-4, atol=1e-6)

@@ -20,9 +20,23 @@ _VALUES = (Components, Diagonal, Shared, Sized, Grouping)  # what mixtures are m
 DistributionT = TypeVar("DistributionT", bound=Distribution)
 
 # attributes that hold no tensors, or (the bounds of a constraint) none that enter a density
-_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, Constraint)
+_PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    slice,
+    torch.dtype,
+    torch.device,
+    type,
+    Constraint,
+)
 
 _CARRIERS = (pyro.distributions.Delta, pyro.distributions.Unit)  # of densities of other samples
+
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 _KEPT_BY_TRANSFORMS = ("_inv", "_cached_x_y")  # the inverse and the last point
 
@@ -44,14 +58,14 @@ def detached(fn: DistributionT) -> DistributionT:
     Args:
         fn: a distribution of this package, of torch or of Pyro, however wrapped: ``to_event``,
             ``mask``, ``expand``, transforms. Its tensors, those kept from earlier calls included,
-            are detached; nothing is copied.
+            are detached; no numbers are copied.
 
     Returns:
         A distribution of the same class with equal values. ``fn`` stays as it was.
 
     Raises:
-        NotImplementedError: for transforms that are modules with trainable parameters, and for
-            attributes (functions, objects of other kinds) that may hide some.
+        NotImplementedError: for attributes (functions, objects of other kinds) that may hide
+            parameters, those of modules among the transforms, too.
 
     Reference:
         Roeder, Wu and Duvenaud, *Sticking the Landing: Simple, Lower-Variance Gradient Estimators
@@ -83,14 +97,7 @@ def _detached_copy(owner: Any, name: str, left_out: tuple[str, ...] = ()) -> Any
 
 def _detached_transform(transform: Transform, name: str) -> Transform:
     if isinstance(transform, nn.Module):
-        own = [parameter.requires_grad for parameter in transform.parameters()]
-        if any(own) or not (own or _is_constant(transform)):
-            raise NotImplementedError(
-                f"Expected {name} to be a transform without trainable parameters, but got the"
-                f" module {type(transform).__name__}, whose parameters cannot be detached: do"
-                " without sticking the landing"
-            )
-        return transform
+        return _detached_module(transform, name)
     if isinstance(transform, _InverseTransform):
         return _detached_transform(transform.inv, name).inv
     new = _detached_copy(transform, name, left_out=_KEPT_BY_TRANSFORMS)
@@ -98,6 +105,34 @@ def _detached_transform(transform: Transform, name: str) -> Transform:
     if transform._cache_size:  # the kept point does not move with the transform's parameters
         new._cached_x_y = None, None
     return new
+
+
+def _detached_module(module: Any, name: str) -> Any:
+    """A copy with the same numbers, without their gradient; what was found before is left out."""
+    known: dict[int, Any] = {}  # what copies find in place of an object
+    for part in module.modules():
+        for key, value in vars(part).items():
+            if isinstance(value, Tensor):
+                known[id(value)] = value.detach()
+            elif key == "_cached_x_y":
+                known[id(value)] = None, None
+            elif not (key in _OF_MODULES or key in _KEPT_BY_TRANSFORMS or _is_open(value, part)):
+                raise NotImplementedError(
+                    f"Expected {name} to be a module without functions that may hide parameters,"
+                    f" but got the module {type(module).__name__}, with {key} of"
+                    f" {type(part).__name__}: do without sticking the landing"
+                )
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            known[id(tensor)] = tensor.detach()
+    return copy.deepcopy(module, known)
+
+
+def _is_open(value: Any, part: nn.Module) -> bool:
+    """Whether all tensors with a gradient in an attribute of a module belong to modules in it."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_open(each, part) for each in value)
+    own = getattr(value, "__self__", None) is part  # a method
+    return isinstance(value, nn.Module) or own or _is_constant(value)
 
 
 def _detached_value(value: Any, name: str) -> Any:
