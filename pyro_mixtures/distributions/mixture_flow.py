@@ -90,6 +90,18 @@ class MixtureFlow(TransformedDistribution):
         return super().expand(torch.Size(batch_shape), _instance=new)
 
     @property
+    def mean(self) -> Tensor:
+        """Has no closed form: raises ``NotImplementedError``."""
+        raise NotImplementedError(
+            "the moments of a flow have no closed form: take those of many samples"
+        )
+
+    @property
+    def variance(self) -> Tensor:
+        """Has no closed form: raises ``NotImplementedError``."""
+        return self.mean
+
+    @property
     def component_logits(self) -> Tensor:
         """Of the weights, ``(*B, K)``."""
         return self.base_dist.component_logits
@@ -126,6 +138,19 @@ class MixtureFlow(TransformedDistribution):
         """
         self._check_components()
         return self.base_dist.responsibilities(self._way_to(value)[0])
+
+    def moved(self, point: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Images of points of the base.
+
+        Args:
+            point: ``(*X, *B, *E)``, with the full batch.
+
+        Returns:
+            The images, and the logarithms of what the transforms multiply volumes by there,
+            ``(*X, *B)``.
+        """
+        points = self._way(point, point.shape[: point.dim() - len(self.base_dist.shape())])
+        return points[-1], self._log_volume(points)[0]
 
     @torch.no_grad()
     def sample_with_index(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:

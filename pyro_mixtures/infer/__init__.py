@@ -14,6 +14,7 @@ from pyro_mixtures.infer.guides.auto_avf_diagonal_normal_mixture import (
 from pyro_mixtures.infer.guides.auto_diagonal_normal_mixture import AutoDiagonalNormalMixture
 from pyro_mixtures.infer.guides.auto_gaussian_scale_mixture import AutoGaussianScaleMixture
 from pyro_mixtures.infer.guides.auto_mixture import AutoMixture
+from pyro_mixtures.infer.guides.auto_mixture_flow import AutoMixtureFlow
 from pyro_mixtures.infer.guides.auto_multivariate_normal_mixture import (
     AutoMultivariateNormalMixture,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "AutoDiagonalNormalMixture",
     "AutoGaussianScaleMixture",
     "AutoMixture",
+    "AutoMixtureFlow",
     "AutoMultivariateNormalMixture",
     "AutoOMTMultivariateNormal",
     "AutoSharedDiagonalNormalMixture",

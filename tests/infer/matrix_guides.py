@@ -28,7 +28,7 @@ from pyro_mixtures.infer import (
     AutoSharedDiagonalNormalMixture,
     AutoSharedMultivariateNormalMixture,
 )
-from tests.infer.mixture_guides import AutoLaplaceMixture
+from tests.infer.mixture_guides import AutoBentMixture, AutoLaplaceMixture
 from tests.infer.quantiles import (
     Points,
     Reference,
@@ -166,6 +166,19 @@ def automatic(guide_class: Any, kind: type = Normal, **options: Any) -> Callable
         return Case(model, guide, leaves, points)
 
     return case
+
+
+def bent(reference: bool) -> Case:
+    """A guide with a flow, whose parameters are leaves as well."""
+    guide, points = prepared(AutoBentMixture(model, 3))
+    with torch.no_grad():
+        guide.transforms[0].shift += 10
+        guide.transforms[0].log_tail -= 5
+    if reference:
+        refer(guide, points)
+        below, (flow,) = guide.get_posterior, guide.transforms
+        guide.get_posterior = lambda *args, **kwargs: pm.TransformedDistribution(below(), [flow])
+    return Case(model, guide, list(guide.parameters()), points)
 
 
 def prepared(guide: Any, kind: type = Normal) -> tuple[Any, Points]:
@@ -322,6 +335,7 @@ GUIDES: dict[str, Callable[[bool], Case]] = {
     "AutoGaussianScaleMixture": automatic(AutoGaussianScaleMixture),
     "AutoAVFDiagonalNormalMixture": automatic(AutoAVFDiagonalNormalMixture),
     "AutoMixture of another family": automatic(AutoLaplaceMixture, Laplace),
+    "AutoMixtureFlow": bent,
     **{
         f'`estimator="{name}"`': automatic(AutoDiagonalNormalMixture, estimator=name)
         for name in ESTIMATORS

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import TransformModule, constraints
 from pyro.distributions.transforms import AffineTransform, TanhTransform
 from pyro.nn import PyroParam
+from torch import nn
 
 from pyro_mixtures.distributions import MixtureSameFamily
 from pyro_mixtures.infer import (
@@ -14,6 +15,7 @@ from pyro_mixtures.infer import (
     AutoDiagonalNormalMixture,
     AutoGaussianScaleMixture,
     AutoMixture,
+    AutoMixtureFlow,
     AutoMultivariateNormalMixture,
     AutoSharedDiagonalNormalMixture,
     AutoSharedMultivariateNormalMixture,
@@ -65,6 +67,37 @@ class AutoLaplaceMixture(AutoDiagonalNormalMixture):
         return MixtureSameFamily(weights, components, **options)
 
 
+class Bend(TransformModule):
+    """sinh(tail (shift + asinh x)), which is smooth and has an inverse; at first the identity.
+
+    Far out it moves points by much: its parameters are in hundredths.
+    """
+
+    domain = codomain = constraints.real
+    bijective, sign = True, 1
+
+    def __init__(self, size):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(size))
+        self.log_tail = nn.Parameter(torch.zeros(size))
+
+    def _call(self, x):
+        return ((self.log_tail / 100).exp() * (self.shift / 100 + x.asinh())).sinh()
+
+    def _inverse(self, y):
+        return (y.asinh() / (self.log_tail / 100).exp() - self.shift / 100).sinh()
+
+    def log_abs_det_jacobian(self, x, y):
+        return self.log_tail / 100 + ((1 + y.square()) / (1 + x.square())).log() / 2
+
+
+class AutoBentMixture(AutoMixtureFlow):
+    """With a flow that is told, at first the identity."""
+
+    def __init__(self, model, num_components, *args, **options):
+        super().__init__(model, num_components, Bend, *args, **options)
+
+
 class AutoSquashedMixture(AutoDiagonalNormalMixture):
     """In the box from -9 to 9, of components without known moments."""
 
@@ -87,4 +120,4 @@ NORMALS = (
     AutoAVFDiagonalNormalMixture,
 )
 OWN = (AutoStudentTMixture, AutoMultivariateStudentTMixture, AutoLaplaceMixture)
-MIXTURES = (*NORMALS, *OWN)
+MIXTURES = (*NORMALS, *OWN, AutoBentMixture)

@@ -141,6 +141,10 @@ def fit(data: Tensor) -> dict[str, Tensor]:
         pm.AutoGaussianScaleMixture(model, 3),
         pm.AutoAVFDiagonalNormalMixture(model, 3),
     ]
+    bent = pm.AutoMixtureFlow(model, 3, pyro.distributions.transforms.Spline, init="prior")
+    bent.set_base(pm.MixtureOfDiagNormals(LOCS, SCALES, LOGITS))
+    of_flow: pm.MixtureFlow = bent.get_posterior(data)
+    print(of_flow.moved(LOCS), bent.get_base_dist().mean, bent.get_transform().bijective, bent.loc)
     rotated = pm.AutoAVFMultivariateNormal(model, 2)
     heavy = pm.AutoAVFMultivariateStudentT(model)
     best = pm.AutoOMTMultivariateNormal(model)

@@ -252,6 +252,7 @@ class AutoMixture(TakesMixtures):
                 self._start_at_modes(*args, **kwargs)
                 return
             locs = self._starts.locs(run, self.prototype_trace, self.num_components, scale)
+            locs = self._mixture_points(locs)
             self._set_parameters(locs.new_zeros(self.num_components), self._first_values(locs))
             self._take_units()
         except Exception:
@@ -314,15 +315,19 @@ class AutoMixture(TakesMixtures):
         """Sample a packed unconstrained latent vector."""
         if self.estimator is None:
             return super().sample_latent(*args, **kwargs)
-        given, posterior = self.estimator, self.get_posterior(*args, **kwargs)
-        estimated = (given if callable(given) else IN_GUIDES[given])(posterior)
+        name, mixture = f"_{self._pyro_name}_latent", self._mixture(*args, **kwargs)
+        return pyro.sample(name, self._estimated(mixture), infer={"is_auxiliary": True})
+
+    def _estimated(self, mixture: MixtureDistribution) -> Any:
+        """The mixture with another gradient."""
+        given: Any = self.estimator
+        estimated = (given if callable(given) else IN_GUIDES[given])(mixture)
         if not isinstance(estimated, dist.TorchDistribution):
             raise ValueError(
                 "Expected estimator to make a distribution of a mixture, but got"
                 f" {type(estimated).__name__} from {given!r}"
             )
-        name = f"_{self._pyro_name}_latent"
-        return pyro.sample(name, estimated, infer={"is_auxiliary": True})
+        return estimated
 
     @property
     def loc(self) -> Tensor:

@@ -272,18 +272,19 @@ class TakesMixtures(InPriorUnits):
             tensor([0.5000, 0.5000])
         """
         check_at_least(1, num_samples=num_samples)
-        posterior = self.get_posterior(*args, **kwargs)
-        z = component_samples(posterior, (num_samples,))  # (S, K, D)
+        mixture = self._mixture(*args, **kwargs)
+        z = component_samples(mixture, (num_samples,))  # (S, K, D)
         prototype: Any = self.prototype_trace
         known = [name for name, _ in prototype.iter_stochastic_nodes()]
-        log_p = joint_log_density(self.model, args, kwargs, known, z.flatten(0, 1))
+        points, log_volume = self._latent_points(z.flatten(0, 1))
+        log_p = joint_log_density(self.model, args, kwargs, known, points) + log_volume
         log_p = log_p.reshape(z.shape[:2])
         if not bool(log_p.isfinite().all(0).any()):
             raise ValueError(
                 "Expected a component within the support of the model's density, but each has"
                 " draws without one; see diagnostics.nonfinite_site"
             )
-        log_weights = best_log_weights(log_p, posterior.component_log_prob(z))
+        log_weights = best_log_weights(log_p, mixture.component_log_prob(z))
         self.component_logits.copy_(log_weights.to(self.component_logits))
 
     @torch.no_grad()
@@ -320,9 +321,9 @@ class TakesMixtures(InPriorUnits):
         for name, value in (("min_weight", min_weight), ("max_overlap", max_overlap)):
             if not 0 <= value <= 1:
                 raise ValueError(f"Expected {name} between 0 and 1, but got {value}")
-        posterior = self.get_posterior()
-        (weights,) = double(posterior.log_weights.exp())
-        index, mass = merged(weights, overlaps(posterior, SAMPLES), min_weight, max_overlap)
+        mixture = self._mixture()
+        (weights,) = double(mixture.log_weights.exp())
+        index, mass = merged(weights, overlaps(mixture, SAMPLES), min_weight, max_overlap)
         if len(index) < self.num_components:
             logits = mass.log().to(self.component_logits)
             self._take(GivenMixture(self.latent_dim, self._rows(index), logits))
@@ -337,6 +338,18 @@ class TakesMixtures(InPriorUnits):
                     value = value.index_select(dim, index.to(value.device))
             values[name] = value
         return values
+
+    def _mixture(self, *args: Any, **kwargs: Any) -> Any:
+        """The mixture of the parameters: the posterior, or what it is made of."""
+        return self.get_posterior(*args, **kwargs)
+
+    def _latent_points(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Latent vectors of points of the mixture, and what that adds to their log volume."""
+        return z, 0.0
+
+    def _mixture_points(self, latent: Tensor) -> Tensor:
+        """Points of the mixture for latent vectors: where its components start."""
+        return latent
 
     def _first_values(self, locs: Tensor) -> Mapping[str, Tensor | PyroParam]:
         """Checked values of ``init_components``."""
