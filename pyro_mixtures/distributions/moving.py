@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -94,25 +96,43 @@ def versions(transforms: Iterable[Transform]) -> tuple[tuple[int, int | None], .
     """Each tensor in transforms, and how often it was changed in place: equal if none was."""
     if torch.compiler.is_compiling():  # where nothing changes between a draw and its density
         return ()
-    found = (tensor for each in transforms for tensor in _tensors(each))
+    seen: set[int] = set()
+    found = [tensor for each in transforms for tensor in _tensors(each, seen)]
     return tuple((id(tensor), version(tensor)) for tensor in found)
 
 
-def _tensors(transform: Any) -> Iterator[Tensor]:
-    if isinstance(transform, _InverseTransform):
-        yield from _tensors(transform.inv)
+def _tensors(owner: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Those of a transform, or of a function that it has: arguments, methods and closures."""
+    if id(owner) in seen:
         return
-    if isinstance(transform, nn.Module):
-        yield from transform.parameters()
-        yield from transform.buffers()
-    for name, value in vars(transform).items():
-        if name.startswith("_cache") or name == "_inv":  # of the last point, and of itself
-            continue
-        if isinstance(value, Tensor):
-            yield value
-        for each in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(each, Transform):
-                yield from _tensors(each)
+    seen.add(id(owner))
+    if isinstance(owner, Tensor):
+        yield owner
+    if isinstance(owner, nn.Module):
+        yield from owner.parameters()
+        yield from owner.buffers()
+    for each in _inside(owner):
+        yield from _tensors(each, seen)
+
+
+def _inside(owner: Any) -> Iterator[Any]:
+    """What tensors of an object may be in."""
+    if isinstance(owner, _InverseTransform):
+        yield owner.inv
+    elif isinstance(owner, Transform):
+        # but for the last point, and itself
+        yield from (
+            x for name, x in vars(owner).items() if not name.startswith(("_cache", "_inv"))
+        )
+    elif isinstance(owner, (tuple, list)):
+        yield from owner
+    elif isinstance(owner, functools.partial):
+        yield from (owner.func, *owner.args, *owner.keywords.values())
+    elif isinstance(owner, types.MethodType):
+        yield owner.__self__
+    elif isinstance(owner, types.FunctionType):
+        cells = owner.__closure__ or ()
+        yield from (cell.cell_contents for cell in cells if cell != types.CellType())
 
 
 def modules_of(transforms: Iterable[Any]) -> list[nn.Module]:

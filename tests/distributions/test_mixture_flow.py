@@ -311,17 +311,38 @@ def test_data_after_a_step_of_the_transform(name):
     torch.testing.assert_close(q.log_prob(data), q.log_prob(data.clone()))
 
 
-def test_a_draw_after_a_step_of_the_transform():
-    """Its way is none of the transform's any more."""
+def with_hidden_parameters():
+    """Transforms, and what they hold in functions."""
+    torch.manual_seed(0)
+    network = DenseNN(1, [4], [1, 1]).double()
+    conditional = flows.conditional_affine_coupling(2, 3, hidden_dims=[4]).double()
+    spline = flows.Spline(2, count_bins=4).double()
+    loc = torch.zeros(2, dtype=torch.float64)
+    return {
+        "tensor": (AffineTransform(loc, 2.0), [loc]),
+        "closure": (flows.AffineCoupling(1, lambda x: network(x)), list(network.parameters())),
+        "context": (
+            conditional.condition(torch.ones(3).double()),
+            list(conditional.parameters()),
+        ),
+        "inverse": (spline.inv, list(spline.parameters())),
+        "module": (spline, list(spline.parameters())),
+    }
+
+
+@pytest.mark.parametrize("name", ["tensor", "closure", "context", "inverse", "module"])
+def test_a_draw_after_a_step_of_the_transform(name):
+    """Its way is none of the transform's any more, wherever that has its parameters."""
     base, _ = diagonal()
-    for made in ([AffineTransform(torch.zeros(2), torch.ones(2))], transforms("spline coupling")):
-        q = MixtureFlow(base, made)
-        y = q.rsample((6,))
-        with torch.no_grad():
-            for each in [made[0].loc] if len(trained(made)) == 0 else trained(made).values():
-                each += 0.5
-        torch.testing.assert_close(q.log_prob(y), q.log_prob(y.detach().clone()))
-        assert q.score_parts(y).score_function == 0
+    transform, parameters = with_hidden_parameters()[name]
+    q = MixtureFlow(base, transform)
+    y = q.rsample((6,))
+    assert q._known_way(y) is not None
+    with torch.no_grad():
+        for each in parameters:
+            each += 0.5
+    torch.testing.assert_close(q.log_prob(y), q.log_prob(y.detach().clone()))
+    assert q.score_parts(y).score_function == 0
 
 
 def test_slope_of_the_density_at_a_point():
