@@ -1,6 +1,7 @@
 """From a model to its posterior: `fit`, or guides and objectives for Pyro's SVI."""
 
 from pyro_mixtures.infer.annealing import Annealing, annealing_weight
+from pyro_mixtures.infer.constrained import AugmentedLagrangian, train_constrained
 from pyro_mixtures.infer.early_stopping import EarlyStopping
 from pyro_mixtures.infer.free_bits import FreeBits
 from pyro_mixtures.infer.guides.auto_avf import (
@@ -37,6 +38,7 @@ from pyro_mixtures.infer.search.starting_mixture import starting_mixture
 
 __all__ = [
     "Annealing",
+    "AugmentedLagrangian",
     "AutoAVFDiagonalNormalMixture",
     "AutoAVFMultivariateNormal",
     "AutoAVFMultivariateStudentT",
@@ -63,4 +65,5 @@ __all__ = [
     "detached",
     "fit",
     "starting_mixture",
+    "train_constrained",
 ]

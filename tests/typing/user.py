@@ -198,6 +198,22 @@ def density(data: Tensor) -> dict[str, Tensor]:
     return log_density.constrain(z)
 
 
+def constrained(parameters: list[Tensor]) -> float:
+    """Under given expectations."""
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        z = torch.randn(count, 2)
+        return cost(z), z - 1
+
+    optimizer = torch.optim.Adam(parameters)
+    own = pm.AugmentedLagrangian(penalty=2.0, growth=3.0, decrease=0.3, patience=4)
+    lagrangian: pm.AugmentedLagrangian = pm.train_constrained(
+        draw, optimizer, tolerance=0.1, num_steps=5, lagrangian=own
+    )
+    print(lagrangian.costs(torch.ones(4, 2)), lagrangian.update(torch.ones(4, 2)).multipliers)
+    return lagrangian.history[-1].norm + lagrangian.penalty
+
+
 def relaxed_model(data: Tensor) -> Any:
     return pyro.poutine.reparam(model, {"z": pm.GumbelSoftmaxReparam()})
 
