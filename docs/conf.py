@@ -1,10 +1,14 @@
 """Sphinx settings: `make docs` builds the site in docs/_build/html."""
 
 import inspect
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))  # for gallery_order
 
 project = "pyro_mixtures"
 copyright = "the pyro_mixtures developers"
@@ -63,7 +67,7 @@ nitpick_ignore_regex = [
 sphinx_gallery_conf = {
     "examples_dirs": "../tutorials",
     "gallery_dirs": "tutorials",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_order.by_number",
     "download_all_examples": False,
     "show_memory": False,
     "write_computation_times": False,
