@@ -9,7 +9,8 @@ import pyro
 import pytest
 import torch
 
-TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("plot_*.py"))
+ROOT = Path(__file__).parents[1]
+TUTORIALS = sorted((ROOT / "tutorials").glob("plot_*.py"))
 
 
 def first_mixture_guide(names):
@@ -123,6 +124,22 @@ def from_model_to_report(names):
     assert few > max(0.01, 2 * few_error)
 
 
+def autoencoder(names):
+    gains, terms, used = names["gains"], names["terms"], names["used"]
+    for name in ("Normal, VampPrior", "mixture, VampPrior"):
+        assert all(gain > max(0.2, 3 * error) for gain, error in gains[name])
+    bounds = [gains[name][1][0] for name in gains]
+    assert abs(bounds[1] - bounds[0]) < 0.2
+    assert abs(bounds[3] - bounds[2]) < 0.2
+    assert all(used[name].distinct_components.mean() < 2 for name in used)
+    distortion = {name: found.distortion for name, found in terms.items()}
+    assert distortion["Normal, VampPrior"] < distortion["Normal, standard prior"] - 0.2
+    assert all(found.marginal_kl < 0.25 * found.mutual_information for found in terms.values())
+    for gain, error in (names["half_gain"], names["lower_gain"]):
+        assert gain > max(0.2, 4 * error)
+    assert names["half_used"]["mixture"].distinct_components.mean() > 1.4
+
+
 CLAIMS = {
     "plot_1_first_mixture_guide": first_mixture_guide,
     "plot_2_baseball": baseball,
@@ -133,6 +150,7 @@ CLAIMS = {
     "plot_7_diagnosing_a_fit": diagnosing_a_fit,
     "plot_8_mixture_density_network": mixture_density_network,
     "plot_9_from_model_to_report": from_model_to_report,
+    "plot_10_autoencoder": autoencoder,
 }
 
 
@@ -181,10 +199,20 @@ SHORTER = {
         "steps=300": "steps=10",
         "num_samples=20_000": "num_samples=1_000",
     },
+    "plot_10_autoencoder": {
+        "fit(autoencoder.model, autoencoder.guide, steps=2500)": (
+            "fit(autoencoder.model, autoencoder.guide, steps=5)"
+        ),
+        "fit(autoencoders[name].model, autoencoders[name].guide, steps=2500)": (
+            "fit(autoencoders[name].model, autoencoders[name].guide, steps=5)"
+        ),
+        "steps=2000": "steps=5",
+        "num_samples=500": "num_samples=25",
+    },
 }
 LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
 LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
-LONG += ("plot_9_from_model_to_report",)
+LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder")
 """Those whose claims take long to hold."""
 
 
@@ -199,6 +227,22 @@ def shortened(path):
 
 def test_each_tutorial_has_its_claims():
     assert [path.stem for path in TUTORIALS] == sorted(CLAIMS) == sorted(SHORTER)
+
+
+def test_the_gallery_shows_them_by_number():
+    by_number = runpy.run_path(str(ROOT / "docs" / "gallery_order.py"))["by_number"]
+    numbers = sorted(by_number(path.name) for path in TUTORIALS)
+    assert numbers == list(range(1, len(TUTORIALS) + 1))
+    with pytest.raises(ValueError, match="plot_N_NAME.py"):
+        by_number("GALLERY_HEADER.rst")
+
+
+def test_an_autoencoder_takes_forty_lines():
+    """With imports and data, without those for the figures."""
+    text = (ROOT / "tutorials" / "plot_10_autoencoder.py").read_text("utf-8")
+    code = text[text.index("import pyro\n") : text.index("# What is either mixture worth?")]
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 40
 
 
 @pytest.fixture
