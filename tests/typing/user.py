@@ -321,7 +321,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.codebook = pm.nn.VectorQuantize(8, 2)
+        self.codebook = pm.nn.VectorQuantize(8, 2, ema_decay=0.99, restart_below=0.1)
         self.encoder = pm.nn.ConditionalMixture(4, event_size=2, num_components=3, family="full")
         self.prior = pm.nn.VampPrior(self.encoder, torch.rand(5, 4), lo=0.0, hi=1.0)
         top = pm.nn.MixturePrior(2, 3, init_spread=2.0).init_from(torch.randn(10, 2))
@@ -339,6 +339,8 @@ class Autoencoder(nn.Module):
         kl = kl + self.levels.kl_divergence(q, self.encoder, num_samples=3)
         print(bent.component_log_prob(x), self.bent.condition(x).log_weights)
         print(kl, joint.split(joint.sample()), self.prior.pseudo_inputs, self.levels.event_size)
+        perplexity: Tensor = self.codebook.perplexity(quantized.indices)
+        print(perplexity, self.codebook.code_counts)
         return quantized.quantized + q.rsample() + rates.rsample().unsqueeze(-1)
 
 
