@@ -13,8 +13,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
-from torch.distributions import Beta, Categorical, Gamma, Normal, kl_divergence
-from torch.distributions import Categorical, ExpTransform, Gamma, Normal
+from torch.distributions import Beta, Categorical, ExpTransform, Gamma, Normal, kl_divergence
 from torch.distributions.constraints import Constraint
 
 import pyro_mixtures as pm
