@@ -13,7 +13,7 @@ import torch
 from experiments.lab.run import Run, atomic_write, on_device
 from experiments.lab.sweep import sweep, workers
 from experiments.lab.timing import medians
-from experiments.vae import figures, fits, images, tables
+from experiments.vae import figures, fits, images, occlusion, tables
 from experiments.vae.studies import STUDIES, Job, quick
 from pyro_mixtures.numerics.validation import check_choice
 
@@ -22,7 +22,7 @@ from pyro_mixtures.numerics.validation import check_choice
 class VAE:
     """Variational autoencoders of MNIST with mixtures as posteriors and priors."""
 
-    studies: tuple[str, ...] = tuple(STUDIES)
+    studies: tuple[str, ...] = (*STUDIES, occlusion.NAME)
     """Which tables to make, in this order."""
     seeds: int | None = None
     """Fits of each row; by default those of the study."""
@@ -41,7 +41,7 @@ class VAE:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"Expected seeds >= 1, but got {self.seeds}")
         for name in self.studies:
-            check_choice("studies", name, tuple(STUDIES))
+            check_choice("studies", name, (*STUDIES, occlusion.NAME))
         on_device(self.device)  # tells of a missing one before any work is done
 
     def run(self) -> None:
@@ -53,6 +53,17 @@ class VAE:
 
     def _study(self, name: str, scheduler: str) -> None:
         """Fit all rows of a study, and write its table and figure."""
+        out = self.out / ("vae" + "-quick" * self.quick)
+        if name == occlusion.NAME:
+            occlusion.run(
+                out,
+                seeds=self.seeds,
+                device=self.device,
+                scheduler=scheduler,
+                small=self.quick,
+                resume=self.resume,
+            )
+            return
         study = STUDIES[name]
         jobs = study.jobs(self.seeds or (1 if self.quick else study.seeds))
         if self.quick:
@@ -64,7 +75,6 @@ class VAE:
             "num_samples": study.num_samples,
             "judged": study.judged,
         }
-        out = self.out / ("vae" + "-quick" * self.quick)
         run = Run(out, name, told, resume=self.resume)
         names = {f"{place:02d}-{job.training.seed}": job for place, job in enumerate(jobs)}
         arguments = {
