@@ -33,6 +33,9 @@ ORIGINS = {
     "mnist_binarized.npz": Origin(
         "https://github.com/mingzhang-yin/ARM-gradient/tree/9b5f74da", None
     ),
+    # images of 105 x 105 there, reduced to 28 x 28 by the mean of the ink in each cell: `images`,
+    # (N, 28, 28) of 0 to 255, and `drawer`, (N,) of 1 to 20
+    "omniglot28.npz": Origin("https://github.com/brendenlake/omniglot", None),
     # those of posteriordb are zipped there: a folder has to hold them
     **{
         f"posteriordb/{name}.data.json": Origin(

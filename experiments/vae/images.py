@@ -1,4 +1,4 @@
-"""Images between 0 and 1, as rows: MNIST as grey values or binarized, and digits of 8 x 8."""
+"""Images between 0 and 1, as rows: MNIST as grey values or binarized, digits, and Omniglot."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from torch.utils.data import TensorDataset
 from experiments.lab.datasets import data_file
 from pyro_mixtures.numerics.validation import check_choice
 
-READINGS = ("grey", "dynamic", "fixed", "digits")
+READINGS = ("grey", "dynamic", "fixed", "digits", "omniglot")
 """Of the pixels: grey values as they are, binarized anew in each epoch, binarized once (the files
-of Larochelle), and the small digits that come with scikit-learn, binarized anew."""
+of Larochelle), the small digits that come with scikit-learn, binarized anew, and the characters of
+Omniglot, binarized anew."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def load(reading: str) -> Images:
 
     What is judged by is binarized once, from a fixed seed, where the training data are
     binarized anew. Digits are known but for those of the fixed binarization's training data.
+    Of Omniglot's twenty drawers 14 are to train with, one is to choose and five are to judge by:
+    not the split of which published numbers are.
 
     Raises:
         ValueError: for an unknown reading, a missing file, and pixels outside of [0, 1].
@@ -63,6 +66,8 @@ def load(reading: str) -> Images:
     check_choice("reading", reading, READINGS)
     if reading == "fixed":
         return _binarized_once()
+    if reading == "omniglot":
+        return _omniglot()
     if reading == "digits":
         pixels, digits = load_digits(return_X_y=True)
         rows, counts, side = _rows(pixels / 16), (1200, 300, 297), 8
@@ -74,10 +79,24 @@ def load(reading: str) -> Images:
     labels = torch.from_numpy(digits.astype(numpy.int64)).split(counts)
     train, *held_out = rows.split(counts)
     if reading != "grey":
-        generator = torch.Generator().manual_seed(0)
-        held_out = [torch.bernoulli(each, generator=generator) for each in held_out]
+        held_out = binarized(*held_out)
     splits = [Split(*each) for each in zip([train, *held_out], labels, strict=True)]
     return Images(splits[0], splits[1], splits[2], side, reading != "grey")
+
+
+def binarized(*grey: Tensor) -> list[Tensor]:
+    """Pixels drawn from grey values, from a fixed seed."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.bernoulli(each, generator=generator) for each in grey]
+
+
+def _omniglot() -> Images:
+    with numpy.load(data_file("omniglot28.npz")) as file:
+        rows = _rows(file["images"] / numpy.float32(255))
+        drawer = torch.from_numpy(file["drawer"])
+    validation, test = binarized(rows[drawer == 15], rows[drawer > 15])
+    train = Split(rows[drawer < 15], None)
+    return Images(train, Split(validation, None), Split(test, None), 28, True)
 
 
 def _binarized_once() -> Images:
