@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from experiments.lab.processes import launch
@@ -135,27 +135,20 @@ def fit(
         model and guide.
     """
     torch.set_num_threads(1)
-    fabric = launch(device)
     data = images.load(candidate.reading)
     model, guide, elbo = start(candidate, data, training.seed)
-    held_out = data.validation.images[: num_images and num_images // 5]
-    trainer = Trainer(
-        fabric,
+    rows = train(
         folder,
-        elbo,
-        model,
-        guide,
+        (model, guide, elbo),
+        data,
         training,
-        {"candidate": dataclasses.asdict(candidate), "images": num_images},
-        further=lambda: terms(model, guide, held_out[:watched]) if watched else {},
+        {"candidate": dataclasses.asdict(candidate)},
+        further=lambda held_out: terms(model, guide, held_out[:watched]) if watched else {},
+        num_images=num_images,
+        device=device,
         resume=resume,
         progress=progress,
     )
-    training_data = data.training_data()
-    if num_images is not None:
-        training_data = type(training_data)(training_data.tensors[0][:num_images])
-    with pyro.validation_enabled(False):  # the images are checked; the trainer meets each NaN
-        rows = trainer.fit(training_data, TensorDataset(held_out))
     model, guide = model.cpu().eval(), guide.cpu().eval()
     test = data.test.images[:num_images]
     found = evaluate(model, guide, spread(test, judged), num_samples=num_samples)
@@ -170,12 +163,50 @@ def fit(
     }
 
 
+def train(
+    folder: Path,
+    start: tuple[nn.Module, nn.Module, Any],
+    data: images.Images,
+    training: Training,
+    configuration: Mapping[str, Any],
+    *,
+    further: Callable[[Tensor], Mapping[str, float]],
+    num_images: int | None,
+    device: str,
+    resume: bool,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """Train model and guide by an objective, ``start``, on some images; the rows of the training.
+
+    ``further`` makes figures of the validation images, which each row gets besides.
+    """
+    model, guide, elbo = start
+    held_out = data.validation.images[: num_images and num_images // 5]
+    trainer = Trainer(
+        launch(device),
+        folder,
+        elbo,
+        model,
+        guide,
+        training,
+        {**configuration, "images": num_images},
+        further=lambda: further(held_out),
+        resume=resume,
+        progress=progress,
+    )
+    training_data = data.training_data()
+    if num_images is not None:
+        training_data = type(training_data)(training_data.tensors[0][:num_images])
+    with pyro.validation_enabled(False):  # the images are checked; the trainer meets each NaN
+        return trainer.fit(training_data, TensorDataset(held_out))
+
+
 def spread(images: Tensor, count: int) -> Tensor:
     """So many of the images, evenly spread, or all."""
     return images[:: max(1, len(images) // count)]
 
 
-def evaluate(model: Model, guide: Guide, *batch: Tensor, num_samples: int) -> Evaluation:
+def evaluate(model: nn.Module, guide: nn.Module, *batch: Tensor, num_samples: int) -> Evaluation:
     """Bounds for each image; model and guide are in evaluation mode."""
     with pyro.validation_enabled(False):
         return evaluate_data(
@@ -226,8 +257,12 @@ def trained(
 
 def step(candidate: Candidate, data: images.Images, batch_size: int) -> Callable[[], None]:
     """A step of a fit, to be timed."""
-    model, guide, elbo = start(candidate, data, 0)
-    batch = data.train.images[:batch_size].round()
+    return update(start(candidate, data, 0), data.train.images[:batch_size].round())
+
+
+def update(start: tuple[nn.Module, nn.Module, Any], batch: Tensor) -> Callable[[], None]:
+    """A step of model and guide by an objective, ``start``."""
+    model, guide, elbo = start
     adam = torch.optim.Adam({*model.parameters(), *guide.parameters()}, lr=1e-4)
 
     def update() -> None:
