@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from experiments.baseball import Baseball
+from experiments.dlgmm import DLGMM
 from experiments.estimator_map import EstimatorMap
 from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
@@ -22,6 +23,7 @@ from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
+    "dlgmm": DLGMM,
     "estimator-map": EstimatorMap,
     "exoplanet": Exoplanet,
     "gaussian-process": GaussianProcess,
