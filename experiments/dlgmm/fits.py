@@ -83,10 +83,6 @@ class Candidate:
     reading: str = "fixed"
     sizes: Sizes = NARROW
 
-    @property
-    def has_components(self) -> bool:
-        return self.kind in ("mixture", "two_layers")
-
 
 def start(
     candidate: Candidate, data: images.Images, seed: int
@@ -179,7 +175,7 @@ def fit(
     pyro.set_rng_seed(training.seed)
     return {
         **of_weights(model, guide, test),
-        **of_latents(guide, candidate.reading, data, num_images),
+        **of_latents(guide, data, num_images),
         "drawn": draws(model) if candidate.means is not None else None,
         "rows": rows,
         "elbo": found.elbo.float(),
@@ -215,7 +211,7 @@ def of_weights(model: nn.Module, guide: nn.Module, seen: Tensor) -> dict[str, fl
     expected weights (geometric mean over images) and ``all`` that of their mean over the images.
     NaN where there are none.
     """
-    if not isinstance(guide, MixtureGuide):
+    if not (isinstance(model, MixtureModel) and isinstance(guide, MixtureGuide)):
         return dict.fromkeys(("weights_kl", "each", "all"), math.nan)
     divergence = [
         kl_divergence(guide.encoder(batch).weights, model.weights()) for batch in seen.split(1000)
@@ -228,9 +224,7 @@ def of_weights(model: nn.Module, guide: nn.Module, seen: Tensor) -> dict[str, fl
     }
 
 
-def of_latents(
-    guide: nn.Module, reading: str, data: images.Images, num_images: int | None
-) -> dict[str, Any]:
+def of_latents(guide: nn.Module, data: images.Images, num_images: int | None) -> dict[str, Any]:
     """What the latent space knows of the digits.
 
     Errors of ``neighbours``; the normalized mutual information of the digit with the component
@@ -238,7 +232,7 @@ def of_latents(
     mixtures in the latent space, ``clusters``; ``latents`` of some test images and their
     ``digits``. Without the digits all are empty.
     """
-    splits = judgement.labelled(reading, data)
+    splits: Any = judgement.labelled(data)
     if splits is None:
         return {"neighbours": {}, "information": math.nan, "clusters": {}, "latents": None}
     (seen, digits), (test, truth) = (
@@ -260,8 +254,12 @@ def of_latents(
 
 
 @torch.no_grad()
-def draws(model: nn.Module) -> Tensor:
-    """Probabilities of the pixels of draws from the first and last component, ``(2, N, P)``."""
+def draws(model: Any) -> Tensor:
+    """Probabilities of the pixels, ``(2, N, P)``.
+
+    Of draws from the first and the last component of a
+    :class:`~experiments.dlgmm.autoencoder.MixtureModel`.
+    """
     components = model.components
     locs, scales = (x[[0, -1]].unsqueeze(1) for x in (components.locs, components.scales))
     z = locs + scales * torch.randn(2, DRAWN, locs.shape[-1])

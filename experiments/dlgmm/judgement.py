@@ -22,7 +22,7 @@ FITTED = 10_000
 """Images to whose latents a mixture is fitted, at most."""
 
 
-def labelled(reading: str, data: Images) -> tuple[Split, Split] | None:
+def labelled(data: Images) -> tuple[Split, Split] | None:
     """Binary images with their digits, to learn from and to test by; None where these are unknown.
 
     The digits of the fixed binarization's training data are not known: those of MNIST's first
@@ -30,9 +30,11 @@ def labelled(reading: str, data: Images) -> tuple[Split, Split] | None:
     """
     if data.test.digits is None:
         return None
-    grey = data.train if data.train.digits is not None else images.load("dynamic").train
-    (seen,) = images.binarized(grey.images)
-    return Split(seen, grey.digits), data.test
+    train = data.train
+    if train.digits is None:
+        train = images.load("dynamic").train
+    (seen,) = images.binarized(train.images)
+    return Split(seen, train.digits), data.test
 
 
 @torch.no_grad()

@@ -51,8 +51,9 @@ def _figures(each: Sequence[dict[str, Any]], equal: int) -> dict[str, Any]:
         max(row["validation_elbo"] for row in result["rows"] if row["epoch"] <= equal)
         for result in each
     ]
-    for k in NEIGHBOURS:
-        values[f"neighbours_{k}"] = [result["neighbours"].get(k, math.nan) for result in each]
+    for k in NEIGHBOURS:  # none where the digits are not known
+        known = [result["neighbours"] for result in each if result["neighbours"]]
+        values[f"neighbours_{k}"] = [errors[k] for errors in known]
     for name, numbers in values.items():
         found[name], found[f"{name}_se"] = mean(numbers), standard_error(numbers)
     for name in BOUNDS:
@@ -60,7 +61,8 @@ def _figures(each: Sequence[dict[str, Any]], equal: int) -> dict[str, Any]:
     for name in MEANS:
         found[name] = mean([result[name] for result in each])
     for count in CLUSTERS:
-        found[f"clusters_{count}"] = mean([r["clusters"].get(count, math.nan) for r in each])
+        known = [result["clusters"] for result in each if result["clusters"]]
+        found[f"clusters_{count}"] = mean([informations[count] for informations in known])
     return found
 
 
