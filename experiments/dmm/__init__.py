@@ -1,0 +1,1 @@
+"""Deep Markov models of chorales, by mixtures at each time step (sections 6.2.4, E.5)."""
