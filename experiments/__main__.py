@@ -10,6 +10,7 @@ import tyro
 
 from experiments.baseball import Baseball
 from experiments.dlgmm import DLGMM
+from experiments.dmm import DMM
 from experiments.estimator_map import EstimatorMap
 from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
@@ -24,6 +25,7 @@ from experiments.weight_gradient_bias import WeightGradientBias
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
     "dlgmm": DLGMM,
+    "dmm": DMM,
     "estimator-map": EstimatorMap,
     "exoplanet": Exoplanet,
     "gaussian-process": GaussianProcess,

@@ -118,11 +118,15 @@ class MixtureChain(TorchDistribution):
             each = zip(drawn.steps, drawn.states, strict=True)
             return self._summed(torch.stack([step.log_prob(z) for step, z in each], -1))
         if drawn is None:
-            contexts = self.contexts.transpose(0, 1)  # (N, T, P)
-            outputs = self.network.outputs(before(value, self.network.initial), contexts)
-        else:
-            outputs = torch.stack(drawn.outputs, -2)
+            return self._summed(self.conditionals(value).log_prob(value))
+        outputs = torch.stack(drawn.outputs, -2)
         return self._summed(self.network.mixture(outputs).log_prob(value))
+
+    def conditionals(self, value: Tensor) -> Any:
+        """The distributions of all steps given the states before, of batch shape ``(*X, T)``."""
+        contexts = self.contexts.transpose(0, 1)  # (N, T, P)
+        previous = before(value, self.network.initial)
+        return self.network.mixture(self.network.outputs(previous, contexts))
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         if not self.has_rsample:

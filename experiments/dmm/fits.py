@@ -27,10 +27,17 @@ BATCH = 20
 
 BOUNDS: dict[str, Callable[[], Any]] = {
     "elbo": lambda: BaselinedTrace_ELBO(max_plate_nesting=1),
+    "elbo_two_draws": lambda: BaselinedTrace_ELBO(
+        2, vectorize_particles=True, max_plate_nesting=1
+    ),
     "iwae": lambda: ImportanceWeighted_ELBO(3, vectorize_particles=True, max_plate_nesting=1),
 }
-"""Objectives by name. A bound that draws each component at each step (``SIWAE_ELBO``) would have
-K to the power of T of them."""
+"""Objectives by name.
+
+With two draws the baseline of score terms is that of the same sequence; with one it is an average
+over earlier batches, whose sequences have other lengths. A bound that draws each component at each
+step (``SIWAE_ELBO``) would have K to the power of T of them.
+"""
 
 
 @dataclass(frozen=True)

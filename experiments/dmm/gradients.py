@@ -47,7 +47,8 @@ def logit_variances(
                 loss = elbo.differentiable_loss(own_model, own_guide, rolls, lengths)
             (loss / len(rolls)).backward()
             layer = own_guide.head
-            assert layer.weight.grad is not None and layer.bias.grad is not None
+            assert layer.weight.grad is not None
+            assert layer.bias.grad is not None
             parts = [layer.weight.grad[-count:], layer.bias.grad[-count:, None]]
             draws.append(torch.cat(parts, 1).flatten().double())
         found[f"variance_{name}"] = torch.stack(draws[WARM_UP:]).var(0).sum().item()
