@@ -118,8 +118,8 @@ def plot_chorale(path: Path, results: Results, data: Chorales) -> None:
     for name, result in several.items():
         _, guide = trained(results[name][0][0].candidate, result["parameters"])
         distance, number = separation(guide, chorale)
-        middle.plot(distance, lw=1, label=name)
-        bottom.plot(number, lw=1)
+        middle.plot(distance.tolist(), lw=1, label=name)
+        bottom.plot(number.tolist(), lw=1)
     middle.set_ylabel("distance of components\n(standard deviations)")
     middle.legend(fontsize="small")
     bottom.set(xlabel="time step (quarter notes)", ylabel="components by\nthe weights' entropy")
@@ -157,7 +157,7 @@ FIGURES: Mapping[str, Mapping[str, Callable[[Path, Results, Chorales], None]]] =
 def _piano_roll(ax: Axes, roll: Tensor) -> None:
     """Notes ``(T, 88)`` against time, those in the range of voices."""
     extent = (-0.5, len(roll) - 0.5, LOWEST - 0.5, LOWEST + roll.shape[1] - 0.5)
-    shown: Any = roll.mT
+    shown = roll.mT.tolist()
     ax.imshow(shown, cmap="Greys", origin="lower", aspect="auto", extent=extent, vmin=0, vmax=1)
     ax.set(ylim=(40, 100), ylabel="MIDI note")
 

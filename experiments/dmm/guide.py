@@ -31,7 +31,7 @@ ESTIMATORS: dict[str, Callable[[Any], Any]] = {
 }
 """Gradients of a step's parameters by name: functions of a mixture."""
 
-CELLS: dict[str, type[nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU}
+CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU}
 """Recurrent networks by name."""
 
 
@@ -62,6 +62,8 @@ class Guide(nn.Module):
     Raises:
         ValueError: for ``num_components`` below 1, an unknown ``estimator`` or ``cell``.
     """
+
+    initial: Tensor
 
     def __init__(
         self,
