@@ -130,9 +130,9 @@ def priors(seeds: int) -> list[Job]:
 
 def best(seeds: int) -> list[Job]:
     """The best of the priors' table, until its validation bound has stalled."""
-    candidate = Candidate(4, "clustered", "siwae", "vamp", sizes=GATED)
+    candidate = Candidate(4, "clustered", "iwae", "vamp", sizes=GATED)
     return [
-        Job("vamp, K = 4, siwae", candidate, training("gated", 20, seed, patience=5))
+        Job("vamp, K = 4, iwae", candidate, training("gated", 40, seed, patience=5))
         for seed in range(seeds)
     ]
 
