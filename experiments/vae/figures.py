@@ -129,7 +129,7 @@ def plot_best(path: Path, results: Results, columns: int = 10) -> None:
         for place, ax in enumerate(row):
             ax.set(xticks=[], yticks=[])
             if place < len(pictures):
-                picture = pictures[place].reshape(data.side, data.side)
+                picture = pictures[place].reshape(data.side, data.side).numpy()
                 ax.imshow(picture, cmap="Greys", vmin=0, vmax=1)
             else:
                 ax.axis("off")
