@@ -34,7 +34,7 @@ def plot_estimators(path: Path, results: Results) -> None:
         ax.set_title(title)
         _curves(ax, rows, lambda candidate, row: row["epoch"])
         ax.set_xlabel("epoch")
-        ax.legend(fontsize="small", loc="lower right")
+        ax.legend(fontsize="small", loc="center right")
     axes[0].set_ylabel("validation ELBO (nats)")
     _save(path)
 
@@ -62,7 +62,7 @@ def plot_encoders(path: Path, results: Results) -> None:
     left.set(xlabel="evaluations of the decoder for each image", ylabel="validation ELBO (nats)")
     _curves(right, results, lambda candidate, row: row["seconds"])
     right.set(xlabel="seconds of training, on one core")
-    left.legend(fontsize="small", loc="lower right")
+    right.legend(fontsize="small", loc="center right")
     _save(path)
 
 
@@ -86,6 +86,7 @@ def plot_rates(path: Path, results: Results) -> None:
     axes[0].set(
         xlabel="rate $KL(q(z | x) || p(z))$ (nats)", ylabel="distortion $-E \\log p(x | z)$ (nats)"
     )
+    axes[0].margins(0.2, 0.1)
     axes[0].legend()
     for place, (beta, result) in enumerate(next(iter(curves.values()))):
         rows = result["rows"]
