@@ -277,6 +277,11 @@ for row, cells in enumerate(axes):
 plt.show()
 
 # %%
+# In each row the first two components complete the same half to different digits, one of them to a
+# 3 or a 9, the other to a straight stroke as in a 4 or a 7, and the third to something like an 8.
+# The Normal has one answer: its mean looks like the most probable of these, or a blend, and its
+# draws stay near it.
+#
 # In short
 # --------
 #
