@@ -91,11 +91,12 @@ def plot_rates(path: Path, results: Results) -> None:
     for place, (beta, result) in enumerate(next(iter(curves.values()))):
         rows = result["rows"]
         epochs = [row["epoch"] for row in rows]
-        axes[1].plot(epochs, [row["rate"] for row in rows], f"C{place}", label=f"{beta:g}")
-        axes[2].plot(epochs, [row["active_units"] for row in rows], f"C{place}")
+        axes[1].plot(epochs, [row["rate"] for row in rows], f"C{place}")
+        active = [row["active_units"] for row in rows]
+        axes[2].plot(epochs, active, f"C{place}", label=f"{beta:g}")
     axes[1].set(xlabel="epoch", ylabel="rate (nats), K = 1", yscale="symlog")
-    axes[1].legend(title="$\\beta$")
     axes[2].set(xlabel="epoch", ylabel="active units, K = 1")
+    axes[2].legend(title="$\\beta$", loc="center right")
     _save(path)
 
 

@@ -67,8 +67,8 @@ class FreeBits(Messenger):
 
     Reference:
         Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling, *Improving variational inference
-        with inverse autoregressive flow* (2016), https://arxiv.org/abs/1606.04934, appendix C.8,
-        with the rate of the minibatch itself in place of the average.
+        with inverse autoregressive flow* (2016), https://arxiv.org/abs/1606.04934, the
+        objective with free bits, with the rate of the minibatch itself in place of the average.
 
     Example:
         >>> import pyro, pyro.distributions as dist
