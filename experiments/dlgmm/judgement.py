@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -40,8 +41,9 @@ def labelled(data: Images) -> tuple[Split, Split] | None:
 @torch.no_grad()
 def latents(guide: nn.Module, seen: Tensor, batch_size: int = 1000) -> Tensor:
     """A sample of what is decoded for each image, ``(N, D)``."""
-    traces = (poutine.trace(guide).get_trace(batch) for batch in seen.split(batch_size))
-    return torch.cat([trace.nodes["z"]["value"] for trace in traces])
+    trace = poutine.trace(guide)
+    values: list[Any] = [trace.get_trace(x).nodes["z"]["value"] for x in seen.split(batch_size)]
+    return torch.cat(values)
 
 
 def neighbour_errors(

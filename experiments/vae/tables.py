@@ -5,13 +5,28 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from experiments.lab.sweep import Diverged
+from experiments.lab.trainer_settings import Training
 from experiments.vae.studies import Job
 
+
+class Trained(Protocol):
+    """What the tables of several experiments read of a fit's job."""
+
+    @property
+    def name(self) -> str:
+        """Of its row."""
+
+    @property
+    def training(self) -> Training:
+        """Settings."""
+
+
+AnyJob = TypeVar("AnyJob", bound=Trained)
 Result = dict[str, Any] | Diverged
 Results = Mapping[str, Sequence[tuple[Job, Result]]]
 """Fits of each row, by its name."""
@@ -20,20 +35,20 @@ MEANS = ("rate", "active_units", "components")
 """Further columns, means over the fits."""
 
 
-def by_row(fits: Iterable[tuple[Job, Result]]) -> Results:
+def by_row(fits: Iterable[tuple[AnyJob, Result]]) -> dict[str, list[tuple[AnyJob, Result]]]:
     """The fits, those of a row together."""
-    found: dict[str, list[tuple[Job, Result]]] = {}
+    found: dict[str, list[tuple[AnyJob, Result]]] = {}
     for job, result in fits:
         found.setdefault(job.name, []).append((job, result))
     return found
 
 
-def good(fits: Sequence[tuple[Job, Result]]) -> list[dict[str, Any]]:
+def good(fits: Sequence[tuple[Trained, Result]]) -> list[dict[str, Any]]:
     """Results of the fits that did not diverge."""
     return [result for _, result in fits if not isinstance(result, Diverged)]
 
 
-def training_rows(results: Results) -> list[dict[str, Any]]:
+def training_rows(results: Mapping[str, Sequence[tuple[Trained, Result]]]) -> list[dict[str, Any]]:
     """Figures of all fits while training."""
     return [
         {"row": name, "seed": job.training.seed, **row}
