@@ -76,7 +76,6 @@ class DLGMM:
                 "num_images": 100 if self.quick else None,
                 "num_samples": study.num_samples,
                 "judged": study.judged,
-                "gradients": study.gradients,
                 "device": self.device,
                 "resume": self.resume,
                 "progress": False,

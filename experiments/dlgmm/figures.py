@@ -23,6 +23,11 @@ EMBEDDED = 4
 """Rows whose latent spaces are shown."""
 
 
+def style(place: int) -> str:
+    """Of the line of a row."""
+    return f"C{place % 10}{('-', '--')[place // 10]}"
+
+
 def plot_curves(path: Path, results: Results) -> None:
     """The validation ELBO against epochs."""
     figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
@@ -32,8 +37,7 @@ def plot_curves(path: Path, results: Results) -> None:
             rows = result["rows"][1:]
             elbo = [row["validation_elbo"] for row in rows]
             best = max(best, *elbo)
-            style = ("-", "--")[place // 10]
-            ax.plot([row["epoch"] for row in rows], elbo, f"C{place % 10}{style}", label=name)
+            ax.plot([row["epoch"] for row in rows], elbo, style(place), label=name)
     if best > -math.inf:
         ax.set_ylim(best - DEPTH, best + 1)
     ax.set(xlabel="epoch", ylabel="validation ELBO (nats)")
@@ -43,14 +47,14 @@ def plot_curves(path: Path, results: Results) -> None:
 
 def plot_gradient_norms(path: Path, results: Results) -> None:
     """Of the loss of an image, after each epoch."""
-    _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, fits in results.items():
+    figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for place, (name, fits) in enumerate(results.items()):
         for result in good(fits)[:1]:
             rows = result["rows"]
             norms = [row["gradient_norm"] for row in rows]
-            ax.plot([row["epoch"] for row in rows], norms, label=name)
+            ax.plot([row["epoch"] for row in rows], norms, style(place), label=name)
     ax.set(xlabel="epoch", ylabel="norm of the gradient", yscale="log")
-    ax.legend()
+    figure.legend(fontsize="small", loc="outside right upper")
     _save(path)
 
 

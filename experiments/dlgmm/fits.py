@@ -39,7 +39,6 @@ from experiments.vae.fits import evaluate, spread, train, update
 from pyro_mixtures.infer import BaselinedTrace_ELBO, MarginalizedMixture_ELBO
 from pyro_mixtures.numerics.validation import check_choice
 
-WIDE = Sizes(latent=25, encoder=(1500, 1500), decoder=(1500, 1500))
 NARROW = Sizes(latent=25, encoder=(500, 500), decoder=(500, 500))
 """Of the text: two layers, and a latent of 25."""
 TINY = Sizes(latent=4, encoder=(32, 32), decoder=(32, 32))
@@ -54,6 +53,8 @@ WAYS = ("each", "clustered", "pathwise")
 
 FEW = 2000
 """Test images whose latents are kept, for an embedding."""
+NORMED = 100
+"""Validation images of whose loss the norm of the gradient is told after each epoch."""
 DRAWN = 32
 """Images that are drawn from each of the outermost components."""
 
@@ -126,7 +127,6 @@ def fit(
     num_images: int | None,
     num_samples: tuple[int, int],
     judged: int,
-    gradients: bool,
     device: str,
     resume: bool,
     progress: bool,
@@ -140,7 +140,6 @@ def fit(
         num_images: of each set, at most; None for all.
         num_samples: of each test image, for the bounds: of all, and of ``judged`` of them.
         judged: how many test images have the second number, at most.
-        gradients: tell the norm of the gradient after each epoch.
         device: as for :func:`~experiments.lab.processes.launch`.
         resume: go on from a checkpoint.
         progress: show a bar.
@@ -159,9 +158,7 @@ def fit(
         data,
         training,
         {"candidate": dataclasses.asdict(candidate)},
-        further=lambda held_out: (
-            gradient_norm(model, guide, elbo, held_out[: training.batch_size]) if gradients else {}
-        ),
+        further=lambda held_out: gradient_norm(model, guide, elbo, held_out[:NORMED]),
         num_images=num_images,
         device=device,
         resume=resume,

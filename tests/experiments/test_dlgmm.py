@@ -46,9 +46,7 @@ def digits():
     return images.load("digits")
 
 
-@pytest.mark.parametrize(
-    "study", ["layers", *(pytest.param(x, marks=pytest.mark.slow) for x in ("mnist", "wide"))]
-)
+@pytest.mark.parametrize("study", ["omniglot", pytest.param("mnist", marks=pytest.mark.slow)])
 def test_a_quick_run_writes_everything(study, tmp_path, cluster):
     DLGMM((study,), quick=True, out=tmp_path, scheduler=cluster).run()
     folder = tmp_path / "dlgmm-quick" / study
@@ -210,7 +208,7 @@ def result(elbo, epochs=2):
 
 
 def test_the_table_compares_at_equal_epochs():
-    job = studies.layers(1)[0]
+    job = studies.mnist(1)[0]
     results = {
         "first": [(job, result([-1.0, -3.0], 5)), (job, result([-2.0, -4.0], 3))],
         "other": [(job, result([0.0, -1.0])), (job, Diverged("NaN"))],
