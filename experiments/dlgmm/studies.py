@@ -94,7 +94,7 @@ def mnist(seeds: int) -> list[Job]:
         "two layers, K = 3": Candidate("two_layers", 3),
     }
     others = {name: candidate for name, candidate in once.items() if name not in several}
-    return jobs(several, 10, seeds) + jobs(others, 10, 1)
+    return jobs(several, 8, seeds) + jobs(others, 8, 1)
 
 
 def omniglot(seeds: int) -> list[Job]:
@@ -109,7 +109,7 @@ def omniglot(seeds: int) -> list[Job]:
             name: dataclasses.replace(candidate, reading="omniglot")
             for name, candidate in candidates.items()
         },
-        20,
+        16,
         seeds,
     )
 
