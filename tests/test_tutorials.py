@@ -140,6 +140,19 @@ def autoencoder(names):
     assert names["half_used"]["mixture"].distinct_components.mean() > 1.4
 
 
+def clusters_without_labels(names):
+    found, elbos = names["found"], names["elbos"]
+    assert found["weights of each image"] < 0.4 < 0.6 < found["one mixture"]
+    pixels, plain, mixture = (
+        found[f"scikit-learn, {place}"]
+        for place in ("pixels", "latents: one Normal", "latents: one mixture")
+    )
+    assert mixture > max(pixels, plain, found["one mixture"])
+    assert names["used"] > 14
+    assert elbos["weights of each image"] < elbos["one Normal"] < elbos["one mixture"] - 0.5
+    assert (names["counts"].amax(0) > 0.5 * names["counts"].sum(0)).sum() > 8
+
+
 CLAIMS = {
     "plot_1_first_mixture_guide": first_mixture_guide,
     "plot_2_baseball": baseball,
@@ -151,6 +164,7 @@ CLAIMS = {
     "plot_8_mixture_density_network": mixture_density_network,
     "plot_9_from_model_to_report": from_model_to_report,
     "plot_10_autoencoder": autoencoder,
+    "plot_11_clusters_without_labels": clusters_without_labels,
 }
 
 
@@ -209,10 +223,16 @@ SHORTER = {
         "steps=2000": "steps=5",
         "num_samples=500": "num_samples=25",
     },
+    "plot_11_clusters_without_labels": {
+        "steps=1000": "steps=5",
+        "steps=1500": "steps=5",
+        "steps=2000": "steps=5",
+    },
 }
 LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
 LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
 LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder")
+LONG += ("plot_11_clusters_without_labels",)
 """Those whose claims take long to hold."""
 
 
