@@ -205,11 +205,11 @@ def of_weights(model: nn.Module, guide: nn.Module, seen: Tensor) -> dict[str, fl
     """Of random weights: what they cost in nats, and how many are in use.
 
     ``weights_kl`` is the mean divergence from their prior, ``each`` the perplexity of an image's
-    expected weights (geometric mean over images) and ``all`` that of their mean over the images.
-    NaN where there are none.
+    expected weights (geometric mean over images) and ``all`` that of their mean over the images;
+    ``distinct`` is :func:`~experiments.dlgmm.judgement.distinct`. NaN where there are none.
     """
     if not (isinstance(model, MixtureModel) and isinstance(guide, MixtureGuide)):
-        return dict.fromkeys(("weights_kl", "each", "all"), math.nan)
+        return dict.fromkeys(("weights_kl", "each", "all", "distinct"), math.nan)
     divergence = [
         kl_divergence(guide.encoder(batch).weights, model.weights()) for batch in seen.split(1000)
     ]
@@ -218,6 +218,7 @@ def of_weights(model: nn.Module, guide: nn.Module, seen: Tensor) -> dict[str, fl
         "weights_kl": torch.cat(divergence).mean().item(),
         "each": judgement.perplexity(weights).log().mean().exp().item(),
         "all": judgement.perplexity(weights.mean(0)).item(),
+        "distinct": judgement.distinct(guide.encoder, spread(seen, FEW)),
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from experiments.dlgmm.autoencoder import MixtureEncoder
 from experiments.vae import images
 from experiments.vae.images import Images, Split
+from pyro_mixtures.distributions import MixtureOfDiagNormals
 
 NEIGHBOURS = (3, 5, 10)
 CLUSTERS = (3, 5, 10, 15)
@@ -68,6 +69,21 @@ def neighbour_errors(
 def expected_weights(encoder: MixtureEncoder, seen: Tensor) -> Tensor:
     """Of each image, ``(N, K)``: the means of the responsibilities of the posterior's samples."""
     return torch.cat([encoder(batch).weights.mean for batch in seen.split(1000)])
+
+
+@torch.no_grad()
+def distinct(encoder: MixtureEncoder, seen: Tensor, num_samples: int = 20) -> float:
+    """How many components the posterior of an image has, geometric mean over images.
+
+    The exponential of the mutual information of component and sample under the expected weights:
+    1 where components lie on each other, or one has all the weight.
+    """
+    weights, locs, scales = encoder(seen)
+    posterior = MixtureOfDiagNormals(locs, scales, weights.mean.log(), validate_args=False)
+    responsibilities = posterior.responsibilities(posterior.sample((num_samples,)))
+    gain = torch.special.entr(posterior.log_weights.exp()).sum(-1)
+    gain = gain - torch.special.entr(responsibilities).sum(-1)  # (num_samples, N)
+    return gain.mean().exp().item()
 
 
 def information(clusters: Tensor, digits: Tensor) -> float:

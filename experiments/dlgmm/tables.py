@@ -16,7 +16,7 @@ Results = Mapping[str, Sequence[tuple[Job, Result]]]
 """Fits of each row, by its name."""
 
 BOUNDS = ("elbo", "iw_bound", "long_bound")
-MEANS = ("weights_kl", "each", "all", "information")
+MEANS = ("weights_kl", "each", "all", "distinct", "information")
 
 
 def rows(results: Results, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -75,15 +75,15 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     equal = rows[0]["equal_epochs"]
     lines = [
         f"| {title} | fits, diverged | epochs | validation ELBO, {equal} epochs | test ELBO"
-        " | 50 samples | 1,000 samples | KL of weights | components, of an image | of all"
-        " | ms a step |",
-        "| --- " * 11 + "|",
+        " | 50 samples | 1,000 samples | KL of weights | weights, of an image | of all"
+        " | distinct components | ms a step |",
+        "| --- " * 12 + "|",
     ]
     lines += [
         f"| {row['row']} | {row['fits']}, {row['diverged']} | {row['epochs']}"
         f" | {_told(row, 'validation_elbo')} | {_told(row, 'elbo')} | {_told(row, 'iw_bound')}"
         f" | {_told(row, 'long_bound')} | {row['weights_kl']:.2f} | {row['each']:.2f}"
-        f" | {row['all']:.2f} | {1e3 * row['seconds_per_step']:.1f} |"
+        f" | {row['all']:.2f} | {row['distinct']:.2f} | {1e3 * row['seconds_per_step']:.1f} |"
         for row in rows
     ]
     if all(math.isnan(row[f"neighbours_{k}"]) for row in rows for k in NEIGHBOURS):

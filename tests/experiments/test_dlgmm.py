@@ -147,6 +147,19 @@ def test_perplexity():
     torch.testing.assert_close(judgement.perplexity(weights), torch.tensor([2.0, 1.0]))
 
 
+def test_distinct_components(digits):
+    _, guide, _ = fits.start(CANDIDATES["clustered"], digits, 0)
+    normals, seen = guide.encoder.normals.outputs, digits.test.images[:50]
+    with torch.no_grad():
+        guide.encoder.sticks.outputs.output.weight.zero_()
+        for spread, expected in ((50.0, 3.0), (0.0, 1.0)):
+            locs = spread * torch.arange(3.0).unsqueeze(-1).expand(3, 4)
+            normals.output.weight.zero_()
+            normals.start_at({"locs": locs, "scales": torch.zeros(())})
+            found = judgement.distinct(guide.encoder, seen)
+            assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_digits_of_the_fixed_binarization_are_those_of_mnist(monkeypatch):
     grey = images.Split(torch.full((30, 4), 0.5), torch.arange(30))
     other = images.Images(grey, grey, grey, 2, True)
