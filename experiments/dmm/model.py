@@ -80,9 +80,9 @@ class MarkovChain(TorchDistribution):
         return torch.stack(states, -2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        previous = before(value, self.initial)
-        law = dist.Normal(*self.transition(previous), validate_args=False)
-        return (law.log_prob(value).sum(-1) * self.mask_of_steps).sum(-1)
+        loc, scale = self.transition(before(value, self.initial))
+        each = dist.Normal(loc, scale, validate_args=False).log_prob(value).sum(-1)
+        return (each * self.mask_of_steps).sum(-1)
 
 
 class Model(nn.Module):
