@@ -74,7 +74,6 @@ class Candidate:
         estimator: in :data:`~experiments.dmm.guide.ESTIMATORS`; of no effect for K = 1.
         shared: one scale for the components of a step.
         bound: in :data:`BOUNDS`.
-        cell: of the recurrent network, in :data:`~experiments.dmm.guide.CELLS`.
         sizes: of the layers.
     """
 
@@ -82,7 +81,6 @@ class Candidate:
     estimator: str = "clustered"
     shared: bool = False
     bound: str = "elbo"
-    cell: str = "tanh"
     sizes: Sizes = SMALLER
 
 
@@ -115,7 +113,6 @@ def start(candidate: Candidate, seed: int) -> tuple[Model, Guide, Any]:
         candidate.num_components,
         shared=candidate.shared,
         estimator=candidate.estimator,
-        cell=candidate.cell,
     )
     return model, guide, BOUNDS[candidate.bound]()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import softplus
 
-from experiments.dmm.chain import MixtureChain
+from experiments.dmm.chain import MixtureChain, RelaxedChain
 from experiments.dmm.chorales import there
+from experiments.dmm.recurrence import Combined, Steps, Tanh
+from experiments.dmm.steps import MixtureSteps, NormalSteps
 from pyro_mixtures import estimators
+from pyro_mixtures.components import Diagonal, Normals, Shared
 from pyro_mixtures.distributions import (
     MixtureOfDiagNormals,
     MixtureOfDiagNormalsSharedCovariance,
@@ -22,17 +26,14 @@ from pyro_mixtures.distributions import (
 from pyro_mixtures.numerics.validation import check_at_least, check_choice
 from pyro_mixtures.samples.blending import Blending
 
-ESTIMATORS: dict[str, Callable[[Any], Any]] = {
-    "pathwise": estimators.pathwise,
-    "clustered": estimators.clustered,
+RELAXATIONS: dict[str, Callable[[Any], Any]] = {
     "gumbel_soft": functools.partial(estimators.gumbel_soft, density="nested", num_nested=20),
     "gumbel_hard": estimators.gumbel_hard,
-    "score": estimators.score,
 }
-"""Gradients of a step's parameters by name: functions of a mixture."""
+"""Of the mixture of a step, by name."""
 
-CELLS: dict[str, Callable[[int, int], nn.RNNBase]] = {"tanh": nn.RNN, "gru": nn.GRU}
-"""Recurrent networks by name."""
+ESTIMATORS = ("pathwise", "clustered", *RELAXATIONS, "score")
+"""How the parameters of the mixtures get their gradients."""
 
 
 class Guide(nn.Module):
@@ -45,8 +46,6 @@ class Guide(nn.Module):
         c_t = \tfrac12 [\tanh(W z_{t-1} + b) + h_t], \qquad
         (\mu, \sigma, \mathrm{logits})_t = A c_t + a, \qquad \sigma = \mathrm{softplus}(\cdot)
 
-    What :math:`h_t` contributes to the parameters is one product for all steps.
-
     The site ``z`` is one event of all steps (:class:`~experiments.dmm.chain.MixtureChain`). In
     evaluation mode (``eval()``) the mixtures are those themselves, whatever the estimator.
 
@@ -57,10 +56,9 @@ class Guide(nn.Module):
         num_components: K; one makes plain Normals.
         shared: one scale for all components of a step.
         estimator: a name in :data:`ESTIMATORS`; ``"clustered"`` is blended.
-        cell: a name in :data:`CELLS`.
 
     Raises:
-        ValueError: for ``num_components`` below 1, an unknown ``estimator`` or ``cell``.
+        ValueError: for ``num_components`` below 1, and an unknown ``estimator``.
     """
 
     initial: Tensor
@@ -74,16 +72,15 @@ class Guide(nn.Module):
         *,
         shared: bool = False,
         estimator: str = "clustered",
-        cell: str = "tanh",
     ) -> None:
         check_at_least(1, num_components=num_components)
-        check_choice("estimator", estimator, tuple(ESTIMATORS))
-        check_choice("cell", cell, tuple(CELLS))
+        check_choice("estimator", estimator, ESTIMATORS)
         super().__init__()
         self.latent, self.num_components, self.shared = latent, num_components, shared
         self.estimator, self.blending = estimator, Blending()
         self.initial = nn.Parameter(torch.zeros(latent))
-        self.rnn = CELLS[cell](notes, rnn)
+        self.reader = nn.Linear(notes, rnn)
+        self.recurrent = nn.Parameter(torch.empty(rnn, rnn).uniform_(-1, 1) / math.sqrt(rnn))
         self.start = nn.Parameter(torch.zeros(rnn))
         self.combiner = nn.Linear(latent, rnn)
         self.head = nn.Linear(rnn, sum(self._sizes))
@@ -101,43 +98,65 @@ class Guide(nn.Module):
 
     def chain(self, rolls: Tensor, lengths: Tensor) -> MixtureChain:
         """The distribution of the states of sequences ``(N, T, notes)``."""
-        mask, estimator = there(rolls, lengths), None
-        if self.training and self.num_components > 1:
-            estimator = self.estimated
-            self.blending.learn()  # by what the steps before have drawn
-        is_score = self.estimator == "score" and estimator is not None
-        return MixtureChain(self, self.contexts(rolls, lengths), mask, estimator, not is_score)
-
-    def estimated(self, mixture: Any) -> Any:
-        """A mixture with the estimator of this guide."""
-        mixture = ESTIMATORS[self.estimator](mixture)
-        return mixture.blended(self.blending) if self.estimator == "clustered" else mixture
+        mask, contexts = there(rolls, lengths), self.contexts(rolls, lengths)
+        if not self.training or self.num_components == 1:
+            return MixtureChain(self, contexts, mask)
+        self.blending.learn()  # by what the steps before have drawn
+        if self.estimator in RELAXATIONS:
+            return RelaxedChain(self, contexts, mask, RELAXATIONS[self.estimator])
+        return MixtureChain(self, contexts, mask, has_rsample=self.estimator != "score")
 
     def contexts(self, rolls: Tensor, lengths: Tensor) -> Tensor:
-        """What x_t to x_T contribute to the parameters of step t, ``(T, N, P)``."""
+        """:math:`h_t`, of x_t to x_T, ``(T, N, rnn)``."""
         steps = torch.arange(rolls.shape[1], device=rolls.device).unsqueeze(-1)  # (T, 1)
         # its own inverse: steps of a sequence in reverse order, padding where it is
-        reverse = torch.where(steps < lengths, lengths - 1 - steps, steps).unsqueeze(-1)
-        backward = rolls.transpose(0, 1).take_along_dim(reverse, 0)  # (T, N, notes)
-        start = self.start.expand(1, len(rolls), -1).contiguous()
-        states = self.rnn(backward, start)[0].take_along_dim(reverse, 0)  # (T, N, rnn)
-        return linear(states, 0.5 * self.head.weight, self.head.bias)
+        reverse = torch.where(steps < lengths, lengths - 1 - steps, steps)
+        rows = (reverse * len(rolls) + torch.arange(len(rolls), device=rolls.device)).flatten()
+        inputs = self.reader(rolls.transpose(0, 1).flatten(0, 1)[rows])
+        inputs = inputs.unflatten(0, reverse.shape)  # (T, N, rnn)
+        states = Tanh.apply(inputs, self.start, self.recurrent)
+        return states.flatten(0, 1).index_select(0, rows).unflatten(0, reverse.shape)
 
     def outputs(self, previous: Tensor, contexts: Tensor) -> Tensor:
         """Parameters of steps ``(*X, P)`` by the states before ``(*X, D)``."""
-        return contexts + linear(self.combiner(previous).tanh(), 0.5 * self.head.weight)
+        return self.head((self.combiner(previous).tanh() + contexts) / 2)
+
+    def steps(self) -> Steps:
+        """From which states are drawn, with the gradients of this guide's estimator."""
+        if self.num_components == 1:
+            return NormalSteps()
+        draws = self.blending.draws() if self.is_blended else None
+        return MixtureSteps(self.parts, self._sizes, draws)
+
+    def run(self, contexts: Tensor, steps: Steps) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ``(T, N, rnn)``: parameters and states of all steps, and a receipt."""
+        combiner, head = self.combiner, self.head
+        layers = combiner.weight, combiner.bias, head.weight, head.bias
+        return Combined.apply(steps, contexts, self.initial, *layers)
+
+    def parts(self, outputs: Tensor) -> tuple[Normals, Tensor]:
+        """Components and logits of the mixtures with parameters ``(*X, P)``."""
+        locs, raw_scale, logits = outputs.split(self._sizes, -1)
+        locs = locs.unflatten(-1, (self.num_components, self.latent))
+        scale = softplus(raw_scale)
+        if self.shared:
+            return Normals(locs, Shared(Diagonal(scale))), logits
+        return Normals(locs, Diagonal(scale.view_as(locs))), logits
 
     def mixture(self, outputs: Tensor) -> Any:
-        """The distributions with these parameters, of batch shape X."""
-        locs, raw_scale, logits = outputs.split(self._sizes, -1)
-        scale = softplus(raw_scale)
+        """The distributions with parameters ``(*X, P)``, of batch shape X."""
         if self.num_components == 1:
-            return dist.Normal(locs, scale, validate_args=False).to_event(1)
-        locs = locs.unflatten(-1, (self.num_components, self.latent))
-        if self.shared:
-            return MixtureOfDiagNormalsSharedCovariance(locs, scale, logits, validate_args=False)
-        scale = scale.unflatten(-1, (self.num_components, self.latent))
-        return MixtureOfDiagNormals(locs, scale, logits, validate_args=False)
+            locs, raw_scale = outputs.chunk(2, -1)
+            return dist.Normal(locs, softplus(raw_scale), validate_args=False).to_event(1)
+        components, logits = self.parts(outputs)
+        kind: Any = MixtureOfDiagNormalsSharedCovariance if self.shared else MixtureOfDiagNormals
+        mixture: Any = kind(*components.parameters, logits, validate_args=False)
+        return mixture.blended(self.blending) if self.is_blended else mixture
+
+    @property
+    def is_blended(self) -> bool:
+        """Whether the weights' gradient is in part a score term."""
+        return self.training and self.estimator == "clustered"
 
     def get_extra_state(self) -> dict[str, Any]:
         """What was learned of the blending, for ``state_dict``."""
