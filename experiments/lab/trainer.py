@@ -148,7 +148,11 @@ class Trainer:
     def _set_up(self, steps: int) -> Loop:
         """The modules on their devices, the optimizer and the loop."""
         objective = self.elbo(self.model, self.guide)
-        adam = torch.optim.Adam(objective.parameters(), lr=self.training.learning_rate)
+        adam = torch.optim.Adam(
+            objective.parameters(),
+            lr=self.training.learning_rate,
+            weight_decay=self.training.weight_decay,
+        )
         self._objective, optimizer = self.fabric.setup(objective, adam)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             adam, lambda step: self.training.final_fraction ** (step / steps)

@@ -19,6 +19,7 @@ class Training:
         annealing_epochs: the weight of the latent variables' terms (the KL divergence of guide and
             prior) grows linearly to 1 over so many epochs.
         clip_norm: largest norm of the gradient.
+        weight_decay: of Adam: so many times each parameter is added to its gradient.
         patience: stop after so many epochs, those of the annealing not counted, without a better
             validation ELBO, and return to the best parameters; by default all epochs, and the
             last parameters.
@@ -36,6 +37,7 @@ class Training:
     final_fraction: float = 1.0
     annealing_epochs: int = 0
     clip_norm: float = math.inf
+    weight_decay: float = 0.0
     patience: int | None = None
     evaluate_every: int = 1
     seed: int = 0
@@ -48,3 +50,5 @@ class Training:
         for name in ("learning_rate", "final_fraction", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected {name} > 0, but got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"Expected weight_decay >= 0, but got {self.weight_decay}")

@@ -349,6 +349,7 @@ def test_bfloat16_where_it_is_asked_for(tmp_path):
         ({"patience": 0}, "Expected patience >= 1, but got 0"),
         ({"evaluate_every": 0}, "Expected evaluate_every >= 1, but got 0"),
         ({"clip_norm": -1.0}, "Expected clip_norm > 0, but got -1.0"),
+        ({"weight_decay": -0.1}, "Expected weight_decay >= 0, but got -0.1"),
     ],
 )
 def test_bad_settings(settings, told):
@@ -385,6 +386,16 @@ def test_rates_and_norms_are_as_set(tmp_path):
     assert rows[3]["learning_rate"] == pytest.approx(0.02 * 0.5**0.5)
     norms = [parameter.grad.norm() for parameter in fitted.guide.parameters()]
     assert torch.stack(norms).norm() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_weight_decay_keeps_parameters_small(tmp_path):
+    norms = []
+    for decay in (0.0, 1e3):
+        training = dataclasses.replace(TRAINING, learning_rate=0.1, weight_decay=decay)
+        fitted = trainer(tmp_path / str(decay), training=training)
+        fitted.fit(DATA, VALIDATION)
+        norms.append(sum(x.detach().square().sum() for x in fitted.guide.parameters()).sqrt())
+    assert norms[1] < 0.3 * norms[0]
 
 
 def test_the_weight_of_the_latent_sites_grows_step_by_step(tmp_path, monkeypatch):
