@@ -23,7 +23,7 @@ from experiments.lab.processes import launch
 from experiments.lab.trainer import Trainer
 from experiments.lab.trainer_settings import Training
 from experiments.vae import fits, images
-from experiments.vae.autoencoder import Guide, Model, SharedEncoder, Sizes
+from experiments.vae.autoencoder import Decoder, Guide, Model, SharedEncoder, Sizes
 from pyro_mixtures.diagnostics import component_summary
 from pyro_mixtures.infer import SIWAE_ELBO, BaselinedTrace_ELBO, ImportanceWeighted_ELBO
 
@@ -85,12 +85,14 @@ class Judged:
 class UpperHalf(nn.Module):
     """The logits of the upper half's pixels, those that come first."""
 
-    def __init__(self, decoder: nn.Module, pixels: int) -> None:
+    def __init__(self, decoder: Decoder, pixels: int) -> None:
         super().__init__()
         self.decoder, self.pixels = decoder, pixels
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.decoder(z)[..., : self.pixels // 2]
+        output, seen = self.decoder.output, self.pixels // 2  # the others cost as much again
+        hidden = self.decoder.body(z)
+        return nn.functional.linear(hidden, output.weight[:seen], output.bias[:seen])
 
 
 def decoded(model: Model, z: Tensor) -> Tensor:
@@ -107,7 +109,8 @@ def upper(rows: Tensor) -> Tensor:
 
 def frozen(whole: Model, pixels: int) -> Model:
     """The model of upper halves by the decoder and prior of another, which no step changes."""
-    return Model(whole.prior, UpperHalf(whole.decoder, pixels)).requires_grad_(False).eval()
+    decoder: Any = whole.decoder
+    return Model(whole.prior, UpperHalf(decoder, pixels)).requires_grad_(False).eval()
 
 
 def start(encoder: HalfEncoder, sizes: Sizes, pixels: int, seed: int) -> Guide:
@@ -115,6 +118,14 @@ def start(encoder: HalfEncoder, sizes: Sizes, pixels: int, seed: int) -> Guide:
     pyro.set_rng_seed(seed)
     network = SharedEncoder(pixels // 2, sizes, sizes.latent, encoder.num_components)
     return Guide(network, encoder.estimator)
+
+
+def restored(encoder: HalfEncoder, sizes: Sizes, parameters: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a fitted guide, in evaluation mode."""
+    pixels = 2 * parameters["encoder.body.0.weight"].shape[1]
+    guide = start(encoder, sizes, pixels, 0)
+    guide.load_state_dict(parameters)
+    return guide.encoder.eval()
 
 
 @torch.no_grad()
@@ -155,7 +166,7 @@ def fit(
     classifier: Mapping[str, Any],
     training: Training,
     num_images: int | None,
-    judged: Judged,
+    judged: Judged | None,
     device: str,
     resume: bool,
 ) -> dict[str, Any]:
@@ -170,13 +181,13 @@ def fit(
         classifier: of whole images, as of :func:`classifier`.
         training: settings.
         num_images: to train with, at most; None for all.
-        judged: how much is judged by.
+        judged: how much is judged by; None for an encoder that others start at.
         device: as for :func:`~experiments.lab.processes.launch`.
         resume: go on from a checkpoint.
 
     Returns:
         ``rows`` of the training, the ``parameters`` of the guide and the figures of
-        :func:`judge`.
+        :func:`judge`, if it is judged.
     """
     torch.set_num_threads(1)
     fabric = launch(device)
@@ -205,7 +216,7 @@ def fit(
     return {
         "rows": rows,
         "parameters": guide.state_dict(),
-        **judge(model, guide, data.test, classifier, judged),
+        **(judge(model, guide, data.test, classifier, judged) if judged else {}),
     }
 
 

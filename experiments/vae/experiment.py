@@ -22,7 +22,7 @@ from pyro_mixtures.numerics.validation import check_choice
 class VAE:
     """Variational autoencoders of MNIST with mixtures as posteriors and priors."""
 
-    studies: tuple[str, ...] = (*STUDIES, occlusion.NAME)
+    studies: tuple[str, ...] = (*STUDIES, *occlusion.LATENTS)
     """Which tables to make, in this order."""
     seeds: int | None = None
     """Fits of each row; by default those of the study."""
@@ -41,7 +41,7 @@ class VAE:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"Expected seeds >= 1, but got {self.seeds}")
         for name in self.studies:
-            check_choice("studies", name, (*STUDIES, occlusion.NAME))
+            check_choice("studies", name, (*STUDIES, *occlusion.LATENTS))
         on_device(self.device)  # tells of a missing one before any work is done
 
     def run(self) -> None:
@@ -54,8 +54,9 @@ class VAE:
     def _study(self, name: str, scheduler: str) -> None:
         """Fit all rows of a study, and write its table and figure."""
         out = self.out / ("vae" + "-quick" * self.quick)
-        if name == occlusion.NAME:
+        if name in occlusion.LATENTS:
             occlusion.run(
+                name,
                 out,
                 seeds=self.seeds,
                 device=self.device,

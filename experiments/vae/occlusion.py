@@ -1,9 +1,9 @@
-"""The study of occluded images: encoders of upper halves, by one Normal and by four."""
+"""The studies of occluded images: encoders of upper halves, by one Normal and by four."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ from torch import Tensor
 
 from experiments.lab.run import Run, atomic_write
 from experiments.lab.sweep import Diverged, sweep
-from experiments.vae import completion, fits, images, occlusion_figures
+from experiments.vae import completion, fits, images, occlusion_figures, plane, plane_figures
 from experiments.vae.completion import ENCODERS, Judged, upper
+from experiments.vae.plane import mean_and_error
 from experiments.vae.studies import Job, quick, training
 
-NAME = "occlusion"
+LATENTS = {"occlusion": 50, "plane": 2}
+"""The studies, and the size of a latent in each; in the plane the posterior is known by a grid."""
+BOUNDED = {"occlusion": 500, "plane": 100}
+"""Images for the importance weighted bound."""
 SEEDS = 3
-DECODER_EPOCHS, EPOCHS = 15, 8
+DECODER_EPOCHS, EPOCHS = 30, 12
 """Of the autoencoder whose decoder it is; and of one Normal, from which all encoders go on for as
 many more."""
 CLASSIFIER_EPOCHS = 8
@@ -27,12 +31,19 @@ UNSURE = 0.3
 """Probability of two digits, by the classifier of upper halves, from which on an image counts as
 ambiguous."""
 SHOWN = ("K = 1, ELBO", "K = 4, SIWAE")
-"""Encoders of the figure."""
+"""Encoders of the figure; the first is where all start."""
+IN_PLANE = ("K = 1, ELBO", "K = 4, ELBO, clustered")
+"""Encoders of the figure in the plane."""
+GRIDDED = 500
+"""Test images, the first ones, whose posterior in the plane is evaluated."""
+PAIRS = ((4, 9), (3, 5), (3, 8), (5, 8))
+"""Digits of the figures' images."""
 
 Rows = list[dict[str, Any]]
 
 
 def run(
+    name: str,
     out: Path,
     *,
     seeds: int | None,
@@ -41,9 +52,10 @@ def run(
     small: bool,
     resume: bool,
 ) -> None:
-    """Run the study, or what an unfinished run has left of it.
+    """Run a study, or what an unfinished run has left of it.
 
     Args:
+        name: in :data:`LATENTS`.
         out: parent folder.
         seeds: fits of each encoder; by default :data:`SEEDS`, and one where it is small.
         device: where to train.
@@ -51,13 +63,18 @@ def run(
         small: a few steps on small images.
         resume: go on with an unfinished run of the same settings.
     """
-    decoder = Job("decoder", fits.Candidate(reading="dynamic"), training("small", DECODER_EPOCHS))
+    sizes = dataclasses.replace(fits.SMALL, latent=LATENTS[name])
+    candidate = fits.Candidate(reading="dynamic", sizes=sizes)
+    decoder = Job("decoder", candidate, training("small", DECODER_EPOCHS))
     encoders = [
         training("small", EPOCHS, seed) for seed in range(seeds or (1 if small else SEEDS))
     ]
-    judged, num_images = Judged(), None
+    judged, num_images = Judged(num_bounded=BOUNDED[name]), None
     if small:
         decoder = quick(decoder)
+        sizes = dataclasses.replace(fits.TINY, latent=min(LATENTS[name], fits.TINY.latent))
+        candidate = dataclasses.replace(decoder.candidate, sizes=sizes)
+        decoder = dataclasses.replace(decoder, candidate=candidate)
         encoders = [
             quick(dataclasses.replace(decoder, training=each)).training for each in encoders
         ]
@@ -68,7 +85,7 @@ def run(
         "judged": dataclasses.asdict(judged),
         "device": device,
     }
-    kept = Run(out, NAME, told, resume=resume)
+    kept = Run(out, name, told, resume=resume)
     common: dict[str, Any] = {"num_images": num_images, "device": device, "resume": resume}
     whole = kept.stage(
         "decoder",
@@ -77,6 +94,8 @@ def run(
             decoder.candidate,
             decoder.training,
             num_samples=25,
+            judged=2000,
+            watched=0,
             progress=False,
             **common,
         ),
@@ -87,7 +106,6 @@ def run(
         "candidate": decoder.candidate,
         "parameters": whole["parameters"],
         "classifier": classifiers["whole"],
-        "judged": judged,
     }
     normals = sweep(
         kept,
@@ -98,6 +116,7 @@ def run(
                 "encoder": ENCODERS[SHOWN[0]],
                 "normal": None,
                 "training": each,
+                "judged": None,
                 **common,
             }
             for each in encoders
@@ -110,6 +129,7 @@ def run(
             "encoder": encoder,
             "normal": normals[f"normal-{each.seed}"]["parameters"],
             "training": each,
+            "judged": judged,
             **common,
         }
         for each in encoders
@@ -131,37 +151,65 @@ def run(
             digits,
         ),
     ]
+    summary: dict[str, Any] = {
+        "table": rows,
+        "classifiers": ceilings,
+        "ambiguous_images": int(are_ambiguous(guesses).sum()),
+        "decoder": {"test_elbo": whole["elbo"].mean().item()},
+    }
     text = f"{bounds_table(rows)}\n\n{digits_table([*rows, *ceilings])}"
+    model = completion.frozen(
+        fits.trained(decoder.candidate, data, whole["parameters"])[0], data.side**2
+    )
+    encoders_of = {
+        name: [
+            completion.restored(ENCODERS[name], decoder.candidate.sizes, result["parameters"])
+            for result in each
+            if not isinstance(result, Diverged)
+        ]
+        for name, each in found.items()
+    }
+    encoders_of = {name: each for name, each in encoders_of.items() if each}
+    drawable = encoders_of.keys() >= set(SHOWN)
+    if LATENTS[name] == 2:
+        gridded = test[: 20 if small else GRIDDED]
+        free = {
+            f"each image alone, K = {count}": functools.partial(
+                plane.alone, model, num_components=count
+            )
+            for count in (1, 4)
+        }
+        judged_by_grid = {**encoders_of, **{key: [each] for key, each in free.items()}}
+        known = kept.stage("grid", lambda: plane.judge(model, judged_by_grid, upper(gridded)))
+        summary["grid"] = plane.rows(known, list(encoders_of)) + plane.rows(known, list(free))
+        text += f"\n\n{plane.table(summary['grid'])}"
+        chosen = of_pairs(
+            plane.digits_of_modes(model, classifiers["whole"], upper(gridded), known["places"]),
+            known["second"],
+            others=1,
+        )
+        if drawable and len(chosen):
+            plane_figures.plot_plane(
+                kept.folder / "plane.png",
+                model,
+                {name: judged_by_grid[name][0] for name in (*IN_PLANE, *free)},
+                gridded[chosen],
+            )
+    else:
+        chosen = ambiguous(guesses)
+        if drawable and len(chosen):
+            occlusion_figures.plot_ambiguous(
+                kept.folder / "ambiguous.png",
+                model,
+                {name: each[0] for name, each in encoders_of.items()},
+                SHOWN,
+                test[chosen],
+                classifiers["whole"],
+                num_samples=200 if small else 20_000,
+            )
     print(text)
     atomic_write(kept.folder / "table.md", lambda file: file.write(text.encode() + b"\n"))
-    good = {name: each[0] for name, each in found.items() if not isinstance(each[0], Diverged)}
-    if good.keys() >= set(SHOWN):
-        model, _ = fits.trained(decoder.candidate, data, whole["parameters"])
-        guides = {}
-        for name, result in good.items():
-            guides[name] = completion.start(
-                ENCODERS[name], decoder.candidate.sizes, data.side**2, 0
-            )
-            guides[name].load_state_dict(result["parameters"])
-            guides[name].eval()
-        occlusion_figures.plot_ambiguous(
-            kept.folder / "ambiguous.png",
-            completion.frozen(model, data.side**2),
-            {name: guide.encoder for name, guide in guides.items()},
-            SHOWN,
-            test[ambiguous(guesses, 4)],
-            classifiers["whole"],
-            num_samples=200 if small else 20_000,
-        )
-    kept.finish(
-        {
-            "table": rows,
-            "classifiers": ceilings,
-            "ambiguous_images": int(are_ambiguous(guesses).sum()),
-            "shown": ambiguous(guesses, 4).tolist(),
-            "decoder": {"test_elbo": whole["elbo"].mean().item()},
-        }
-    )
+    kept.finish({**summary, "shown": chosen.tolist()})
 
 
 def _known(split: images.Split) -> tuple[Tensor, Tensor]:
@@ -185,20 +233,27 @@ def are_ambiguous(guesses: Tensor) -> Tensor:
     return (guesses > UNSURE).sum(-1) > 1
 
 
-def ambiguous(guesses: Tensor, count: int) -> Tensor:
-    """Indices of images whose second digit is as probable as any, one for each pair of digits."""
+def ambiguous(guesses: Tensor) -> Tensor:
+    """Indices of an image of each of :data:`PAIRS`, whose second digit is as probable as any."""
     best = guesses.topk(2)
-    chosen: dict[tuple[int, ...], int] = {}
-    for place in best.values[:, 1].argsort(descending=True).tolist():
-        chosen.setdefault(tuple(sorted(best.indices[place].tolist())), place)
-    return torch.tensor(list(chosen.values())[:count])
+    return of_pairs(best.indices, best.values[:, 1])
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean and its standard error, NaN for fewer than two values."""
-    if len(values) < 2:
-        return values.mean().item(), math.nan
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+def of_pairs(digits: Tensor, scores: Tensor, others: int = 0) -> Tensor:
+    """Indices of the images of the highest score, one for each of :data:`PAIRS` that there is.
+
+    Args:
+        digits: two of each image, ``(N, 2)``.
+        scores: of each, above zero for an image that may be chosen, ``(N,)``.
+        others: further pairs of two digits, of the highest scores.
+    """
+    best: dict[tuple[int, ...], int] = {}
+    for place in scores.argsort(descending=True, stable=True).tolist():
+        pair = tuple(sorted(digits[place].tolist()))
+        if scores[place] > 0 and pair[0] != pair[1]:
+            best.setdefault(pair, place)
+    named = [best.pop(pair) for pair in PAIRS if pair in best]
+    return torch.tensor([*named, *list(best.values())[:others]], dtype=torch.long)
 
 
 def table_rows(
@@ -264,7 +319,7 @@ def bounds_table(rows: Rows) -> str:
     lines = [
         "| encoder of upper halves | fits, diverged | test ELBO | gain over the first"
         " | gain, ambiguous images | gain, others | importance weighted bound"
-        " | KL(q \\|\\| posterior) | effective sample size"
+        " | KL(q \\|\\| posterior), at least | effective sample size"
         " | components: effective, distinct |",
         "|" + " --- |" * 10,
     ]

@@ -66,16 +66,16 @@ def plot_ambiguous(
         normal, mixture = (encoders[name](half) for name in shown)
         proposals = [encoder(half) for encoder in encoders.values()]
         z = posterior_draws(model, half, proposals, num_samples)
-        _thumbnails(row[0], image.unsqueeze(0), hidden=True)
-        _thumbnails(row[1], _completed(half, decoded(model, normal.locs)), [NORMAL])
+        thumbnails(row[0], image.unsqueeze(0), hidden=True)
+        thumbnails(row[1], joined(half, decoded(model, normal.locs)), [NORMAL])
         weights = mixture.log_weights.exp().tolist()
-        _thumbnails(
+        thumbnails(
             row[2],
-            _completed(half, decoded(model, mixture.locs)),
+            joined(half, decoded(model, mixture.locs)),
             COLORS,
             [f"{100 * weight:.0f} %" for weight in weights],
         )
-        _thumbnails(row[3], _completed(half, decoded(model, z[:DRAWS])), [POSTERIOR] * DRAWS)
+        thumbnails(row[3], joined(half, decoded(model, z[:DRAWS])), [POSTERIOR] * DRAWS)
         _latents(row[4], z, normal, mixture)
         guesses = {
             shown[0]: _digits(model, classifier, half, normal.sample((2000,))),
@@ -124,7 +124,7 @@ def posterior_draws(
     return torch.cat(drawn)[weights.multinomial(RESAMPLED, replacement=True)]
 
 
-def _completed(half: Tensor, logits: Tensor) -> Tensor:
+def joined(half: Tensor, logits: Tensor) -> Tensor:
     """The upper half with probabilities of the lower one's pixels, ``(N, pixels)``."""
     lower = logits[..., half.numel() :].sigmoid()
     return torch.cat([half.expand(len(lower), -1), lower], -1)
@@ -132,11 +132,11 @@ def _completed(half: Tensor, logits: Tensor) -> Tensor:
 
 def _digits(model: Model, classifier: Mapping[str, Any], half: Tensor, z: Tensor) -> Tensor:
     """Mean probabilities of the digits over completions whose pixels are drawn."""
-    lower = torch.bernoulli(_completed(half, decoded(model, z)))
+    lower = torch.bernoulli(joined(half, decoded(model, z)))
     return probabilities(classifier, lower).mean(0)
 
 
-def _thumbnails(
+def thumbnails(
     ax: Axes,
     rows: Tensor,
     colors: Sequence[str] = (),

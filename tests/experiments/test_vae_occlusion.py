@@ -103,11 +103,10 @@ def test_draws_by_importance_weights_are_of_the_posterior(data):
     sizes = fits.Sizes(latent=1, encoder=(4,), decoder=(4,))
     whole, _, _ = fits.start(fits.Candidate(reading="digits", sizes=sizes), data, 0)
 
-    class OnePixel(torch.nn.Module):
-        def forward(self, z):
-            return torch.cat([4 * z, z.new_zeros(*z.shape[:-1], 63)], -1)
-
-    whole.decoder = OnePixel()
+    output = torch.nn.Linear(1, 64)
+    torch.nn.init.zeros_(output.bias)
+    torch.nn.init.eye_(output.weight).data.mul_(4)
+    whole.decoder.body, whole.decoder.output = torch.nn.Identity(), output
     model = completion.frozen(whole, 64)
     half = torch.ones(32)
     proposals = [
@@ -170,15 +169,15 @@ def test_gains_are_paired_and_those_of_ambiguous_images_apart():
 
 
 def test_ambiguous_images_are_the_least_sure_of_each_pair_of_digits():
-    guesses = torch.tensor(
-        [
-            [0.50, 0.50, 0.00],
-            [0.49, 0.51, 0.00],
-            [0.00, 0.60, 0.40],
-            [0.55, 0.00, 0.45],
-            [0.90, 0.05, 0.05],
-        ]
-    )
-    assert occlusion.ambiguous(guesses, 2).tolist() == [0, 3]
-    assert occlusion.ambiguous(guesses, 9).tolist() == [0, 3, 2]
-    assert occlusion.are_ambiguous(guesses).tolist() == [True, True, True, True, False]
+    guesses = torch.zeros(7, 10)
+    for place, (first, second, least) in enumerate(
+        [(4, 9, 0.40), (9, 4, 0.45), (3, 5, 0.20), (0, 1, 0.50), (8, 5, 0.30), (5, 8, 0.25)]
+    ):
+        guesses[place, first], guesses[place, second] = 1 - least, least
+    guesses[6, 3] = 1.0
+    assert occlusion.ambiguous(guesses).tolist() == [1, 2, 4]  # none of 3 and 8
+    best = guesses.topk(2)
+    found = occlusion.of_pairs(best.indices, best.values[:, 1], others=1)
+    assert found.tolist() == [1, 2, 4, 3]
+    unsure = [True, True, False, True, False, False, False]
+    assert occlusion.are_ambiguous(guesses).tolist() == unsure
