@@ -12,6 +12,7 @@ from experiments.baseball import Baseball
 from experiments.dlgmm import DLGMM
 from experiments.dmm import DMM
 from experiments.estimator_map import EstimatorMap
+from experiments.flows import Flows
 from experiments.gaussian_process import GaussianProcess
 from experiments.gradient_variance_avf import GradientVarianceAVF
 from experiments.gradient_variance_mixture import GradientVarianceMixture
@@ -28,6 +29,7 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "dmm": DMM,
     "estimator-map": EstimatorMap,
     "exoplanet": Exoplanet,
+    "flows": Flows,
     "gaussian-process": GaussianProcess,
     "gradient-variance-avf": GradientVarianceAVF,
     "gradient-variance-mixture": GradientVarianceMixture,
