@@ -40,7 +40,9 @@ class Coupling(TransformModule):
         self.into_bias = nn.Parameter(torch.randn(copies, 1, hidden))
         self.out = nn.Parameter(torch.zeros(copies, hidden, 2 * half))
         self.out_bias = nn.Parameter(torch.zeros(copies, 1, 2 * half))
-        self._cached_log_scale: tuple[Tensor, Tensor, Tensor] | None = None
+        self._cached_x: Tensor | None = None
+        self._cached_y: Tensor | None = None
+        self._cached_log_scale: Tensor | None = None
 
     def _network(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Log scales and shifts, ``(*S, R, D / 2)`` both."""
@@ -65,21 +67,21 @@ class Coupling(TransformModule):
         moved, kept = self._split(x)
         log_scale, shift = self._network(kept)
         y = self._joined(moved * log_scale.exp() + shift, kept)
-        self._cached_log_scale = (x, y, log_scale)
+        self._cached_x, self._cached_y, self._cached_log_scale = x, y, log_scale
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         moved, kept = self._split(y)
         log_scale, shift = self._network(kept)
         x = self._joined((moved - shift) * (-log_scale).exp(), kept)
-        self._cached_log_scale = (x, y, log_scale)
+        self._cached_x, self._cached_y, self._cached_log_scale = x, y, log_scale
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """``(*S, R)``; of the last points without another run of the network."""
-        last = self._cached_log_scale
-        if last is not None and x is last[0] and y is last[1]:
-            return last[2].sum(-1)
+        log_scale = self._cached_log_scale
+        if log_scale is not None and x is self._cached_x and y is self._cached_y:
+            return log_scale.sum(-1)
         return self._network(self._split(x)[1])[0].sum(-1)
 
 

@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 
-from experiments.flows import toy
+from experiments.flows import entropy, gradients, toy
 from experiments.flows.part import Part, table
 from experiments.lab.run import Run, atomic_write
 from experiments.lab.sweep import sweep, workers
 from pyro_mixtures.numerics.validation import check_choice
 
-PARTS: dict[str, Part] = {"toy": toy.PART}
+PARTS: dict[str, Part] = {
+    "toy": toy.PART,
+    "entropy": entropy.PART,
+    "gradients": gradients.PART,
+}
 """By name, in the order of a run."""
 
 

@@ -12,7 +12,11 @@ from experiments.flows import Flows, experiment, toy
 from experiments.flows.part import mean_and_error, table, told
 from experiments.lab.sweep import Diverged
 
-FIGURES = {"toy": {"densities.png", "samples.png"}}
+FIGURES = {
+    "toy": {"densities.png", "samples.png"},
+    "entropy": {"samples.png", "violations.png"},
+    "gradients": set(),
+}
 
 
 @pytest.fixture(scope="module")
