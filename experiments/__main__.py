@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from experiments.baseball import Baseball
+from experiments.discrete_codes import DiscreteCodes
 from experiments.dlgmm import DLGMM
 from experiments.dmm import DMM
 from experiments.estimator_map import EstimatorMap
@@ -25,6 +26,7 @@ from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
+    "discrete-codes": DiscreteCodes,
     "dlgmm": DLGMM,
     "dmm": DMM,
     "estimator-map": EstimatorMap,
