@@ -61,6 +61,8 @@ ENCODERS = {
 """By the names of their rows. The first two and the last two decode as many images each."""
 
 
+PAIRS = ((4, 9), (3, 5), (3, 8), (5, 8))
+"""Digits of the figures' images."""
 SHIFT = 0.3
 """Standard deviation by which the means of components differ at first; that of the prior is 1."""
 
@@ -288,3 +290,20 @@ def probabilities(classifier: Mapping[str, Any], rows: Tensor) -> Tensor:
         rows = (rows @ weight + bias).relu()
     weight, bias = last
     return (rows @ weight + bias).softmax(-1)
+
+
+def of_pairs(digits: Tensor, scores: Tensor, others: int = 0) -> Tensor:
+    """Indices of the images of the highest score, one for each of :data:`PAIRS` that there is.
+
+    Args:
+        digits: two of each image, ``(N, 2)``.
+        scores: of each, above zero for an image that may be chosen, ``(N,)``.
+        others: further pairs of two digits, of the highest scores.
+    """
+    best: dict[tuple[int, ...], int] = {}
+    for place in scores.argsort(descending=True, stable=True).tolist():
+        pair = tuple(sorted(digits[place].tolist()))
+        if scores[place] > 0 and pair[0] != pair[1]:
+            best.setdefault(pair, place)
+    named = [best.pop(pair) for pair in PAIRS if pair in best]
+    return torch.tensor([*named, *list(best.values())[:others]], dtype=torch.long)

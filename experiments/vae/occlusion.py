@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from experiments.lab.run import Run, atomic_write
 from experiments.lab.sweep import Diverged, sweep
 from experiments.vae import completion, fits, images, occlusion_figures, plane, plane_figures
-from experiments.vae.completion import ENCODERS, Judged, upper
+from experiments.vae.autoencoder import Model
+from experiments.vae.completion import ENCODERS, Judged, of_pairs, upper
 from experiments.vae.plane import mean_and_error
 from experiments.vae.studies import Job, quick, training
 
@@ -36,8 +37,6 @@ IN_PLANE = ("K = 1, ELBO", "K = 4, ELBO, clustered")
 """Encoders of the figure in the plane."""
 GRIDDED = 500
 """Test images, the first ones, whose posterior in the plane is evaluated."""
-PAIRS = ((4, 9), (3, 5), (3, 8), (5, 8))
-"""Digits of the figures' images."""
 
 Rows = list[dict[str, Any]]
 
@@ -161,47 +160,26 @@ def run(
     model = completion.frozen(
         fits.trained(decoder.candidate, data, whole["parameters"])[0], data.side**2
     )
-    encoders_of = {
-        name: [
-            completion.restored(ENCODERS[name], decoder.candidate.sizes, result["parameters"])
-            for result in each
-            if not isinstance(result, Diverged)
-        ]
-        for name, each in found.items()
-    }
-    encoders_of = {name: each for name, each in encoders_of.items() if each}
-    drawable = encoders_of.keys() >= set(SHOWN)
+    networks: dict[str, list[Callable[[Tensor], Any]]] = {}
+    for encoder, each in found.items():
+        for result in each:
+            if not isinstance(result, Diverged):
+                network = completion.restored(
+                    ENCODERS[encoder], decoder.candidate.sizes, result["parameters"]
+                )
+                networks.setdefault(encoder, []).append(network)
     if LATENTS[name] == 2:
-        gridded = test[: 20 if small else GRIDDED]
-        free = {
-            f"each image alone, K = {count}": functools.partial(
-                plane.alone, model, num_components=count
-            )
-            for count in (1, 4)
-        }
-        judged_by_grid = {**encoders_of, **{key: [each] for key, each in free.items()}}
-        known = kept.stage("grid", lambda: plane.judge(model, judged_by_grid, upper(gridded)))
-        summary["grid"] = plane.rows(known, list(encoders_of)) + plane.rows(known, list(free))
+        gridded = test[: 6 if small else GRIDDED]
+        summary |= _in_plane(kept, model, networks, gridded, classifiers["whole"])
         text += f"\n\n{plane.table(summary['grid'])}"
-        chosen = of_pairs(
-            plane.digits_of_modes(model, classifiers["whole"], upper(gridded), known["places"]),
-            known["second"],
-            others=1,
-        )
-        if drawable and len(chosen):
-            plane_figures.plot_plane(
-                kept.folder / "plane.png",
-                model,
-                {name: judged_by_grid[name][0] for name in (*IN_PLANE, *free)},
-                gridded[chosen],
-            )
     else:
         chosen = ambiguous(guesses)
-        if drawable and len(chosen):
+        summary["shown"] = chosen.tolist()
+        if networks.keys() >= set(SHOWN) and len(chosen):
             occlusion_figures.plot_ambiguous(
                 kept.folder / "ambiguous.png",
                 model,
-                {name: each[0] for name, each in encoders_of.items()},
+                {encoder: each[0] for encoder, each in networks.items()},
                 SHOWN,
                 test[chosen],
                 classifiers["whole"],
@@ -209,7 +187,38 @@ def run(
             )
     print(text)
     atomic_write(kept.folder / "table.md", lambda file: file.write(text.encode() + b"\n"))
-    kept.finish({**summary, "shown": chosen.tolist()})
+    kept.finish(summary)
+
+
+def _in_plane(
+    kept: Run,
+    model: Model,
+    networks: Mapping[str, Sequence[Callable[[Tensor], Any]]],
+    test: Tensor,
+    classifier: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Judge the networks of each row by the grid and draw some images, for the summary."""
+    halves = upper(test)
+    alone: dict[str, Sequence[Callable[[Tensor], Any]]] = {
+        f"each image alone, K = {count}": [
+            functools.partial(plane.alone, model, num_components=count)
+        ]
+        for count in (1, 4)
+    }
+    judged = {**networks, **alone}
+    found = kept.stage("grid", lambda: plane.judge(model, judged, halves))
+    digits = plane.digits_of_modes(model, classifier, halves, found["places"])
+    chosen = of_pairs(digits, found["second"], others=1)
+    shown = (*IN_PLANE, *alone)
+    if judged.keys() >= set(shown) and len(chosen):
+        plane_figures.plot_plane(
+            kept.folder / "plane.png",
+            model,
+            {name: judged[name][0] for name in shown},
+            test[chosen],
+        )
+    rows = plane.rows(found, list(networks)) + plane.rows(found, list(alone))
+    return {"grid": rows, "shown": chosen.tolist()}
 
 
 def _known(split: images.Split) -> tuple[Tensor, Tensor]:
@@ -234,26 +243,12 @@ def are_ambiguous(guesses: Tensor) -> Tensor:
 
 
 def ambiguous(guesses: Tensor) -> Tensor:
-    """Indices of an image of each of :data:`PAIRS`, whose second digit is as probable as any."""
+    """Indices of an image of each of :data:`~experiments.vae.completion.PAIRS`.
+
+    Its second digit is as probable as any of the pair's.
+    """
     best = guesses.topk(2)
     return of_pairs(best.indices, best.values[:, 1])
-
-
-def of_pairs(digits: Tensor, scores: Tensor, others: int = 0) -> Tensor:
-    """Indices of the images of the highest score, one for each of :data:`PAIRS` that there is.
-
-    Args:
-        digits: two of each image, ``(N, 2)``.
-        scores: of each, above zero for an image that may be chosen, ``(N,)``.
-        others: further pairs of two digits, of the highest scores.
-    """
-    best: dict[tuple[int, ...], int] = {}
-    for place in scores.argsort(descending=True, stable=True).tolist():
-        pair = tuple(sorted(digits[place].tolist()))
-        if scores[place] > 0 and pair[0] != pair[1]:
-            best.setdefault(pair, place)
-    named = [best.pop(pair) for pair in PAIRS if pair in best]
-    return torch.tensor([*named, *list(best.values())[:others]], dtype=torch.long)
 
 
 def table_rows(

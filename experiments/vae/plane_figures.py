@@ -116,7 +116,8 @@ def _panel(ax: Axes, log_p: Tensor, mixture: Any, modes: list[int]) -> None:
         rasterized=True,
     )
     plot_mixture(one(mixture), ax=ax)
-    ax.get_legend().remove()
+    legend: Any = ax.get_legend()
+    legend.remove()
     inside = plane.points()[log_p > log_p.max() + numpy.log(plane.FLOOR)].numpy()
     ends = numpy.array([ax.get_xlim(), ax.get_ylim()])
     low = numpy.minimum(ends[:, 0], inside.min(0) - 0.1)

@@ -38,16 +38,27 @@ def test_a_quick_run_writes_everything(tmp_path):
     ) as cluster:
         VAE(
             quick=True,
-            studies=("occlusion",),
+            studies=("occlusion", "plane"),
             out=tmp_path,
             scheduler=cluster.scheduler_address,
         ).run()
-    folder = tmp_path / "vae-quick" / "occlusion"
-    files = {path.name for path in folder.iterdir() if path.is_file()}
-    assert files == {"config.json", "summary.json", "table.md", "ambiguous.png"}
-    rows = json.loads((folder / "summary.json").read_text())["table"]
-    assert [row["encoder"] for row in rows] == list(completion.ENCODERS)
-    assert all(row["fits"] == 1 and row["iw_bound"] > row["bounded_elbo"] for row in rows)
+    summaries = {}
+    for name in ("occlusion", "plane"):
+        folder = tmp_path / "vae-quick" / name
+        files = {path.name for path in folder.iterdir() if path.is_file()}
+        assert files >= {"config.json", "summary.json", "table.md"}
+        summaries[name] = json.loads((folder / "summary.json").read_text())
+        drawn = {"occlusion": "ambiguous.png", "plane": "plane.png"}[name]
+        assert (drawn in files) == (len(summaries[name]["shown"]) > 0)
+        rows = summaries[name]["table"]
+        assert [row["encoder"] for row in rows] == list(completion.ENCODERS)
+        assert all(row["fits"] == 1 and row["iw_bound"] > row["bounded_elbo"] for row in rows)
+    assert len(summaries["occlusion"]["shown"]) > 0
+    grid = {row["encoder"]: row for row in summaries["plane"]["grid"]}
+    assert grid.keys() > completion.ENCODERS.keys()
+    for row in summaries["plane"]["table"]:  # of other numbers of images and draws
+        exact = grid[row["encoder"]]
+        assert exact["evidence"] - exact["kl"] == pytest.approx(row["elbo"], abs=0.5)
 
 
 def test_the_model_is_of_the_upper_half_and_frozen(data, model):
@@ -177,7 +188,7 @@ def test_ambiguous_images_are_the_least_sure_of_each_pair_of_digits():
     guesses[6, 3] = 1.0
     assert occlusion.ambiguous(guesses).tolist() == [1, 2, 4]  # none of 3 and 8
     best = guesses.topk(2)
-    found = occlusion.of_pairs(best.indices, best.values[:, 1], others=1)
+    found = completion.of_pairs(best.indices, best.values[:, 1], others=1)
     assert found.tolist() == [1, 2, 4, 3]
     unsure = [True, True, False, True, False, False, False]
     assert occlusion.are_ambiguous(guesses).tolist() == unsure
