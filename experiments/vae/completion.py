@@ -292,13 +292,13 @@ def probabilities(classifier: Mapping[str, Any], rows: Tensor) -> Tensor:
     return (rows @ weight + bias).softmax(-1)
 
 
-def of_pairs(digits: Tensor, scores: Tensor, others: int = 0) -> Tensor:
+def of_pairs(digits: Tensor, scores: Tensor, count: int = 0) -> Tensor:
     """Indices of the images of the highest score, one for each of :data:`PAIRS` that there is.
 
     Args:
         digits: two of each image, ``(N, 2)``.
         scores: of each, above zero for an image that may be chosen, ``(N,)``.
-        others: further pairs of two digits, of the highest scores.
+        count: of images; other pairs of two digits, of the highest scores, fill it up.
     """
     best: dict[tuple[int, ...], int] = {}
     for place in scores.argsort(descending=True, stable=True).tolist():
@@ -306,4 +306,5 @@ def of_pairs(digits: Tensor, scores: Tensor, others: int = 0) -> Tensor:
         if scores[place] > 0 and pair[0] != pair[1]:
             best.setdefault(pair, place)
     named = [best.pop(pair) for pair in PAIRS if pair in best]
-    return torch.tensor([*named, *list(best.values())[:others]], dtype=torch.long)
+    others = list(best.values())[: max(0, count - len(named))]
+    return torch.tensor([*named, *others], dtype=torch.long)

@@ -36,7 +36,9 @@ SHOWN = ("K = 1, ELBO", "K = 4, SIWAE")
 IN_PLANE = ("K = 1, ELBO", "K = 4, ELBO, clustered")
 """Encoders of the figure in the plane."""
 GRIDDED = 500
-"""Test images, the first ones, whose posterior in the plane is evaluated."""
+"""Test images, the first ones, whose posterior in the plane encoders are judged by."""
+SECOND = 0.05
+"""Share of the second mode in the images of that figure, at least."""
 
 Rows = list[dict[str, Any]]
 
@@ -169,8 +171,7 @@ def run(
                 )
                 networks.setdefault(encoder, []).append(network)
     if LATENTS[name] == 2:
-        gridded = test[: 6 if small else GRIDDED]
-        summary |= _in_plane(kept, model, networks, gridded, classifiers["whole"])
+        summary |= _in_plane(kept, model, networks, test, classifiers["whole"], small=small)
         text += f"\n\n{plane.table(summary['grid'])}"
     else:
         chosen = ambiguous(guesses)
@@ -196,8 +197,12 @@ def _in_plane(
     networks: Mapping[str, Sequence[Callable[[Tensor], Any]]],
     test: Tensor,
     classifier: Mapping[str, Any],
+    *,
+    small: bool,
 ) -> dict[str, Any]:
     """Judge the networks of each row by the grid and draw some images, for the summary."""
+    if small:
+        test = test[:6]
     halves = upper(test)
     alone: dict[str, Sequence[Callable[[Tensor], Any]]] = {
         f"each image alone, K = {count}": [
@@ -206,9 +211,10 @@ def _in_plane(
         for count in (1, 4)
     }
     judged = {**networks, **alone}
-    found = kept.stage("grid", lambda: plane.judge(model, judged, halves))
-    digits = plane.digits_of_modes(model, classifier, halves, found["places"])
-    chosen = of_pairs(digits, found["second"], others=1)
+    found = kept.stage("grid", lambda: plane.judge(model, judged, halves[:GRIDDED]))
+    places, second = plane.heaviest(model, halves)
+    digits = plane.digits_of_modes(model, classifier, halves, places)
+    chosen = of_pairs(digits, second.where(second > SECOND, 0), count=5)
     shown = (*IN_PLANE, *alone)
     if judged.keys() >= set(shown) and len(chosen):
         plane_figures.plot_plane(

@@ -150,24 +150,20 @@ def judge(
         halves: binary rows ``(N, pixels / 2)``.
 
     Returns:
-        ``evidence``, log p(x) of each; ``modes``, their number; ``places`` of the heaviest two on
-        the grid ``(N, 2)``, twice the same where there is one; ``second``, the share of the
-        second, or 0; and by the names of the rows, in ``encoders``, the means over fits of ``kl``,
-        KL(q || posterior), ``reverse_kl``, KL(posterior || q), and ``modes_of_q``.
+        ``evidence``, log p(x) of each; ``modes``, their number; and by the names of the rows, in
+        ``encoders``, the means over fits of ``kl``, KL(q || posterior), ``reverse_kl``,
+        KL(posterior || q), and ``modes_of_q``.
     """
     z = points()
-    found: dict[str, list[Tensor]] = {key: [] for key in ("evidence", "modes", "places", "second")}
+    found: dict[str, list[Tensor]] = {"evidence": [], "modes": []}
     keys = ("kl", "reverse_kl", "modes_of_q")
     by_row: dict[str, dict[str, list[Tensor]]] = {
         name: {key: [] for key in keys} for name in encoders
     }
     for batch in halves.split(CHUNK):
         evidence, log_p = posterior(model, batch)
-        of_each = [modes(each) for each in log_p]
         found["evidence"].append(evidence)
-        found["modes"].append(torch.tensor([len(each) for each in of_each]))
-        found["places"].append(torch.tensor([[*each, *each][:2] for each in of_each]))
-        found["second"].append(torch.tensor([[*each.values(), 0.0][1] for each in of_each]))
+        found["modes"].append(torch.tensor([len(modes(each)) for each in log_p]))
         for name, fits in encoders.items():
             figures: dict[str, list[Tensor]] = {key: [] for key in keys}
             for encoder in fits:
@@ -186,6 +182,16 @@ def judge(
             for name, figures in by_row.items()
         },
     }
+
+
+def heaviest(model: Model, halves: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of two modes of each posterior on the grid ``(N, 2)``, and the second's share.
+
+    Where there is one mode it is there twice, with a share of 0.
+    """
+    of_each = [modes(each) for batch in halves.split(CHUNK) for each in posterior(model, batch)[1]]
+    places = torch.tensor([[*each, *each][:2] for each in of_each])
+    return places, torch.tensor([[*each.values(), 0.0][1] for each in of_each])
 
 
 @torch.no_grad()

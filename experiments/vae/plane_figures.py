@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from experiments.vae import plane
@@ -25,8 +26,6 @@ SHOWN = 4
 """Modes and components with a completion, at most."""
 SEEN = 0.05
 """Components of this weight have one."""
-NAMES = "abcd"
-"""Of components, the heaviest first."""
 MODE, COMPONENT = "C3", "C1"
 
 
@@ -71,16 +70,13 @@ def plot_plane(
             row[-1],
             joined(half, decoded(model, torch.stack([loc for _, loc in shown]))),
             [COMPONENT] * len(shown),
-            [
-                f"{name}: {100 * weight:.0f} %"
-                for name, (weight, _) in zip(NAMES, shown, strict=False)
-            ],
+            [f"{100 * weight:.0f} %" for weight, _ in shown],
         )
     titles = (
         "the image;\nshaded: hidden",
-        "by the posterior's\nmodes, their shares",
+        "by the posterior's\nmodes, shares",
         *(name.replace(", K", ",\nK") for name in encoders),
-        "by the last q's\ncomponents, weights",
+        "by components\nof the last q",
     )
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9)
@@ -88,7 +84,7 @@ def plot_plane(
         Patch(color="0.5", label="posterior, by the grid (its square root)"),
         Line2D([], [], color="C0", label="q: 50, 80 and 95 %"),
         Line2D([], [], color=COMPONENT, label="components: 50 % of each"),
-        Line2D([], [], color=MODE, marker="x", ls="", label="modes of the posterior"),
+        Line2D([], [], color=MODE, marker="x", ls="", label="the posterior's modes"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
@@ -123,7 +119,10 @@ def _panel(ax: Axes, log_p: Tensor, mixture: Any, modes: list[int]) -> None:
     low = numpy.minimum(ends[:, 0], inside.min(0) - 0.1)
     high = numpy.maximum(ends[:, 1], inside.max(0) + 0.1)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="", ylabel="")
-    ax.plot(*plane.points()[modes].T.numpy(), "x", color=MODE, ms=6, mew=1.5)
+    for number, place in enumerate(plane.points()[modes].tolist(), 1):
+        ax.plot(*place, "x", color=MODE, ms=5, mew=1.5)
+        text = ax.annotate(str(number), place, (4, 3), textcoords="offset points", color=MODE)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def one(mixture: Any) -> Any:

@@ -188,7 +188,7 @@ def test_ambiguous_images_are_the_least_sure_of_each_pair_of_digits():
     guesses[6, 3] = 1.0
     assert occlusion.ambiguous(guesses).tolist() == [1, 2, 4]  # none of 3 and 8
     best = guesses.topk(2)
-    found = completion.of_pairs(best.indices, best.values[:, 1], others=1)
+    found = completion.of_pairs(best.indices, best.values[:, 1], count=4)
     assert found.tolist() == [1, 2, 4, 3]
     unsure = [True, True, False, True, False, False, False]
     assert occlusion.are_ambiguous(guesses).tolist() == unsure
