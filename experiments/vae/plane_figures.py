@@ -65,6 +65,7 @@ def plot_plane(
         mixtures = [encoder(half.unsqueeze(0)) for encoder in encoders.values()]
         for panel, mixture in zip(row[2:], mixtures, strict=False):
             _panel(panel, log_p, mixture, list(modes))
+        row[2].set_ylabel("second coordinate", fontsize=9)
         shown = heaviest(mixtures[-1])
         thumbnails(
             row[-1],
@@ -80,6 +81,8 @@ def plot_plane(
     )
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9)
+    for ax in axes[-1, 2:-1]:
+        ax.set_xlabel("first coordinate", fontsize=9)
     handles: list[Any] = [
         Patch(color="0.5", label="posterior, by the grid (its square root)"),
         Line2D([], [], color="C0", label="q: 50, 80 and 95 %"),
