@@ -48,9 +48,9 @@ CHUNK = 20_000
 def jobs(seeds: int, quick: bool) -> dict[str, dict[str, Any]]:
     """A job for each problem and contender, with all seeds."""
     sizes: dict[str, Any] = {"steps": STEPS, "updates": UPDATES, "checked": CHECKED}
-    sizes["judged"] = JUDGED
+    sizes |= {"judged": JUDGED, "compared": COMPARED}
     if quick:
-        sizes = {"steps": 4, "updates": 2, "checked": (100, 200), "judged": 10}
+        sizes = {"steps": 4, "updates": 2, "checked": (100, 200), "judged": 10, "compared": 50}
     return {
         f"{problem}-{contender}".replace(" ", "_").replace(",", ""): {
             "problem": problem,
@@ -98,6 +98,7 @@ def fit(
     updates: int,
     checked: tuple[int, int],
     judged: int,
+    compared: int,
 ) -> dict[str, Any]:
     """Train a flow on entropy under constraints, all seeds at once, and judge it.
 
@@ -109,6 +110,7 @@ def fit(
         updates: of the multipliers.
         checked: samples of the first updates, and of the last and the judgement.
         judged: relaxed choices for the entropy that is told.
+        compared: samples for the test of the discrepancy.
 
     Returns:
         Of each seed ``entropy``, its ``trained_entropy`` by as many choices as in training,
@@ -149,7 +151,7 @@ def fit(
         "rows": rows,
         "seconds": seconds,
         "in_steps": in_steps,
-        **_judged(fitted, moments, checked[1], judged),
+        **_judged(fitted, moments, checked[1], judged, compared),
     }
 
 
@@ -191,7 +193,9 @@ def _violations(flow: Flow, moments: Moments, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _judged(flow: Flow, moments: Moments, count: int, judged: int) -> dict[str, Any]:
+def _judged(
+    flow: Flow, moments: Moments, count: int, judged: int, compared: int
+) -> dict[str, Any]:
     violations = _violations(flow, moments, count)
     relaxed = flow.base.nested is not None
     trained = _entropy(flow, moments, min(count, CHUNK), CHUNK)
@@ -199,10 +203,10 @@ def _judged(flow: Flow, moments: Moments, count: int, judged: int) -> dict[str, 
         flow.base.nested = judged
     samples = min(count, CHUNK if relaxed else 10 * CHUNK)
     entropy = _entropy(flow, moments, samples, 500 if relaxed else CHUNK)
-    points = moments.points(flow.sample(COMPARED))  # (S, R, 2)
+    points = moments.points(flow.sample(compared))  # (S, R, 2)
     generator = torch.Generator().manual_seed(0)
     p_values = [
-        mmd_p_value(each, moments.draw(COMPARED, generator), generator)
+        mmd_p_value(each, moments.draw(compared, generator), generator)
         for each in points.unbind(1)
     ]
     return {

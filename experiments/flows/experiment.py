@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from experiments.flows import entropy, gradients, toy
+from experiments.flows import entropy, gradients, inverse, reverse, toy
 from experiments.flows.part import Part, table
 from experiments.lab.run import Run, atomic_write
 from experiments.lab.sweep import sweep, workers
@@ -16,8 +16,10 @@ from pyro_mixtures.numerics.validation import check_choice
 
 PARTS: dict[str, Part] = {
     "toy": toy.PART,
+    "reverse": reverse.PART,
     "entropy": entropy.PART,
     "gradients": gradients.PART,
+    "inverse": inverse.PART,
 }
 """By name, in the order of a run."""
 

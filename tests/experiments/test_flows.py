@@ -15,7 +15,9 @@ from experiments.lab.sweep import Diverged
 FIGURES = {
     "toy": {"densities.png", "samples.png"},
     "entropy": {"samples.png", "violations.png"},
+    "reverse": {"found.png"},
     "gradients": set(),
+    "inverse": {"angles.png", "coverage.png"},
 }
 
 

@@ -71,7 +71,7 @@ def test_pathwise_gradients_are_unbiased_and_relaxed_ones_are_not(name):
 
 
 def test_a_short_fit_meets_its_constraints_better_and_goes_on_in_other_units():
-    result = entropy.fit("Dirichlet", "mixture, pathwise", 2, 200, 20, (2000, 10_000), 10)
+    result = entropy.fit("Dirichlet", "mixture, pathwise", 2, 200, 20, (2000, 10_000), 10, 50)
     course = [float(row["violation"].mean()) for row in result["rows"]]
     assert course[-1] < 0.4 * course[0]
     assert result["entropy"].shape == result["p_value"].shape == (2,)
