@@ -153,6 +153,18 @@ def clusters_without_labels(names):
     assert (names["counts"].amax(0) > 0.5 * names["counts"].sum(0)).sum() > 8
 
 
+def flow_on_a_mixture(names):
+    scores, bridges = names["scores"], names["bridges"]
+    best = scores["flow on a mixture, K = 2"]
+    assert best > scores["flow on a Normal"] + 0.1
+    assert best > scores["mixture, K = 2"] + 1
+    assert bridges["flow on a mixture, K = 2"] < 0.01 < 0.02 < bridges["flow on a Normal"]
+    assert names["purity"] > 0.98
+    assert names["weights"][names["right"]].item() == pytest.approx(0.7, abs=0.03)
+    gradient, exact = names["gradient"][0].item(), names["exact"][0].item()
+    assert gradient == pytest.approx(exact, rel=0.05)
+
+
 CLAIMS = {
     "plot_1_first_mixture_guide": first_mixture_guide,
     "plot_2_baseball": baseball,
@@ -165,6 +177,7 @@ CLAIMS = {
     "plot_9_from_model_to_report": from_model_to_report,
     "plot_10_autoencoder": autoencoder,
     "plot_11_clusters_without_labels": clusters_without_labels,
+    "plot_12_flow_on_a_mixture": flow_on_a_mixture,
 }
 
 
@@ -228,6 +241,10 @@ SHORTER = {
         "steps=1500": "steps=5",
         "steps=2000": "steps=5",
     },
+    "plot_12_flow_on_a_mixture": {
+        "Flow(1, 6), steps=1000": "Flow(1, 6), steps=300",
+        "Flow(2, 6), steps=1000": "Flow(2, 6), steps=300",
+    },
 }
 LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
 LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
@@ -261,6 +278,14 @@ def test_an_autoencoder_takes_forty_lines():
     """With imports and data, without those for the figures."""
     text = (ROOT / "tutorials" / "plot_10_autoencoder.py").read_text("utf-8")
     code = text[text.index("import pyro\n") : text.index("# What is either mixture worth?")]
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 40
+
+
+def test_a_flow_on_a_mixture_takes_forty_lines():
+    """With imports and data, without those for the figures."""
+    text = (ROOT / "tutorials" / "plot_12_flow_on_a_mixture.py").read_text("utf-8")
+    code = text[text.index("import pyro.dist") : text.index("# What each has of the data")]
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 40
 
