@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from experiments.baseball import Baseball
+from experiments.conditional_prior import ConditionalPrior
 from experiments.discrete_codes import DiscreteCodes
 from experiments.dlgmm import DLGMM
 from experiments.dmm import DMM
@@ -20,12 +21,14 @@ from experiments.gradient_variance_mixture import GradientVarianceMixture
 from experiments.modes import Modes
 from experiments.modes.exoplanet import Exoplanet
 from experiments.modes.polish import Polish
+from experiments.semi_supervised import SemiSupervised
 from experiments.state_space import StateSpace
 from experiments.vae import VAE
 from experiments.weight_gradient_bias import WeightGradientBias
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "baseball": Baseball,
+    "conditional-prior": ConditionalPrior,
     "discrete-codes": DiscreteCodes,
     "dlgmm": DLGMM,
     "dmm": DMM,
@@ -37,6 +40,7 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "gradient-variance-mixture": GradientVarianceMixture,
     "modes": Modes,
     "polish": Polish,
+    "semi-supervised": SemiSupervised,
     "state-space": StateSpace,
     "vae": VAE,
     "weight-gradient-bias": WeightGradientBias,
