@@ -36,7 +36,7 @@ def measured(seeds: int) -> list[Job]:
 
 def training(seed: int) -> Training:
     """Settings of an autoencoder."""
-    return Training(4, 200, learning_rate=2e-3, final_fraction=0.1, seed=seed)
+    return Training(3, 200, learning_rate=2e-3, final_fraction=0.1, seed=seed)
 
 
 def few(seeds: int) -> list[Job]:

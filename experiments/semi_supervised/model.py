@@ -42,9 +42,9 @@ class Candidate:
     estimator: str = "marginalized"
     num_components: int = 1
     auxiliary: float = 1.0
-    known: float = 0.1
-    latent: int = 20
-    hidden: int = 256
+    known: float = 1.0
+    latent: int = 4
+    hidden: int = 128
     reading: str = "dynamic"
 
 

@@ -17,12 +17,12 @@ ESTIMATORS = (
     "Gumbel 1",
     "Gumbel straight-through 1",
 )
-EPOCHS = 5
+EPOCHS = 4
 
 
 def training(seed: int) -> Training:
     """Settings of all fits."""
-    return Training(EPOCHS, 100, learning_rate=1e-3, final_fraction=0.1, seed=seed)
+    return Training(EPOCHS, 100, learning_rate=2e-3, final_fraction=0.1, seed=seed)
 
 
 def labels(seeds: int) -> list[Job]:
