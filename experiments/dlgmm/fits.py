@@ -146,8 +146,9 @@ def fit(
 
     Returns:
         ``rows`` of the training, ``elbo`` and ``iw_bound`` of each test image, ``long_bound`` of
-        those with more samples, :func:`of_weights`, :func:`of_latents`, ``drawn`` of the outermost
-        components where they are apart, and the ``parameters`` of model and guide.
+        those with more samples and how much ``further`` these get, :func:`of_weights`,
+        :func:`of_latents`, ``drawn`` of the outermost components where they are apart, and the
+        ``parameters`` of model and guide.
     """
     torch.set_num_threads(1)
     data = images.load(candidate.reading)
@@ -178,6 +179,7 @@ def fit(
         "elbo": found.elbo.float(),
         "iw_bound": found.iw_bound.float(),
         "long_bound": longer.iw_bound.float(),
+        "further": (longer.iw_bound - spread(found.iw_bound, judged)).float(),
         "effective_sample_size": longer.effective_sample_size.float(),
         "parameters": {"model": model.state_dict(), "guide": guide.state_dict()},
     }
