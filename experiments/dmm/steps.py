@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_mixtures.components import Normals
+from pyro_mixtures.components.compiled_normals import CompiledNormals
 from pyro_mixtures.distributions.mixture_distribution import MixtureDistribution
 from pyro_mixtures.samples.blending import Draws
 from pyro_mixtures.samples.gradients import Rule, sample_gradients
@@ -47,6 +48,8 @@ class NormalPullback:
 class MixtureSteps:
     """Mixtures of diagonal Normals whose scales are a softplus.
 
+    Compiled loops are called as they are where they serve: a step costs little more than they do.
+
     Args:
         parts: of parameters ``(*X, P)``: components and logits.
         sizes: of means, scales and logits among the parameters.
@@ -63,8 +66,8 @@ class MixtureSteps:
 
     def draw(self, outputs: Tensor) -> Tensor:
         components, logits = self.parts(outputs)
-        compiled = components.compiled()
-        drawn = None if compiled is None else compiled.draw(logits, 1)
+        locs, scale = components.parameters
+        drawn = CompiledNormals(locs, scale, {}).draw(logits, 1)
         z = components.draw(draw_index(logits.softmax(-1), 1)) if drawn is None else drawn[0]
         return z.squeeze(-2)
 
@@ -79,8 +82,8 @@ class MixturePullback:
         components, logits = steps.parts(outputs)  # of batch shape (T, N)
         z, self.draws = states.unsqueeze(-2), steps.draws  # (T, N, 1, D)
         grouping = Grouping(components, chained=self.draws is not None)
-        self.all = SampleRecord(components, logits.contiguous(), z, grouping)
-        self.used = None if self.draws is None else used
+        record = SampleRecord(components, logits, z, grouping)
+        self.components, self.used = components, None if self.draws is None else used
         self.groups = grouping.labels if self.used else None
         self.shares: Tensor | None = None
         if self.draws is not None and self.groups is not None:
@@ -88,7 +91,10 @@ class MixturePullback:
         gradient = "pathwise" if self.draws is None else "clustered"
         transport = components.transports[components.best_transport]
         self.rule = Rule(gradient, transport, False, None, True, len(components.parameters))
+        self.compiled_transports = components.scale.compiled_transports(1)
         self.slopes = outputs.split(steps.sizes, -1)[1].sigmoid()
+        given = z, *record.densities, logits, *components.parameters
+        self.steps = list(zip(*(x.contiguous().unbind(0) for x in given), strict=True))
         self.found: list[Tensor] = []
 
     def __call__(self, place: int, grad: Tensor) -> tuple[Tensor, ...]:
@@ -100,17 +106,19 @@ class MixturePullback:
 
     def _gradients(self, place: int, grad: Tensor) -> tuple[Tensor, ...]:
         """Of logits, means and scales, by those at ``(N, 1, D)``."""
-        known = self.all
-        z, logits = known.z[place], known.logits[place]
-        parameters = [x[place] for x in known.components.parameters]
-        log_joint, log_prob = known.densities
-        densities = log_joint[place], log_prob[place]
+        z, *densities, logits, locs, scale = self.steps[place]
         groups = None if self.groups is None else self.groups[place]
-        components = known.components.rebuilt(*parameters)
+        if self.used is not False:
+            compiled = CompiledNormals(locs, scale, self.compiled_transports)
+            known = densities[0], densities[1]
+            found = compiled.sample_gradients(logits, z, grad, known, groups, self.rule.transport)
+            if found is not None:
+                return found[0]
+        components = self.components.rebuilt(locs, scale)
         grouping = Grouping(components)
         grouping.found = groups
-        here = SampleRecord(components, logits, z, grouping, densities)
-        return sample_gradients(here, self.rule, z, grad, logits, *parameters, used=self.used)
+        here = SampleRecord(components, logits, z, grouping, (densities[0], densities[1]))
+        return sample_gradients(here, self.rule, z, grad, logits, locs, scale, used=self.used)
 
     def end(self) -> None:
         if self.draws is not None and self.found:
