@@ -35,9 +35,10 @@ RATE, FINAL = 1e-2, 2e-2
 SURE = 6
 """Last updates: of the mean of the parameters since the update before, of many samples, and in
 units in which multipliers converge alike in all directions."""
-PENALTY = 2.0
+PENALTIES = (2.0, 0.2)
+"""Before these and then: a penalty's gradient has the noise of half a step's samples."""
 CHECKED = (20_000, 1_000_000)
-"""Samples of the first and of the last updates, and as many as these for the judgement."""
+"""Samples of the first and of the last updates; the judgement has four times as many as these."""
 JUDGED = 2000
 """Relaxed choices for the entropy of what was trained."""
 COMPARED = 1000
@@ -123,7 +124,7 @@ def fit(
     adam = torch.optim.Adam(flow.parameters(), lr=RATE)
     scheduler = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: FINAL ** (step / steps))
     units = torch.eye(len(moments.expected))
-    lagrangians = [_lagrangian(None) for _ in range(seeds)]
+    lagrangians = [_lagrangian(None, PENALTIES[0]) for _ in range(seeds)]
     rows: list[dict[str, Any]] = []
     began, in_steps = time.process_time(), 0.0
     mean = AveragedModel(flow)
@@ -132,7 +133,9 @@ def fit(
         mean.n_averaged.zero_()
         if update == updates - SURE:
             units, root = moments.white, torch.linalg.inv(moments.white)
-            lagrangians = [_lagrangian(each.multipliers @ root) for each in lagrangians]
+            lagrangians = [
+                _lagrangian(each.multipliers @ root, PENALTIES[1]) for each in lagrangians
+            ]
         for _ in range(steps // updates):
             _step(flow, moments, lagrangians, units, adam)
             scheduler.step()
@@ -142,7 +145,9 @@ def fit(
         fitted: Any = mean.module if sure else flow
         violations = _violations(fitted, moments, checked[sure])  # (S, R, M)
         for lagrangian, each in zip(lagrangians, violations.unbind(1), strict=True):
-            lagrangian.update(each @ units.T)
+            found = lagrangian.update(each @ units.T)
+            if sure:  # Newton's step: the curvature is that of the covariance, one in these units
+                lagrangian.multipliers = found.multipliers + found.mean
         largest = violations.mean(0).abs().amax(-1)  # (R,)
         seconds = time.process_time() - began
         rows.append({"update": update, "seconds": seconds, "violation": largest})
@@ -151,13 +156,13 @@ def fit(
         "rows": rows,
         "seconds": seconds,
         "in_steps": in_steps,
-        **_judged(fitted, moments, checked[1], judged, compared),
+        **_judged(fitted, moments, 4 * checked[1], judged, compared),
     }
 
 
-def _lagrangian(multipliers: Tensor | None) -> AugmentedLagrangian:
-    """That goes on from multipliers, with a penalty of its own."""
-    made = AugmentedLagrangian(penalty=PENALTY, growth=1.05, patience=UPDATES)
+def _lagrangian(multipliers: Tensor | None, penalty: float) -> AugmentedLagrangian:
+    """That goes on from multipliers."""
+    made = AugmentedLagrangian(penalty=penalty, growth=1.05, patience=UPDATES)
     made.multipliers = multipliers
     return made
 

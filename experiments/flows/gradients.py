@@ -15,7 +15,7 @@ from experiments.flows.moments import PROBLEMS, Moments
 from experiments.flows.part import Jobs, Part
 from experiments.lab.timing import medians
 
-REPEATS = 400
+REPEATS = 200
 """Gradients of each estimator."""
 SIDE, EXTENT = 600, 12.0
 """Of the grid that the exact gradient is a sum over."""

@@ -12,7 +12,7 @@ from experiments.flows.part import Jobs
 from experiments.lab.sweep import Diverged
 
 DEEP = 10.0
-"""Nats below the highest density of the data's best model at which a picture is white."""
+"""Nats below the top of a picture at which it is white."""
 
 
 def plot(folder: Path, jobs: Jobs, results: Mapping[str, Any]) -> None:
