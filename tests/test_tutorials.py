@@ -165,6 +165,12 @@ def flow_on_a_mixture(names):
     assert gradient == pytest.approx(exact, rel=0.05)
 
 
+def labels_for_few(names):
+    alone, model = (sum(each) / 3 for each in names["accuracies"].values())
+    assert alone < 0.9
+    assert model > alone + 0.01
+
+
 CLAIMS = {
     "plot_1_first_mixture_guide": first_mixture_guide,
     "plot_2_baseball": baseball,
@@ -178,6 +184,7 @@ CLAIMS = {
     "plot_10_autoencoder": autoencoder,
     "plot_11_clusters_without_labels": clusters_without_labels,
     "plot_12_flow_on_a_mixture": flow_on_a_mixture,
+    "plot_13_labels_for_few": labels_for_few,
 }
 
 
@@ -250,6 +257,11 @@ LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
 LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
 LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder")
 LONG += ("plot_11_clusters_without_labels",)
+    "plot_13_labels_for_few": {"steps=1000": "steps=5"},
+}
+LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
+LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
+LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder", "plot_13_labels_for_few")
 """Those whose claims take long to hold."""
 
 
@@ -288,6 +300,14 @@ def test_a_flow_on_a_mixture_takes_forty_lines():
     code = text[text.index("import pyro.dist") : text.index("# What each has of the data")]
     lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
     assert len(lines) <= 40
+
+
+def test_a_semi_supervised_model_takes_sixty_lines():
+    """With imports and data, without those for the figures."""
+    text = (ROOT / "tutorials" / "plot_13_labels_for_few.py").read_text("utf-8")
+    code = text[text.index("import pyro\n") : text.index("# There are three losses")]
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 60
 
 
 @pytest.fixture
