@@ -252,16 +252,12 @@ SHORTER = {
         "Flow(1, 6), steps=1000": "Flow(1, 6), steps=300",
         "Flow(2, 6), steps=1000": "Flow(2, 6), steps=300",
     },
-}
-LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
-LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
-LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder")
-LONG += ("plot_11_clusters_without_labels",)
     "plot_13_labels_for_few": {"steps=1000": "steps=5"},
 }
 LONG = ("plot_2_baseball", "plot_3_state_space", "plot_4_choosing_an_estimator")
 LONG += ("plot_7_diagnosing_a_fit", "plot_8_mixture_density_network")
-LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder", "plot_13_labels_for_few")
+LONG += ("plot_9_from_model_to_report", "plot_10_autoencoder")
+LONG += ("plot_11_clusters_without_labels", "plot_13_labels_for_few")
 """Those whose claims take long to hold."""
 
 

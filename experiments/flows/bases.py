@@ -66,7 +66,8 @@ class Flow(nn.Module):
     def forward(self, weight_gradient: str = "clustered") -> Any:
         """The distribution, of batch shape ``(R,)``."""
         base = self.base(weight_gradient)
-        return MixtureFlow(base, list(self.couplings), validate_args=False)
+        transforms: list[Any] = list(self.couplings)
+        return MixtureFlow(base, transforms, validate_args=False)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``(*S, R, D) -> (*S, R)``."""

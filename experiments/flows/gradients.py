@@ -38,7 +38,7 @@ def at_work(problem: str, contender: str) -> Flow:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return flow
 
 

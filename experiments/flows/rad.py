@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,9 @@ class RAD(nn.Module):
         Dinh, Sohl-Dickstein, Larochelle and Pascanu, *A RAD approach to deep mixture models*
         (2019), https://arxiv.org/abs/1903.07714.
     """
+
+    inner: Any  # modules that are transforms
+    outer: Any
 
     def __init__(self, copies: int, layers: int, parameters: int) -> None:
         super().__init__()

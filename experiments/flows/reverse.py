@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -161,6 +162,11 @@ def fit(target: str, contender: str, seeds: int, steps: int, draws: int) -> dict
     return {"seconds": seconds, "evidence": evidence, **judged(flow, truth, draws)}
 
 
+def _kept(values: Tensor, _: object) -> Tensor:
+    """The values, whatever is asked for."""
+    return values
+
+
 @torch.no_grad()
 def judged(flow: Flow, target: Target, draws: int) -> dict[str, Any]:
     """Figures of each copy by draws, and some draws of the first."""
@@ -175,7 +181,8 @@ def judged(flow: Flow, target: Target, draws: int) -> dict[str, Any]:
     log_q = torch.cat([each for _, each in chunks]).double()  # (S, R)
     rows = []
     for copy in range(z.shape[1]):
-        state = State(0, lambda count, own=z[:, copy]: own, lambda _, own=log_q[:, copy]: own)
+        own_z, own_log_q = z[:, copy], log_q[:, copy]
+        state = State(0, partial(_kept, own_z), partial(_kept, own_log_q))
         rows.append(judge(target, state, draws=draws))
     return {"rows": rows, "points": z[:1000, 0].float()}
 
