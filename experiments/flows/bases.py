@@ -58,6 +58,8 @@ class Flow(nn.Module):
         widths: hidden units of the couplings; none of them for the base alone.
     """
 
+    couplings: Any
+
     def __init__(self, base: Base, widths: list[int]) -> None:
         super().__init__()
         self.base = base

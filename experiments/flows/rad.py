@@ -94,7 +94,7 @@ class RAD(nn.Module):
         (2019), https://arxiv.org/abs/1903.07714.
     """
 
-    inner: Any  # modules that are transforms
+    inner: Any
     outer: Any
 
     def __init__(self, copies: int, layers: int, parameters: int) -> None:

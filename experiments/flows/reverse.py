@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -162,11 +161,6 @@ def fit(target: str, contender: str, seeds: int, steps: int, draws: int) -> dict
     return {"seconds": seconds, "evidence": evidence, **judged(flow, truth, draws)}
 
 
-def _kept(values: Tensor, _: object) -> Tensor:
-    """The values, whatever is asked for."""
-    return values
-
-
 @torch.no_grad()
 def judged(flow: Flow, target: Target, draws: int) -> dict[str, Any]:
     """Figures of each copy by draws, and some draws of the first."""
@@ -181,10 +175,14 @@ def judged(flow: Flow, target: Target, draws: int) -> dict[str, Any]:
     log_q = torch.cat([each for _, each in chunks]).double()  # (S, R)
     rows = []
     for copy in range(z.shape[1]):
-        own_z, own_log_q = z[:, copy], log_q[:, copy]
-        state = State(0, partial(_kept, own_z), partial(_kept, own_log_q))
+        state = State(0, _always(z[:, copy]), _always(log_q[:, copy]))
         rows.append(judge(target, state, draws=draws))
     return {"rows": rows, "points": z[:1000, 0].float()}
+
+
+def _always(value: Tensor) -> Callable[[Any], Tensor]:
+    """A function whose value that is."""
+    return lambda _: value
 
 
 def rows(jobs: Jobs, results: Mapping[str, Any]) -> list[dict[str, Any]]:
