@@ -89,7 +89,6 @@ def mnist(seeds: int) -> list[Job]:
         f"DLGMM, K = 3, {TOLD['each']}": Candidate(num_components=3, way="each"),
         f"DLGMM, K = 3, {TOLD['clustered']}": Candidate(num_components=3),
         f"DLGMM, K = 3, {TOLD['pathwise']}": Candidate(num_components=3, way="pathwise"),
-        "DLGMM, K = 5, means apart": Candidate(means=APART),
     }
     return jobs(several, 8, seeds) + jobs(once, 8, 1)
 
