@@ -47,14 +47,15 @@ class Study:
 
 
 def training(epochs: int, seed: int, patience: int | None = None) -> Training:
-    """Settings of a fit, epochs of ten passes: annealed over a quarter of them, 100 at most."""
+    """Settings of a fit, epochs of ten passes: annealed over half of them, 100 at most."""
     return Training(
         epochs,
         batch_size=1,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         final_fraction=0.1,
-        annealing_epochs=min(epochs // 4, 100),
+        annealing_epochs=min(epochs // 2, 100),
         clip_norm=50.0,
+        weight_decay=0.02,
         patience=patience,
         seed=seed,
     )
