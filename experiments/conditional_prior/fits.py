@@ -18,7 +18,7 @@ from pyro_mixtures.diagnostics import component_summary
 from pyro_mixtures.infer import BaselinedTrace_ELBO
 from pyro_mixtures.numerics.validation import check_choice
 
-JUDGED, SAMPLES = 1000, 200
+JUDGED, SAMPLES = 500, 100
 """Test images, and samples of each for the bounds."""
 WATCHED = 1000
 """Validation images, of which the ELBO is told after each epoch."""

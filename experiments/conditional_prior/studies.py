@@ -11,7 +11,7 @@ from experiments.conditional_prior.model import Candidate
 from experiments.lab.comparison import Column, Job, Results, Rows, Study, good, means
 from experiments.lab.trainer_settings import Training
 
-EPOCHS = 6
+EPOCHS = 3
 COMPONENTS = 5
 
 
@@ -84,7 +84,6 @@ STUDIES = {
         rows=rows,
         step=fits.step,
         figures={"completions": figures.plot_completions},
-        seeds=2,
     ),
 }
 """By name, in the order of a run."""

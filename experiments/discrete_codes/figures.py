@@ -12,7 +12,7 @@ from experiments.lab.comparison import Results, Rows, good
 from experiments.vae import images
 from experiments.vae.fits import spread
 
-DEPTH = 40.0
+DEPTH = 70.0
 """Nats below the best that are shown at most."""
 FLOOR = 3e-4
 """The lowest bias that is drawn: below that it is noise."""
@@ -63,13 +63,14 @@ def plot_elbos(path: Path, results: Results, rows: Rows) -> None:
         chosen = [fits for fits in results.values() if fits[0][0].candidate.kind == kind]
         for place, fits in enumerate(chosen):
             for result in good(fits)[:1]:
-                epochs = [row["epoch"] for row in result["rows"]]
-                elbos = [row["validation_elbo"] for row in result["rows"]]
+                epochs = [row["epoch"] for row in result["rows"]][1:]
+                elbos = [row["validation_elbo"] for row in result["rows"]][1:]
                 best = max(best, *elbos)
                 name = fits[0][0].candidate.estimator
                 ax.plot(epochs, elbos, f"C{place}", marker=".", label=name)
         ax.set(title=kind, xlabel="epoch")
-        ax.legend(fontsize="x-small", loc="lower right")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="x-small")
     axes[0, 0].set(ylabel="validation ELBO (nats)", ylim=(best - DEPTH, best + 2))
     figure.savefig(path, dpi=100)
     plt.close(figure)
