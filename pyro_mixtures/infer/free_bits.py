@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions.util import scale_and_mask
+from pyro.ops.provenance import detach_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -150,7 +151,8 @@ class FreeBits(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg):
             return
-        name, value = msg["name"], msg["value"]
+        # objectives wrap what the guide has drawn, to know what depends on it
+        name, value = msg["name"], detach_provenance(msg["value"])
         if msg["infer"].get("_enumerate_dim") is not None:
             raise NotImplementedError(
                 f"Expected latent sites with samples within FreeBits, but site {name!r} is"

@@ -197,6 +197,24 @@ def test_rates_are_divergences():
         assert (free_bits.weight("one"), free_bits.weight("many")) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("objective", [TraceGraph_ELBO, BaselinedTrace_ELBO])
+def test_values_that_an_objective_wraps_have_rates(objective):
+    """Of sites without rsample, whose values tell where they come from."""
+
+    def model():
+        pyro.sample("z", dist.Poisson(2.0))
+
+    def guide():
+        pyro.sample("z", dist.Poisson(pyro.param("rate", torch.tensor(2.0)).exp()))
+
+    free_bits = FreeBits(0.5, decay=0.0)
+    with free_bits:
+        objective(num_particles=200).loss_and_grads(model, guide)
+    rate = math.exp(2.0)
+    exact = rate * (2.0 - math.log(2.0)) - rate + 2.0
+    assert free_bits.rates["z"] == pytest.approx(exact, abs=1.5)
+
+
 def test_what_a_mask_hides_has_no_rate():
     mask = torch.tensor([True, False, True])
     loc = torch.tensor([1.0, 1e10, 2.0])
