@@ -43,6 +43,8 @@ class RelaxedDistribution(ParametricDistribution):
     support: Any  # a constraint, of each family its own
     temperature: Tensor
     logits: Tensor
+    _is_rounded = False
+    """Whether values are rounded: the coordinates are then those of another point."""
 
     def __init__(
         self,
@@ -118,11 +120,12 @@ class RelaxedDistribution(ParametricDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         x = self._rsample_coordinates(self._extended_shape(torch.Size(sample_shape)))
         value = self._value(x).to(self.logits.dtype)
-        keep_coordinates(value, x, self.event_shape)
+        keep_coordinates(value, x, self.event_shape, rounded=self._is_rounded)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
-        x = kept_coordinates(value, self.event_shape)
+        # a rounded value has the density of the point that was rounded
+        x = kept_coordinates(value, self.event_shape, of_rounded=True)
         if x is None:
             x = self._coordinates(self._validated(value))
         return self._log_density(x).to(torch.promote_types(value.dtype, self.logits.dtype))

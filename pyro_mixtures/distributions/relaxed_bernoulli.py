@@ -136,6 +136,7 @@ class RelaxedBernoulliStraightThrough(RelaxedBernoulli):
     """
 
     support = constraints.boolean  # type: ignore[assignment]
+    _is_rounded = True
 
     def _value(self, t: Tensor) -> Tensor:
         return straight_through((t.detach() > 0).to(t.dtype), t.sigmoid())

@@ -271,6 +271,7 @@ class RelaxedCategoricalStraightThrough(RelaxedCategorical):
     """
 
     support = constraints.one_hot  # type: ignore[assignment]
+    _is_rounded = True
 
     def _value(self, x: Tensor) -> Tensor:
         soft = x.exp()

@@ -20,6 +20,7 @@ from pyro_mixtures.distributions import (
     KumaraswamyStickBreaking,
     MixtureOfDiagNormals,
     RelaxedCategorical,
+    RelaxedCategoricalStraightThrough,
     StickBreaking,
 )
 from pyro_mixtures.infer import detached
@@ -203,6 +204,10 @@ def test_log_weights_of_samples():
     assert q.log_prob(weights[:5]).isfinite().all()
     relaxed = RelaxedCategorical(0.01, logits=torch.zeros(10)).sample((20,))
     assert q.log_weights(relaxed).min() < -100
+    # a rounded sample is the corner that it says, not the point that was rounded
+    hard = RelaxedCategoricalStraightThrough(0.5, logits=torch.zeros(2, 10)).sample((20,))
+    assert torch.equal(q.log_weights(hard), q.log_weights(hard.clone()))
+    assert torch.equal(q.log_prob(hard), q.log_prob(hard.clone()))
     assert kept_coordinates(weights, torch.Size([9])) is None
     # zeros of any origin are the smallest number
     logits = torch.zeros(2, 10)
