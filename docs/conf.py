@@ -59,7 +59,7 @@ intersphinx_mapping = {
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|pyro|numpy|matplotlib|collections|concurrent|pathlib)\..*"),
-    ("py:class", r"Tensor|Distribution|Categorical"),  # as some annotations have them
+    ("py:class", r"Tensor|Distribution|Transform|Categorical"),  # as some annotations have them
     ("py:class", r"pyro_mixtures\..*\.\w+T"),  # type variables
     ("py:class", r"pyro_mixtures\.estimators\.\w+\.\w+Mixture"),  # known as EstimatedMixture
 ]

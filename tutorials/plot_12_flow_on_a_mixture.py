@@ -33,7 +33,7 @@ data, new = arcs(2000), arcs(2000)
 # ---------
 #
 # Parameters of a mixture and, on top, affine couplings from Pyro, which move the coordinates in
-# turn. :class:`~pyro_mixtures.MixtureFlow` makes a distribution of both. The mixture starts where
+# turn. ``MixtureFlow`` makes a distribution of both. The mixture starts where
 # expectation maximization puts it, and the couplings start near the identity: a flow that starts
 # as something else would first have to undo it.
 
@@ -143,7 +143,7 @@ print(f"through samples {gradient[0]:.3f}, exactly {exact[0]:.3f}")
 
 # %%
 # Objectives of Pyro and of this package find the score term by themselves.
-# :class:`~pyro_mixtures.AutoMixtureFlow` is a guide, :func:`~pyro_mixtures.train_constrained` fits
+# ``AutoMixtureFlow`` is a guide, ``train_constrained`` fits
 # under constraints, and ``nn.ConditionalMixtureFlow`` makes flows of a context:
 # :doc:`/how_to/flows`. What flows on mixtures do on densities with more modes, and next to other
 # ways to tear a density apart, is measured on :doc:`/experiments/flows`.

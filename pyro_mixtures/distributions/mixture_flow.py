@@ -91,14 +91,14 @@ class MixtureFlow(TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Has no closed form: raises ``NotImplementedError``."""
+        """Raises ``NotImplementedError``, for it has no closed form."""
         raise NotImplementedError(
             "the moments of a flow have no closed form: take those of many samples"
         )
 
     @property
     def variance(self) -> Tensor:
-        """Has no closed form: raises ``NotImplementedError``."""
+        """Raises ``NotImplementedError``, for it has no closed form."""
         return self.mean
 
     @property
