@@ -18,7 +18,7 @@ STUDIES = tuple(studies.STUDIES)
 def cluster():
     """In this process: its workers need no second start of the libraries."""
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as it:
         yield it.scheduler_address
 

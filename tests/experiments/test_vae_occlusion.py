@@ -34,7 +34,7 @@ def encoder(data, num_components=1):
 
 def test_a_quick_run_writes_everything(tmp_path):
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
         VAE(
             quick=True,

@@ -269,7 +269,7 @@ def test_dask_gives_the_same_numbers():
 
     log_density = ModelLogDensity(eight_schools, SCHOOLS)
     with (
-        distributed.LocalCluster(1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         distributed.Client(cluster) as client,
         client.get_executor() as pool,
     ):

@@ -228,7 +228,7 @@ def test_dask_finds_the_same(alone):
     import distributed
 
     with (
-        distributed.LocalCluster(2, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(2, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         distributed.Client(cluster) as client,
         client.get_executor() as pool,
     ):
