@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 
 from experiments.dlgmm import figures, fits, tables
-from experiments.dlgmm.studies import STUDIES, Job, quick
+from experiments.dlgmm.studies import STUDIES, quick
+from experiments.lab.comparison import Job, by_row, training_rows
 from experiments.lab.run import Run, atomic_write, on_device
 from experiments.lab.sweep import sweep, workers
 from experiments.lab.timing import medians
 from experiments.vae import images
-from experiments.vae.tables import by_row, training_rows
 from pyro_mixtures.numerics.validation import check_choice
 
 

@@ -12,8 +12,7 @@ import numpy
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from experiments.dlgmm.tables import Results
-from experiments.vae.tables import good
+from experiments.lab.comparison import Results, good
 
 DEPTH = 12.0
 """Nats below the best that are shown at most."""

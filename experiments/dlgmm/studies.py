@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from experiments.dlgmm.fits import APART, TINY, Candidate
+from experiments.lab.comparison import Job
 from experiments.lab.trainer_settings import Training
 
 TOLD = {
@@ -19,21 +20,6 @@ GAUSS = Candidate("gauss")
 STICKS = Candidate("sticks", 50, prior="gem", concentration=5.0)
 """Nalisnick and Smyth choose the concentration by the validation data; 5 is that of their runs."""
 DIRICHLET_PROCESS = Candidate(num_components=15, prior="gem")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fit of a study.
-
-    Attributes:
-        name: of its row, the same for all seeds.
-        candidate: what is fitted.
-        training: settings.
-    """
-
-    name: str
-    candidate: Candidate
-    training: Training
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,7 @@ from typing import Any
 import torch
 
 from experiments.dlgmm.judgement import CLUSTERS, NEIGHBOURS
-from experiments.dlgmm.studies import Job
-from experiments.vae.tables import Result, good, mean, standard_error
-
-Results = Mapping[str, Sequence[tuple[Job, Result]]]
-"""Fits of each row, by its name."""
+from experiments.lab.comparison import Results, good, mean, standard_error
 
 BOUNDS = ("elbo", "iw_bound", "long_bound", "further")
 """Of the test images; ``long_bound`` and its gain ``further`` are of some of them."""

@@ -12,7 +12,8 @@ import torch
 
 from experiments.dmm import figures, fits, tables
 from experiments.dmm.chorales import Batches
-from experiments.dmm.studies import QUICK, STUDIES, Job, quick
+from experiments.dmm.studies import QUICK, STUDIES, quick
+from experiments.lab.comparison import Job, by_row, training_rows
 from experiments.lab.run import Run, atomic_write, on_device
 from experiments.lab.sweep import sweep, workers
 from experiments.lab.timing import medians
@@ -81,8 +82,8 @@ class DMM:
             for key, job in names.items()
         }
         found = sweep(run, fits.fit, arguments, scheduler=scheduler)
-        results = tables.by_row((job, found[key]) for key, job in names.items())
-        run.log(tables.training_rows(results))
+        results = by_row((job, found[key]) for key, job in names.items())
+        run.log(training_rows(results))
         firsts = {row: each[0][0] for row, each in results.items()}
         batches = Batches(data.train, fits.BATCH, 1, 0)
         middle = batches[[len(batches) // 2]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.dmm.chorales import LOWEST, Chorales
 from experiments.dmm.fits import trained
 from experiments.dmm.guide import ESTIMATORS, Guide
-from experiments.dmm.tables import Results, good
+from experiments.lab.comparison import Results, good
 
 DEPTH = 1.0
 """Nats a time step below the best that are shown at most."""

@@ -11,22 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.dmm.fits import PAPER, TINY, Budget, Candidate
+from experiments.lab.comparison import Job
 from experiments.lab.trainer_settings import Training
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fit of a study.
-
-    Attributes:
-        name: of its row, the same for all seeds.
-        candidate: what is fitted.
-        training: settings.
-    """
-
-    name: str
-    candidate: Candidate
-    training: Training
 
 
 @dataclass(frozen=True)

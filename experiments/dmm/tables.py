@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.dmm.fits import per_step
-from experiments.dmm.studies import Job
-from experiments.lab.sweep import Diverged
-
-Result = dict[str, Any] | Diverged
-Results = Mapping[str, Sequence[tuple[Job, Result]]]
-"""Fits of each row, by its name."""
-
-
-def by_row(fits: Iterable[tuple[Job, Result]]) -> Results:
-    """The fits, those of a row together."""
-    found: dict[str, list[tuple[Job, Result]]] = {}
-    for job, result in fits:
-        found.setdefault(job.name, []).append((job, result))
-    return found
-
-
-def good(fits: Sequence[tuple[Job, Result]]) -> list[dict[str, Any]]:
-    """Results of the fits that did not diverge."""
-    return [result for _, result in fits if not isinstance(result, Diverged)]
-
-
-def training_rows(results: Results) -> list[dict[str, Any]]:
-    """Figures of all fits while training."""
-    return [
-        {"row": name, "seed": job.training.seed, **row}
-        for name, fits in results.items()
-        for job, result in fits
-        if not isinstance(result, Diverged)
-        for row in result["rows"]
-    ]
+from experiments.lab.comparison import Job, Result, Results, good, mean, standard_error
 
 
 def rows(results: Results, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -64,16 +34,9 @@ def _row(name: str, fits: Sequence[tuple[Job, Result]], seconds: float) -> dict[
         averages = [per_step(result[bound], result["lengths"]) for result in each]
         for average in ("per_step", "ratios", "per_sequence"):
             values = [found[average] for found in averages]
-            row[f"{bound}_{average}"] = statistics.mean(values) if values else math.nan
+            row[f"{bound}_{average}"] = mean(values)
             row[f"{bound}_{average}_se"] = standard_error(values)
     return row
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean, NaN for a single value."""
-    if len(values) < 2:
-        return math.nan
-    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -190,6 +190,18 @@ def by_row(fits: Iterable[tuple[Job, Result]]) -> Results:
     return found
 
 
+def mean(values: Sequence[float]) -> float:
+    """NaN of none."""
+    return statistics.mean(values) if values else math.nan
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean, NaN for a single value."""
+    if len(values) < 2:
+        return math.nan
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
 def training_rows(results: Results) -> Rows:
     """Figures of all fits while training, those that have any."""
     return [

@@ -10,11 +10,12 @@ from typing import Literal
 
 import torch
 
+from experiments.lab.comparison import Job, by_row, training_rows
 from experiments.lab.run import Run, atomic_write, on_device
 from experiments.lab.sweep import sweep, workers
 from experiments.lab.timing import medians
 from experiments.vae import figures, fits, images, occlusion, tables
-from experiments.vae.studies import STUDIES, Job, quick
+from experiments.vae.studies import STUDIES, quick
 from pyro_mixtures.numerics.validation import check_choice
 
 
@@ -94,8 +95,8 @@ class VAE:
             for key, job in names.items()
         }
         found = sweep(run, fits.fit, arguments, scheduler=scheduler)
-        results = tables.by_row((job, found[key]) for key, job in names.items())
-        run.log(tables.training_rows(results))
+        results = by_row((job, found[key]) for key, job in names.items())
+        run.log(training_rows(results))
         firsts = {name: each[0][0] for name, each in results.items()}
         seconds = run.stage("seconds", lambda: self._seconds(firsts))
         rows = tables.rows(results, seconds)

@@ -11,9 +11,9 @@ import numpy
 import torch
 from matplotlib.axes import Axes
 
+from experiments.lab.comparison import Results, good
 from experiments.vae import images
 from experiments.vae.fits import Candidate, spread, trained
-from experiments.vae.tables import Results, good
 
 DEPTH = 12.0
 """Nats below the best that are shown at most."""

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.lab.comparison import Job
 from experiments.lab.run import Run, atomic_write
 from experiments.lab.sweep import Diverged, sweep
 from experiments.vae import completion, fits, images, occlusion_figures, plane, plane_figures
 from experiments.vae.autoencoder import Model
 from experiments.vae.completion import ENCODERS, Judged, of_pairs, upper
 from experiments.vae.plane import mean_and_error
-from experiments.vae.studies import Job, quick, training
+from experiments.vae.studies import quick, training
 
 LATENTS = {"occlusion": 50, "plane": 2}
 """The studies, and the size of a latent in each; in the plane the posterior is known by a grid."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from experiments.lab.comparison import Job
 from experiments.lab.trainer_settings import Training
 from experiments.vae.autoencoder import ESTIMATORS, PRIORS
 from experiments.vae.fits import GATED, TINY, Candidate
@@ -14,21 +15,6 @@ BATCH = {"small": 256, "gated": 100}
 RATES = {"small": 1e-3, "gated": 5e-4}
 """Learning rates, which fall to a tenth."""
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fit of a study.
-
-    Attributes:
-        name: of its row, the same for all seeds.
-        candidate: what is fitted.
-        training: settings.
-    """
-
-    name: str
-    candidate: Candidate
-    training: Training
 
 
 @dataclass(frozen=True)

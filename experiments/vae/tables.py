@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from experiments.lab.sweep import Diverged
-from experiments.lab.trainer_settings import Training
-from experiments.vae.studies import Job
-
-
-class Trained(Protocol):
-    """What the tables of several experiments read of a fit's job."""
-
-    @property
-    def name(self) -> str:
-        """Of its row."""
-
-    @property
-    def training(self) -> Training:
-        """Settings."""
-
-
-AnyJob = TypeVar("AnyJob", bound=Trained)
-Result = dict[str, Any] | Diverged
-Results = Mapping[str, Sequence[tuple[Job, Result]]]
-"""Fits of each row, by its name."""
+from experiments.lab.comparison import Results, good, mean, standard_error
 
 MEANS = ("rate", "active_units", "components")
 """Further columns, means over the fits."""
-
-
-def by_row(fits: Iterable[tuple[AnyJob, Result]]) -> dict[str, list[tuple[AnyJob, Result]]]:
-    """The fits, those of a row together."""
-    found: dict[str, list[tuple[AnyJob, Result]]] = {}
-    for job, result in fits:
-        found.setdefault(job.name, []).append((job, result))
-    return found
-
-
-def good(fits: Sequence[tuple[Trained, Result]]) -> list[dict[str, Any]]:
-    """Results of the fits that did not diverge."""
-    return [result for _, result in fits if not isinstance(result, Diverged)]
-
-
-def training_rows(results: Mapping[str, Sequence[tuple[Trained, Result]]]) -> list[dict[str, Any]]:
-    """Figures of all fits while training."""
-    return [
-        {"row": name, "seed": job.training.seed, **row}
-        for name, fits in results.items()
-        for job, result in fits
-        if not isinstance(result, Diverged)
-        for row in result["rows"]
-    ]
 
 
 def rows(results: Results, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -89,18 +44,6 @@ def rows(results: Results, seconds: Mapping[str, float]) -> list[dict[str, Any]]
             row["gain_se"] = change.std().item() / math.sqrt(len(change))
         found.append(row)
     return found
-
-
-def mean(values: Sequence[float]) -> float:
-    """NaN of none."""
-    return statistics.mean(values) if values else math.nan
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean, NaN for a single value."""
-    if len(values) < 2:
-        return math.nan
-    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -5,21 +5,11 @@ import json
 import pyro.distributions as dist
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 from experiments.conditional_prior import ConditionalPrior, fits, studies
 from experiments.conditional_prior.model import Candidate, halves
 
 SMALL = {"latent": 2, "hidden": 16, "reading": "digits"}
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 def test_a_quick_run_writes_everything(tmp_path, cluster):

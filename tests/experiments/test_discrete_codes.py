@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 from experiments.discrete_codes import DiscreteCodes, autoencoder, gradients, studies
 from experiments.discrete_codes.autoencoder import Candidate
@@ -16,15 +15,6 @@ from experiments.lab.sweep import Diverged
 from experiments.lab.trainer_settings import Training
 
 STUDIES = tuple(studies.STUDIES)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 def summary(folder, study):

@@ -7,7 +7,6 @@ import math
 import numpy
 import pytest
 import torch
-from dask.distributed import LocalCluster
 from sklearn.neighbors import KNeighborsClassifier
 from torch.distributions import kl_divergence
 
@@ -30,15 +29,6 @@ CANDIDATES = {
     name: dataclasses.replace(each, reading="digits", sizes=TINY)
     for name, each in CANDIDATES.items()
 }
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 @pytest.fixture(scope="module")

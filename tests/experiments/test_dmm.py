@@ -6,21 +6,12 @@ import math
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 from experiments.dmm import DMM, chorales, figures, fits, studies, tables
+from experiments.lab.comparison import by_row
 from experiments.lab.sweep import Diverged
 
 STUDIES = tuple(studies.STUDIES)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 def summary(folder, study):
@@ -168,7 +159,7 @@ def test_the_table_tells_fits_that_diverged_or_were_truncated():
         return {"rows": [{"epoch": epoch}], "elbo": bounds, "iw_bound": bounds, "lengths": lengths}
 
     last = job.training.epochs
-    results = tables.by_row(
+    results = by_row(
         [
             (job, result([-3.0, -6.0], last)),
             (job, result([-6.0, -12.0], last - 1)),

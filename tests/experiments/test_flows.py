@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 from experiments.flows import Flows, experiment, toy
 from experiments.flows.part import mean_and_error, table, told
@@ -19,15 +18,6 @@ FIGURES = {
     "gradients": set(),
     "inverse": {"angles.png", "coverage.png"},
 }
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 def summary(folder, part):

@@ -9,7 +9,6 @@ import numpy
 import pyro
 import pytest
 import torch
-from dask.distributed import LocalCluster
 from pyro.contrib.gp import kernels
 from torch.distributions import MultivariateNormal
 
@@ -204,34 +203,32 @@ def test_best_setting_is_that_of_the_highest_mean():
         choice.best(settings, choice.rank(settings, (0, 1), results))
 
 
-def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys):
+def test_quick_run_writes_everything_and_resumes(tmp_path, monkeypatch, capsys, cluster):
     """A run broken after the sweep or at the end gets the numbers of an unbroken one."""
-    with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
 
-        def run(name, **settings):
-            address = cluster.scheduler_address
-            GaussianProcess(quick=True, out=tmp_path / name, scheduler=address, **settings).run()
+    def run(name, **settings):
+        GaussianProcess(quick=True, out=tmp_path / name, scheduler=cluster, **settings).run()
 
-        run("whole")
-        assert "| AVF, M = 5 |" in capsys.readouterr().out
-        folder = tmp_path / "whole" / "gaussian_process-quick"
-        assert FILES <= {path.name for path in folder.iterdir()}
-        expected = json.loads((folder / "summary.json").read_text())
-        for module, function in ((experiment.choice, "best"), (experiment.figures, "plot_elbo")):
-            with monkeypatch.context() as patch:
-                patch.setattr(module, function, _stop)
-                with pytest.raises(KeyboardInterrupt):
-                    run(function)
-            run(function, resume=True)
-            found = tmp_path / function / "gaussian_process-quick"
-            metrics = [(path / "metrics.csv").read_text() for path in (folder, found)]
-            assert metrics[0] == metrics[1]
-            summary = json.loads((found / "summary.json").read_text())
-            assert summary["sweep"] == expected["sweep"]
-            assert summary["noise"] == expected["noise"]
-            assert [row["elbo"] for row in summary["table"]] == [
-                row["elbo"] for row in expected["table"]
-            ]
+    run("whole")
+    assert "| AVF, M = 5 |" in capsys.readouterr().out
+    folder = tmp_path / "whole" / "gaussian_process-quick"
+    assert FILES <= {path.name for path in folder.iterdir()}
+    expected = json.loads((folder / "summary.json").read_text())
+    for module, function in ((experiment.choice, "best"), (experiment.figures, "plot_elbo")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, function, _stop)
+            with pytest.raises(KeyboardInterrupt):
+                run(function)
+        run(function, resume=True)
+        found = tmp_path / function / "gaussian_process-quick"
+        metrics = [(path / "metrics.csv").read_text() for path in (folder, found)]
+        assert metrics[0] == metrics[1]
+        summary = json.loads((found / "summary.json").read_text())
+        assert summary["sweep"] == expected["sweep"]
+        assert summary["noise"] == expected["noise"]
+        assert [row["elbo"] for row in summary["table"]] == [
+            row["elbo"] for row in expected["table"]
+        ]
 
 
 def _stop(*args, **kwargs):

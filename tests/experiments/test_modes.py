@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 import pyro_mixtures as pm
 from experiments.lab.datasets import VARIABLE
@@ -276,9 +275,6 @@ def in_this_process(run, function, jobs, *, scheduler):
 
 
 @pytest.mark.slow
-def test_a_quick_run_on_a_cluster(tmp_path):
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as cluster:
-        Modes(quick=True, out=tmp_path, scheduler=cluster.scheduler_address).run()
+def test_a_quick_run_on_a_cluster(tmp_path, cluster):
+    Modes(quick=True, out=tmp_path, scheduler=cluster).run()
     assert (tmp_path / "modes-quick" / "summary.json").exists()

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 from experiments.discrete_codes.choices import ESTIMATORS
 from experiments.lab.trainer_settings import Training
@@ -14,15 +13,6 @@ from experiments.semi_supervised.model import SUPERVISED, Candidate
 from experiments.vae import images
 
 TRAINING = Training(1, 50)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 @pytest.fixture(scope="module")

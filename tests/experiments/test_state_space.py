@@ -9,22 +9,12 @@ import sys
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
 from experiments.lab.run import load_checkpoint
 from experiments.lab.sweep import Diverged
 from experiments.state_space import StateSpace, experiment, fits
 
 FILES = {"config.json", "metrics.csv", "summary.json", "table.md", "elbo.png", "marginals.png"}
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 def quick(folder, cluster, **arguments):

@@ -8,23 +8,14 @@ import math
 import numpy
 import pytest
 import torch
-from dask.distributed import LocalCluster
 
+from experiments.lab.comparison import by_row
 from experiments.lab.sweep import Diverged
 from experiments.vae import VAE, figures, fits, images, studies, tables
 from experiments.vae.fits import Candidate
 from pyro_mixtures import MixtureOfDiagNormals
 
 STUDIES = tuple(studies.STUDIES)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """In this process: its workers need no second start of the libraries."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as it:
-        yield it.scheduler_address
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +229,7 @@ def result(elbo, **figures):
 def test_the_table_tells_gains_and_fits_that_diverged():
     job = studies.estimators(1)[0]
     other = dataclasses.replace(job, name="other")
-    results = tables.by_row(
+    results = by_row(
         [
             (job, result([-1.0, -3.0])),
             (other, result([0.0, -1.0])),

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from dask.distributed import LocalCluster
 from sklearn.neural_network import MLPClassifier
 
 from experiments.lab.sweep import Diverged
@@ -32,16 +31,8 @@ def encoder(data, num_components=1):
     return completion.start(kind, fits.TINY, data.side**2, 0).eval()
 
 
-def test_a_quick_run_writes_everything(tmp_path):
-    with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-    ) as cluster:
-        VAE(
-            quick=True,
-            studies=("occlusion", "plane"),
-            out=tmp_path,
-            scheduler=cluster.scheduler_address,
-        ).run()
+def test_a_quick_run_writes_everything(tmp_path, cluster):
+    VAE(quick=True, studies=("occlusion", "plane"), out=tmp_path, scheduler=cluster).run()
     summaries = {}
     for name in ("occlusion", "plane"):
         folder = tmp_path / "vae-quick" / name
