@@ -197,6 +197,29 @@ def test_rates_are_divergences():
         assert (free_bits.weight("one"), free_bits.weight("many")) == (0.0, 1.0)
 
 
+def test_rates_of_a_subsample():
+    """Of a datum, whatever the share of the data that is seen, which multiplies the loss."""
+
+    def model(count):
+        with pyro.plate("data", 8000, subsample_size=count):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide(count):
+        with pyro.plate("data", 8000, subsample_size=count):
+            pyro.sample("z", dist.Normal(1.0, 1.0))
+
+    free_bits, elbo = FreeBits(0.1, decay=0.0), Trace_ELBO()
+    for count in (8000, 4000):
+        free_bits.rates.clear()
+        with free_bits:
+            assert elbo.loss(model, guide, count) == 0
+        # standard deviation of log q - log p of 1: 6 standard errors
+        assert free_bits.rates["z"] == pytest.approx(0.5, abs=6 / math.sqrt(count))
+        with free_bits:
+            loss = elbo.loss(model, guide, count)
+        assert loss == pytest.approx(8000 * free_bits.rates["z"], rel=1e-4)
+
+
 @pytest.mark.parametrize("objective", [TraceGraph_ELBO, BaselinedTrace_ELBO])
 def test_values_that_an_objective_wraps_have_rates(objective):
     """Of sites without rsample, whose values tell where they come from."""
@@ -212,6 +235,7 @@ def test_values_that_an_objective_wraps_have_rates(objective):
         objective(num_particles=200).loss_and_grads(model, guide)
     rate = math.exp(2.0)
     exact = rate * (2.0 - math.log(2.0)) - rate + 2.0
+    # standard deviation 1.31 sqrt(7.39) of one particle: 6 standard errors
     assert free_bits.rates["z"] == pytest.approx(exact, abs=1.5)
 
 
