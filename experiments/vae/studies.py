@@ -123,7 +123,7 @@ def best(seeds: int) -> list[Job]:
             training("gated", epochs, seed, patience=5),
         )
         for seed in range(seeds)
-        for bound, epochs in (("siwae", 20), ("iwae", 40))
+        for bound, epochs in (("siwae", 20), ("iwae", 100))
     ]
 
 
