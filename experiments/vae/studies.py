@@ -75,7 +75,7 @@ def estimators(seeds: int) -> list[Job]:
 def longer(seeds: int) -> list[Job]:
     """Rows of Table 2 until the validation ELBO has stalled, by the reading of the pixels."""
     return [
-        Job(name, candidate, training("small", 100, seed, patience=30))
+        Job(name, candidate, training("small", 200, seed, patience=30))
         for seed in range(seeds)
         for name, candidate in {
             "K = 1, dynamic": Candidate(reading="dynamic"),
