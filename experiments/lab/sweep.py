@@ -20,8 +20,8 @@ ALONE = threading.Lock()
 TRIM = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
 """Of dask's configuration: how much free memory its workers keep.
 
-Its 64 KiB would make each tensor ask the system for its pages anew: a step of training takes up to
-three times as long. None leaves it to the C library.
+Its 64 KiB make most tensors ask the system for their pages anew: a step of an autoencoder has
+12,000 page faults and takes 1.5 times as long. None leaves it to the C library.
 """
 
 

@@ -13,8 +13,12 @@ from experiments.lab.sweep import Diverged, attempt, sweep
 JOBS = {f"job {base}": {"base": base, "exp": 2} for base in range(4)}
 
 
-def test_local_cluster_runs_the_jobs_in_its_own_processes(tmp_path):
-    """These keep freed memory: with dask's threshold each tensor costs a call of the system."""
+def test_local_cluster_runs_the_jobs_in_its_own_processes(tmp_path, monkeypatch):
+    """These keep freed memory: with dask's threshold each tensor costs a call of the system.
+
+    Dask would set it in this process, too.
+    """
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     job = {"cmd": "echo $PPID ${MALLOC_TRIM_THRESHOLD_-unset}"}
     run = Run(tmp_path, "run", {})
     results = sweep(run, subprocess.getoutput, {"first": job, "second": job})
@@ -22,7 +26,7 @@ def test_local_cluster_runs_the_jobs_in_its_own_processes(tmp_path):
     for found in results.values():
         process, threshold = found.split()
         assert int(process) != os.getpid()
-        assert threshold == os.getenv("MALLOC_TRIM_THRESHOLD_", "unset")
+        assert threshold == "unset"
 
 
 @pytest.fixture(scope="module")
